@@ -1,0 +1,4 @@
+//! The `rhizomq` program.
+fn main() -> anyhow::Result<()> {
+    Ok(())
+}

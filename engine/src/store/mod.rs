@@ -1,0 +1,99 @@
+//! Where state lies: an ordered map of bytes with atomic batches, of which only what was synced survives a crash.
+//!
+//! Two implementations behind one test-suite: the commit log with sled as its index, for disks, and an in-memory one
+//! that forgets unsynced writes on a crash and can be told to fail, for simulation.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+/// One change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Sets the key to the value.
+    Put(Bytes, Bytes),
+    /// Removes the key; removing an absent key is no error.
+    Delete(Bytes),
+}
+
+/// Changes that happen together or not at all.
+pub type Batch = Vec<Op>;
+
+/// Why the store did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The device is full. Nothing of the batch was kept; freeing space is enough to go on.
+    #[error("the disk is full ({context}); free some space, the node goes on by itself")]
+    Full {
+        /// What was being written.
+        context: String,
+    },
+    /// The system refused. After a failed sync nothing unsynced may be trusted: reopen the store.
+    #[error("{context}: {source}")]
+    Io {
+        /// What was being done, with the file.
+        context: String,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// Bytes are there but are not what was written.
+    #[error("damaged data in {place}: {detail}")]
+    Damaged {
+        /// File and offset.
+        place: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The directory was written by another format version.
+    #[error("{place} has format version {found}, this program reads {expected}; use the program version that wrote it")]
+    Version {
+        /// The file that says so.
+        place: String,
+        /// Its version.
+        found: u32,
+        /// Ours.
+        expected: u32,
+    },
+    /// Another process has the directory open.
+    #[error("{place} is in use by another process; stop it first")]
+    Locked {
+        /// The lock file.
+        place: String,
+    },
+}
+
+/// Reading. Sees every applied batch, synced or not. Cheap to share between threads.
+pub trait Read: Send + Sync {
+    /// The value under `key`, verified against its checksum where it comes from disk.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
+
+    /// Visits keys in `from..to` in order until `visit` breaks. No snapshot: only the writer's owner may rely on what
+    /// it sees while writing.
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+}
+
+/// Writing: one owner, one writer at a time.
+pub trait Store: Send {
+    /// A handle for reading.
+    fn reader(&self) -> std::sync::Arc<dyn Read>;
+
+    /// Applies `batches` in order, each atomically, then makes all of them durable with one sync.
+    ///
+    /// # Errors
+    /// On an error none of these batches is visible or durable (a crash may still keep a prefix of them, as with any
+    /// write that was not confirmed). After [`StoreError::Io`] the store must be reopened.
+    fn commit(&mut self, batches: &[Batch]) -> Result<(), StoreError>;
+
+    /// Brings the index up to date and gives back space; called by the driver when the store is idle or asks for it
+    /// (see [`Store::wants_checkpoint`]).
+    fn checkpoint(&mut self) -> Result<(), StoreError>;
+
+    /// Whether enough was written since the last checkpoint.
+    fn wants_checkpoint(&self) -> bool;
+}

@@ -1,0 +1,1 @@
+//! Rhizomq nodes finding, trusting and feeding each other.

@@ -1,0 +1,1 @@
+//! The thin STOMP layer of Rhizomq.
