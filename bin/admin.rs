@@ -1,0 +1,162 @@
+//! The admin interface: HTTP with JSON answers, on loopback unless told otherwise.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /health` | `{"ok":true}` while the node takes messages, else status 503 |
+//! | `GET /status` | the object of `rhizomq status --json` |
+//! | `POST /ticket` | `{"ticket":"..."}`, only to a caller on the same machine |
+//!
+//! Every refusal is `{"error":"..."}`. The commands `ticket` and `status` are clients of this (see `client.rs`).
+
+use std::net::SocketAddr;
+
+use axum::{
+    Json, Router,
+    extract::{ConnectInfo, DefaultBodyLimit, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+/// No request has a body worth reading.
+const MAX_BODY_BYTES: usize = 1024;
+
+/// What the admin interface asks of the running node.
+pub(crate) trait Source: Clone + Send + Sync + 'static {
+    /// The status object, or None once the node is stopping.
+    fn status(&self) -> impl Future<Output = Option<Value>> + Send;
+    /// A join ticket.
+    fn ticket(&self) -> String;
+}
+
+/// Serves until `stop` resolves; requests under way are answered first.
+pub(crate) async fn serve<S: Source>(
+    listener: TcpListener,
+    source: S,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let app = router(source).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, app).with_graceful_shutdown(stop).await
+}
+
+fn router<S: Source>(source: S) -> Router {
+    Router::new()
+        .route("/health", get(health::<S>))
+        .route("/status", get(status::<S>))
+        .route("/ticket", post(ticket::<S>))
+        .fallback(|| async { refusal(StatusCode::NOT_FOUND, "there are GET /health, GET /status and POST /ticket") })
+        .method_not_allowed_fallback(|| async {
+            refusal(StatusCode::METHOD_NOT_ALLOWED, "GET for /health and /status, POST for /ticket")
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(source)
+}
+
+async fn health<S: Source>(State(source): State<S>) -> Response {
+    match source.status().await {
+        Some(_) => Json(json!({ "ok": true })).into_response(),
+        None => stopping(),
+    }
+}
+
+async fn status<S: Source>(State(source): State<S>) -> Response {
+    source.status().await.map_or_else(stopping, |status| Json(status).into_response())
+}
+
+async fn ticket<S: Source>(
+    State(source): State<S>,
+    ConnectInfo(caller): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response {
+    if !caller.ip().to_canonical().is_loopback() {
+        tracing::warn!(%caller, "refused a join ticket: the caller is not on this machine");
+        return refusal(StatusCode::FORBIDDEN, "a ticket is only given to a caller on the same machine");
+    }
+    if headers.contains_key(header::ORIGIN) || !names_this_machine(&headers) {
+        tracing::warn!(%caller, "refused a join ticket: the request came from a web page");
+        return refusal(StatusCode::FORBIDDEN, "a ticket is not given to web pages");
+    }
+    Json(json!({ "ticket": source.ticket() })).into_response()
+}
+
+/// A web page can make a browser on this machine ask for it, under a name that the page's owner controls. A request
+/// whose `Host` is an address or `localhost` was not made that way.
+fn names_this_machine(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
+    let bare = host.parse::<SocketAddr>().is_ok() || host.parse::<std::net::IpAddr>().is_ok();
+    bare || host == "localhost" || host.starts_with("localhost:")
+}
+
+fn stopping() -> Response {
+    refusal(StatusCode::SERVICE_UNAVAILABLE, "the node is stopping")
+}
+
+fn refusal(status: StatusCode, reason: &str) -> Response {
+    (status, Json(json!({ "error": reason }))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[derive(Clone)]
+    struct Fake {
+        up: bool,
+    }
+
+    impl Source for Fake {
+        async fn status(&self) -> Option<Value> {
+            self.up.then(|| json!({ "node": "n" }))
+        }
+
+        fn ticket(&self) -> String {
+            "T".to_owned()
+        }
+    }
+
+    /// Sends the raw request to a server in a thread of its own; returns the whole answer.
+    fn ask(up: bool, request: &str) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let server = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = TcpListener::from_std(listener).unwrap();
+                serve(listener, Fake { up }, async { stopped.await.unwrap_or_default() }).await.unwrap();
+            });
+        });
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.write_all(request.replace('\n', "\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        stop.send(()).unwrap();
+        server.join().unwrap();
+        answer
+    }
+
+    #[test]
+    fn status_and_health_follow_the_node() {
+        let answer = ask(true, "GET /status HTTP/1.1\nHost: localhost\nConnection: close\n\n");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("{\"node\":\"n\"}"), "{answer}");
+        let answer = ask(false, "GET /health HTTP/1.1\nHost: localhost\nConnection: close\n\n");
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("\"error\""), "{answer}");
+    }
+
+    #[test]
+    fn a_ticket_is_for_this_machine_and_for_no_web_page() {
+        let with = |headers: &str| ask(true, &format!("POST /ticket HTTP/1.1\n{headers}Connection: close\n\n"));
+        assert!(with("Host: 127.0.0.1:61680\n").ends_with("{\"ticket\":\"T\"}"));
+        assert!(with("Host: localhost:61680\n").contains(" 200 "));
+        for headers in ["Host: evil.example\n", "Host: 127.0.0.1\nOrigin: http://evil.example\n"] {
+            let answer = with(headers);
+            assert!(answer.contains(" 403 ") && !answer.contains("\"T\""), "{answer}");
+        }
+        assert!(ask(true, "GET /ticket HTTP/1.1\nHost: localhost\nConnection: close\n\n").contains(" 405 "));
+    }
+}

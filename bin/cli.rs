@@ -1,0 +1,151 @@
+//! The command line: every command and option, and the texts that teach them.
+//!
+//! Options of `serve` are `Option`s here, since a value may also come from the environment (clap reads that) or from the
+//! configuration file (see `config.rs`); the defaults are named in the help and applied there.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{bench, config};
+
+const ABOUT: &str = "A leaderless message broker: every node takes messages, keeps copies of the others', and delivers \
+    them when others die.\n\nClients speak STOMP (1.0, 1.1 or 1.2).";
+
+const FIRST_STEPS: &str = "\
+First steps:
+  rhizomq serve                      start a broker on 127.0.0.1:61613, data in ./rhizomq-data
+  rhizomq ticket                     print the ticket that lets a second node join it
+  rhizomq serve --join TICKET --data ./second --stomp 127.0.0.1:0 --peer 127.0.0.1:0 --admin 127.0.0.1:0
+  rhizomq status                     who is there, what waits, what was delivered twice
+
+`rhizomq COMMAND --help` tells more about each command.";
+
+const SERVE_EXAMPLES: &str = "\
+Each option weighs as follows: flag, then environment variable, then configuration file, then default.
+The file holds the long option names as keys, for example:
+
+  data = \"/var/lib/rhizomq\"
+  stomp = \"0.0.0.0:61613\"
+  peer = \"0.0.0.0:61614\"
+  advertise = [\"192.0.2.7:61614\"]
+  copies = 3
+  confirm = 2
+
+All addresses are loopback unless you say otherwise. STOMP clients are not asked for a password yet, so open --stomp to
+a network only if you trust everybody in it. --peer is safe to open: nodes prove who they are and that they know the
+network's secret. Keep --admin on loopback: it hands out join tickets.
+
+When the node is up, one line that starts with `ready` is on standard output and names the bound addresses; the log is
+on standard error. SIGTERM and SIGINT stop it cleanly.
+
+Exit codes: 0 clean stop, 1 other failure, 2 wrong options or configuration, 3 trouble with the data directory, 4 an
+address cannot be bound.";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "rhizomq", version, about = ABOUT, after_help = FIRST_STEPS, max_term_width = 120)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a node: a durable broker by itself, or one of a cluster
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(Box<ServeArgs>),
+    /// Print a join ticket of a running node on this machine
+    ///
+    /// The ticket holds the node's peer addresses, its key's fingerprint and the network's secret: whoever has it can
+    /// join, so hand it over like a password. It is only given to a caller on the same machine.
+    Ticket(AdminArgs),
+    /// Show what a running node sees: nodes, queues, duplicates, missing copies
+    Status(AdminArgs),
+    /// Measure this machine: durable commits and replication, each beside its limit
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+}
+
+/// Options of `serve`. Also the form in which they come from the environment.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ServeArgs {
+    /// Directory for everything this node keeps; created if missing [default: ./rhizomq-data]
+    #[arg(long, value_name = "DIR", env = "RHIZOMQ_DATA")]
+    pub(crate) data: Option<PathBuf>,
+    /// The node's name, for people [default: the start of its id]
+    #[arg(long, value_name = "NAME", env = "RHIZOMQ_NAME")]
+    pub(crate) name: Option<String>,
+    /// Where STOMP clients connect, TCP; port 0 picks one [default: 127.0.0.1:61613]
+    #[arg(long, value_name = "ADDR:PORT", env = "RHIZOMQ_STOMP")]
+    pub(crate) stomp: Option<SocketAddr>,
+    /// Where other nodes connect, QUIC over UDP; port 0 picks one [default: 127.0.0.1:61614]
+    #[arg(long, value_name = "ADDR:PORT", env = "RHIZOMQ_PEER")]
+    pub(crate) peer: Option<SocketAddr>,
+    /// Where `rhizomq ticket` and `rhizomq status` ask, HTTP; port 0 picks one [default: 127.0.0.1:61680]
+    #[arg(long, value_name = "ADDR:PORT", env = "RHIZOMQ_ADMIN")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Address that other nodes are told to dial instead of --peer (behind NAT, or bound to 0.0.0.0); may be repeated
+    #[arg(long, value_name = "ADDR:PORT", env = "RHIZOMQ_ADVERTISE", value_delimiter = ',')]
+    pub(crate) advertise: Vec<SocketAddr>,
+    /// Join the network of the node that printed this ticket; needed once, harmless later
+    #[arg(long, value_name = "TICKET", env = "RHIZOMQ_JOIN", hide_env_values = true)]
+    pub(crate) join: Option<String>,
+    /// Where the node stands (rack, room, town): copies go to other sites first [default: none]
+    #[arg(long, value_name = "SITE", env = "RHIZOMQ_SITE")]
+    pub(crate) site: Option<String>,
+    /// How many nodes keep a copy of each message, this one included [default: 3]
+    #[arg(long, value_name = "N", env = "RHIZOMQ_COPIES")]
+    pub(crate) copies: Option<u32>,
+    /// On how many disks a message must be synced before its RECEIPT is sent; fewer while fewer nodes live [default: 2]
+    #[arg(long, value_name = "N", env = "RHIZOMQ_CONFIRM")]
+    pub(crate) confirm: Option<u32>,
+    /// TOML file with any of these options as keys
+    #[arg(long, value_name = "FILE", env = "RHIZOMQ_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Write JSON lines: the events on standard output (`{"event":"ready",...}`), the log on standard error
+    #[arg(long, env = "RHIZOMQ_JSON", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) json: bool,
+    /// What to log: error, warn, info, debug, trace, or per module (`info,rhizomq_net=debug`) [default: info]
+    #[arg(long, value_name = "FILTER", env = "RHIZOMQ_LOG")]
+    pub(crate) log: Option<String>,
+}
+
+/// Options of the commands that ask a running node.
+#[derive(Debug, Args)]
+pub(crate) struct AdminArgs {
+    /// The node's admin address, as its `ready` line tells it
+    #[arg(long, value_name = "ADDR:PORT", env = "RHIZOMQ_ADMIN", default_value = config::DEFAULT_ADMIN)]
+    pub(crate) admin: SocketAddr,
+    /// One JSON object instead of text for people
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_contract_names_are_taken() {
+        let line = "rhizomq serve --data d --name n --stomp 127.0.0.1:1 --peer 127.0.0.1:2 --admin 127.0.0.1:3 \
+                    --join t --site s --copies 5 --confirm 4 --json --advertise 127.0.0.1:4 --advertise 127.0.0.1:5";
+        let Command::Serve(args) = Cli::try_parse_from(line.split_whitespace()).unwrap().command else {
+            panic!("not serve")
+        };
+        assert_eq!((args.copies, args.confirm, args.json), (Some(5), Some(4), true));
+        assert_eq!(args.advertise.len(), 2);
+        assert!(Cli::try_parse_from(["rhizomq", "status", "--admin", "127.0.0.1:9", "--json"]).is_ok());
+        assert!(Cli::try_parse_from(["rhizomq", "ticket"]).is_ok());
+        assert!(Cli::try_parse_from(["rhizomq", "serve", "--stomp", "here"]).is_err());
+    }
+}

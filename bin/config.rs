@@ -1,0 +1,211 @@
+//! The settings of `serve`: the configuration file, the weight of sources, defaults and what makes no sense.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+use crate::cli::ServeArgs;
+
+/// Where STOMP clients connect unless told otherwise.
+pub(crate) const DEFAULT_STOMP: &str = "127.0.0.1:61613";
+/// Where other nodes connect unless told otherwise.
+pub(crate) const DEFAULT_PEER: &str = "127.0.0.1:61614";
+/// Where the admin commands ask unless told otherwise.
+pub(crate) const DEFAULT_ADMIN: &str = "127.0.0.1:61680";
+/// Most copies that may be asked for: past this, one slow disk in many decides the speed of all.
+const MAX_COPIES: u32 = 16;
+/// Longest name or site in bytes: both travel in every handshake and in the registry.
+const MAX_NAME_BYTES: usize = 64;
+/// Largest configuration file in bytes; anything longer is the wrong file.
+const MAX_FILE_BYTES: u64 = 64 * 1024;
+
+/// What a node runs with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    pub(crate) data: PathBuf,
+    /// None: named after its id, which is known once the data directory is open.
+    pub(crate) name: Option<String>,
+    pub(crate) stomp: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    /// Empty: the bound peer address.
+    pub(crate) advertise: Vec<SocketAddr>,
+    pub(crate) join: Option<String>,
+    pub(crate) site: String,
+    pub(crate) copies: u32,
+    pub(crate) confirm: u32,
+    pub(crate) json: bool,
+    pub(crate) log: String,
+}
+
+/// The keys a configuration file may have: those of the command line.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    data: Option<PathBuf>,
+    name: Option<String>,
+    stomp: Option<SocketAddr>,
+    peer: Option<SocketAddr>,
+    admin: Option<SocketAddr>,
+    #[serde(default)]
+    advertise: Vec<SocketAddr>,
+    join: Option<String>,
+    site: Option<String>,
+    copies: Option<u32>,
+    confirm: Option<u32>,
+    json: Option<bool>,
+    log: Option<String>,
+}
+
+/// The settings cannot be used. Every text says what to change.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("cannot read the configuration file {path}: {source}", path = path.display())]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    #[error("the configuration file {path} is longer than 64 KiB; is it the right file?", path = path.display())]
+    TooLong { path: PathBuf },
+    #[error("the configuration file {path} is wrong:\n{source}", path = path.display())]
+    Malformed { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("--copies is {0}; it must be from 1 to {MAX_COPIES}")]
+    Copies(u32),
+    #[error("--confirm is {confirm} but --copies is {copies}; a message cannot be confirmed on more disks than keep it")]
+    Confirm { confirm: u32, copies: u32 },
+    #[error("--confirm is 0; a RECEIPT means that a message is on disk, so at least 1 is needed")]
+    ConfirmNothing,
+    #[error("{what} `{text}` must have 1 to {MAX_NAME_BYTES} bytes and no control characters or spaces")]
+    Name { what: &'static str, text: String },
+    #[error(
+        "--peer {0} is no address that others can dial; say with --advertise ADDR:PORT where this node can be reached"
+    )]
+    Advertise(SocketAddr),
+}
+
+impl Settings {
+    /// Puts together what the command line and the environment say (`args`), the file they name, and the defaults.
+    pub(crate) fn resolve(args: ServeArgs) -> Result<Self, ConfigError> {
+        let file = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        let settings = Self {
+            data: args.data.or(file.data).unwrap_or_else(|| "./rhizomq-data".into()),
+            name: args.name.or(file.name),
+            stomp: args.stomp.or(file.stomp).unwrap_or_else(|| fixed(DEFAULT_STOMP)),
+            peer: args.peer.or(file.peer).unwrap_or_else(|| fixed(DEFAULT_PEER)),
+            admin: args.admin.or(file.admin).unwrap_or_else(|| fixed(DEFAULT_ADMIN)),
+            advertise: if args.advertise.is_empty() { file.advertise } else { args.advertise },
+            join: args.join.or(file.join),
+            site: args.site.or(file.site).unwrap_or_default(),
+            copies: args.copies.or(file.copies).unwrap_or(3),
+            // A stated number of copies below the default of `confirm` is meant to be enough by itself.
+            confirm: 0,
+            json: args.json || file.json.unwrap_or(false),
+            log: args.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+        };
+        let confirm = args.confirm.or(file.confirm).unwrap_or_else(|| settings.copies.min(2));
+        Self { confirm, ..settings }.checked()
+    }
+
+    fn checked(self) -> Result<Self, ConfigError> {
+        if !(1..=MAX_COPIES).contains(&self.copies) {
+            return Err(ConfigError::Copies(self.copies));
+        }
+        if self.confirm == 0 {
+            return Err(ConfigError::ConfirmNothing);
+        }
+        if self.confirm > self.copies {
+            return Err(ConfigError::Confirm { confirm: self.confirm, copies: self.copies });
+        }
+        if let Some(name) = &self.name {
+            check_name("--name", name)?;
+        }
+        if !self.site.is_empty() {
+            check_name("--site", &self.site)?;
+        }
+        if self.advertise.is_empty() && self.peer.ip().is_unspecified() {
+            return Err(ConfigError::Advertise(self.peer));
+        }
+        Ok(self)
+    }
+}
+
+impl File {
+    fn read(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+        if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_FILE_BYTES {
+            return Err(ConfigError::TooLong { path: path.to_owned() });
+        }
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        toml::from_str(&text)
+            .map_err(|source| ConfigError::Malformed { path: path.to_owned(), source: Box::new(source) })
+    }
+}
+
+/// Names go into log lines and into the `ready` line, which is split at spaces.
+fn check_name(what: &'static str, text: &str) -> Result<(), ConfigError> {
+    let bad = |c: char| c.is_control() || c.is_whitespace();
+    if text.is_empty() || text.len() > MAX_NAME_BYTES || text.contains(bad) {
+        return Err(ConfigError::Name { what, text: text.to_owned() });
+    }
+    Ok(())
+}
+
+fn fixed(address: &str) -> SocketAddr {
+    address.parse().expect("the default addresses are constants of this file and a test parses them")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_file(text: &str, args: ServeArgs) -> Result<Settings, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rhizomq.toml");
+        std::fs::write(&path, text).unwrap();
+        Settings::resolve(ServeArgs { config: Some(path), ..args })
+    }
+
+    #[test]
+    fn the_defaults_are_loopback_and_keep_three_copies() {
+        let settings = Settings::resolve(ServeArgs::default()).unwrap();
+        assert_eq!((settings.copies, settings.confirm), (3, 2));
+        for address in [settings.stomp, settings.peer, settings.admin] {
+            assert!(address.ip().is_loopback(), "{address}");
+        }
+        assert_eq!(settings.stomp.port(), 61613);
+    }
+
+    #[test]
+    fn a_flag_outweighs_the_file_and_the_file_the_default() {
+        let args = ServeArgs { copies: Some(5), ..ServeArgs::default() };
+        let settings = with_file("copies = 4\nconfirm = 3\nsite = \"cellar\"", args).unwrap();
+        assert_eq!((settings.copies, settings.confirm, settings.site.as_str()), (5, 3, "cellar"));
+    }
+
+    #[test]
+    fn one_copy_needs_one_confirmation() {
+        assert_eq!(with_file("copies = 1", ServeArgs::default()).unwrap().confirm, 1);
+    }
+
+    #[test]
+    fn a_wrong_file_is_named_with_its_line_and_the_known_keys() {
+        let error = with_file("copies = 3\ncopys = 4", ServeArgs::default()).unwrap_err().to_string();
+        assert!(error.contains("rhizomq.toml") && error.contains("line 2") && error.contains("copys"), "{error}");
+        assert!(error.contains("`confirm`"), "the known keys are listed: {error}");
+        assert!(with_file("stomp = 61613", ServeArgs::default()).is_err());
+        let missing = ServeArgs { config: Some("/nowhere/at/all".into()), ..ServeArgs::default() };
+        assert!(matches!(Settings::resolve(missing), Err(ConfigError::Unreadable { .. })));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let refuse = |text: &str| with_file(text, ServeArgs::default()).unwrap_err();
+        assert!(matches!(refuse("copies = 0"), ConfigError::Copies(0)));
+        assert!(matches!(refuse("copies = 17"), ConfigError::Copies(17)));
+        assert!(matches!(refuse("confirm = 0"), ConfigError::ConfirmNothing));
+        assert!(matches!(refuse("copies = 2\nconfirm = 3"), ConfigError::Confirm { .. }));
+        assert!(matches!(refuse("name = \"a b\""), ConfigError::Name { .. }));
+        assert!(matches!(refuse("peer = \"0.0.0.0:1\""), ConfigError::Advertise(_)));
+        assert!(with_file("peer = \"0.0.0.0:1\"\nadvertise = [\"192.0.2.1:1\"]", ServeArgs::default()).is_ok());
+    }
+}
