@@ -3,9 +3,13 @@
 //! Two implementations behind one test-suite: the commit log with sled as its index, for disks, and an in-memory one
 //! that forgets unsynced writes on a crash and can be told to fail, for simulation.
 
+mod memory;
+
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+
+pub use memory::{MemoryStore, Snapshot};
 
 /// One change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,9 +65,25 @@ pub enum StoreError {
         /// The lock file.
         place: String,
     },
+    /// The directory holds something else.
+    #[error("{place} is not empty and holds no Rhizomq store; choose another directory, or an empty one")]
+    Foreign {
+        /// The directory.
+        place: String,
+    },
+    /// A batch that no log frame can hold. Nothing of it was written.
+    #[error("{what} is {bytes} bytes, the limit is {limit}; split it")]
+    TooLarge {
+        /// The key, or the batch.
+        what: &'static str,
+        /// Its size.
+        bytes: u64,
+        /// What would have been accepted.
+        limit: u64,
+    },
 }
 
-/// Reading. Sees every applied batch, synced or not. Cheap to share between threads.
+/// Reading. Sees every committed batch at once; what is not synced yet is not visible. Cheap to share between threads.
 pub trait Read: Send + Sync {
     /// The value under `key`, verified against its checksum where it comes from disk.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
@@ -76,6 +96,16 @@ pub trait Read: Send + Sync {
         to: &[u8],
         visit: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
     ) -> Result<(), StoreError>;
+
+    /// Visits the keys alone, in order, until `visit` breaks: reads no values, so a damaged one does not stop it.
+    fn scan_keys(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.scan(from, to, &mut |key, _| visit(key))
+    }
 }
 
 /// Writing: one owner, one writer at a time.
