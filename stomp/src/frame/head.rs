@@ -1,0 +1,115 @@
+//! The stored header section: what the engine keeps of a SEND's headers, and what goes into the MESSAGE of it.
+//!
+//! Canonical 1.2 form: `name:value` lines, escaped, each ended by a line feed, first of repeated names only. It is made
+//! once, when the SEND comes in; for a consumer of 1.2 (and nearly always of 1.1) it is copied as it is.
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    DecodeError, Headers, Version,
+    decode::split_header,
+    escape::{Escaping, Part},
+};
+
+/// Headers which belong to one hop and are not stored: those that speak to this broker about the SEND, and those that
+/// the broker writes itself into a MESSAGE (a producer must not be able to forge them).
+pub const HOP_HEADERS: [&str; 9] = [
+    "destination",
+    "receipt",
+    "transaction",
+    "content-length",
+    "message-id",
+    "subscription",
+    "ack",
+    "redelivered",
+    "receipt-id",
+];
+
+/// The section to store for a SEND with these headers.
+pub fn encode_stored_head(headers: &Headers) -> Bytes {
+    let mut out = BytesMut::new();
+    for (name, value) in headers.iter().filter(|entry| !HOP_HEADERS.contains(&entry.0)) {
+        put_line(&mut out, Escaping::CrLf, name, value);
+    }
+    out.freeze()
+}
+
+/// The headers in a stored section.
+pub fn decode_stored_head(stored_head: &[u8]) -> Result<Headers, DecodeError> {
+    let mut headers = Headers::new();
+    for line in lines(stored_head) {
+        let (name, value) = split_header(line, Escaping::CrLf, Version::V1_2)?;
+        headers.push(&name, &value);
+    }
+    Ok(headers)
+}
+
+/// Writes a stored section into a MESSAGE for a session of this version.
+pub(super) fn put_stored_head(out: &mut BytesMut, stored_head: &[u8], version: Version) {
+    let verbatim = match version {
+        Version::V1_2 => true,
+        // `\\r` (an escaped backslash and an r) is found too; it only takes the slow path needlessly.
+        Version::V1_1 => memchr::memmem::find(stored_head, b"\\r").is_none(),
+        Version::V1_0 => memchr::memchr(b'\\', stored_head).is_none(),
+    };
+    if verbatim {
+        out.extend_from_slice(stored_head);
+        return;
+    }
+    let escaping = if version == Version::V1_0 { Escaping::None } else { Escaping::Lf };
+    for line in lines(stored_head) {
+        // A line that is not in the canonical form was stored by no version of this code; the message goes without it.
+        if let Ok((name, value)) = split_header(line, Escaping::CrLf, Version::V1_2) {
+            put_line(out, escaping, &name, &value);
+        }
+    }
+}
+
+fn lines(stored_head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    stored_head.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
+}
+
+fn put_line(out: &mut BytesMut, escaping: Escaping, name: &str, value: &str) {
+    escaping.put(out, name, Part::Name);
+    out.extend_from_slice(b":");
+    escaping.put(out, value, Part::Value);
+    out.extend_from_slice(b"\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(stored: &[u8], version: Version) -> String {
+        let mut out = BytesMut::new();
+        put_stored_head(&mut out, stored, version);
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn hop_headers_stay_out_and_the_rest_survives() {
+        let hop = HOP_HEADERS.iter().map(|name| (*name, "x"));
+        let own = [("content-type", "text/plain"), ("k:1", "a\nb"), ("persistent", "true")];
+        let headers: Headers = hop.chain(own).collect();
+        let stored = encode_stored_head(&headers);
+        assert_eq!(stored, "content-type:text/plain\nk\\c1:a\\nb\npersistent:true\n");
+        assert_eq!(decode_stored_head(&stored).unwrap(), own.into_iter().collect());
+    }
+
+    #[test]
+    fn older_versions_get_the_section_in_their_own_form() {
+        let plain = encode_stored_head(&[("a", "b c")].into_iter().collect());
+        assert!(Version::ALL.iter().all(|version| put(&plain, *version) == "a:b c\n"));
+
+        let rich = encode_stored_head(&[("a", "l\nc:b\\"), ("cr", "x\ry")].into_iter().collect());
+        assert_eq!(put(&rich, Version::V1_2), "a:l\\nc\\cb\\\\\ncr:x\\ry\n");
+        assert_eq!(put(&rich, Version::V1_1), "a:l\\nc\\cb\\\\\ncr:x y\n");
+        assert_eq!(put(&rich, Version::V1_0), "a:l c:b\\\ncr:x y\n");
+    }
+
+    #[test]
+    fn broken_lines_are_an_error_to_read_and_left_out_to_older_versions() {
+        assert!(decode_stored_head(b"no colon\n").is_err());
+        assert_eq!(put(b"no colon\\\na:b\n", Version::V1_0), "a:b\n");
+    }
+}

@@ -1,0 +1,15 @@
+//! STOMP frames: the types, the incremental [`Decoder`] and the encoder, for versions 1.0, 1.1 and 1.2.
+//!
+//! Pure: bytes in, frames out, and the reverse. Header texts are held unescaped; only the wire and the stored header
+//! section ([`encode_stored_head`]) are escaped.
+
+mod decode;
+mod encode;
+mod escape;
+mod head;
+mod types;
+
+pub use decode::{DecodeError, Decoder};
+pub use encode::{HeadWriter, encode};
+pub use head::{HOP_HEADERS, decode_stored_head, encode_stored_head};
+pub use types::{Command, Frame, Headers, Version};

@@ -1,0 +1,163 @@
+//! What goes between a session and the broker.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{destination::Destination, limits::Limits};
+
+/// A subscription of this session; never used twice in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SubKey(pub u32);
+
+/// One request that waits for the broker's answer; never used twice in a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Who acknowledges a delivery, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AckMode {
+    /// Nobody: it counts as consumed once it is written to the socket.
+    #[default]
+    Auto,
+    /// The client; an ACK or NACK covers all earlier deliveries of the subscription too.
+    Client,
+    /// The client, each by itself.
+    ClientIndividual,
+}
+
+/// A message to publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Send {
+    /// Where to.
+    pub destination: Destination,
+    /// The header section to store, see [`encode_stored_head`](crate::frame::encode_stored_head).
+    pub head: Bytes,
+    /// The body; a slice of the receive buffer, so it keeps that alive.
+    pub body: Bytes,
+    /// False when the client sent `persistent:false`: the message need not outlive this node.
+    pub persistent: bool,
+}
+
+/// The fate of one delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AckItem {
+    /// The subscription that it was delivered to; it may be closed by now (`auto`, or a transaction).
+    pub subscription: SubKey,
+    /// As given to [`Session::deliver`](super::Session::deliver).
+    pub message_id: Arc<str>,
+    /// True: consumed. False: give it to someone else.
+    pub ack: bool,
+}
+
+/// What a client wants from the broker. Answer each ticket once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// A SEND, or a committed transaction: all of it happens or nothing.
+    Publish {
+        /// Answer when confirmed.
+        ticket: Ticket,
+        /// The messages, in the client's order. Empty for a transaction of acknowledgements only.
+        unit: Vec<Send>,
+        /// The acknowledgements that belong to the unit.
+        acks: Vec<AckItem>,
+    },
+    /// A new subscription.
+    Subscribe {
+        /// Answer when it is in force.
+        ticket: Ticket,
+        /// Its key.
+        sub: SubKey,
+        /// What it listens to.
+        destination: Destination,
+        /// Who acknowledges.
+        ack: AckMode,
+        /// At most so many deliveries may be unacknowledged at a time; at least 1.
+        prefetch: u32,
+    },
+    /// The end of a subscription.
+    Unsubscribe {
+        /// Answer when no more will be delivered.
+        ticket: Ticket,
+        /// Its key.
+        sub: SubKey,
+        /// Deliveries that the client left unacknowledged: give them to someone else. Deliveries of this subscription
+        /// that are not listed are still on their way to an [`AckItem`] (unflushed `auto` ones, and those in an open
+        /// transaction).
+        requeue: Vec<Arc<str>>,
+    },
+    /// Acknowledgements outside a transaction.
+    Ack {
+        /// Answer when they are taken in.
+        ticket: Ticket,
+        /// In the order of delivery.
+        items: Vec<AckItem>,
+    },
+    /// The client leaves: stop delivering, give its unacknowledged deliveries to others. The session closes by itself
+    /// when all tickets are answered.
+    Disconnect {
+        /// Answer when the deliveries are released.
+        ticket: Ticket,
+    },
+}
+
+impl Request {
+    /// The ticket to answer.
+    pub fn ticket(&self) -> Ticket {
+        match self {
+            Self::Publish { ticket, .. }
+            | Self::Subscribe { ticket, .. }
+            | Self::Unsubscribe { ticket, .. }
+            | Self::Ack { ticket, .. }
+            | Self::Disconnect { ticket } => *ticket,
+        }
+    }
+}
+
+/// A message to write to a subscription.
+#[derive(Clone, Copy, Debug)]
+pub struct Delivery<'a> {
+    /// Names the message for ever; the same at every delivery of it.
+    pub message_id: &'a str,
+    /// Whether it may have been delivered before.
+    pub redelivered: bool,
+    /// Where it was sent to.
+    pub destination: &'a str,
+    /// Its stored header section.
+    pub head: &'a Bytes,
+    /// Its body.
+    pub body: &'a Bytes,
+}
+
+/// The broker's side of every session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionConfig {
+    /// The `server` header of CONNECTED: name, slash, version.
+    pub server: String,
+    /// The `session` header of CONNECTED: names this connection for people and logs.
+    pub session: String,
+    /// What clients may ask for.
+    pub limits: Limits,
+    /// The shortest interval of outgoing heart-beats that is granted, ms; 0: never sends any.
+    pub heart_beat_send_ms: u32,
+    /// The interval of incoming heart-beats that is asked for, ms; 0: wants none.
+    pub heart_beat_want_ms: u32,
+    /// A connection that has not sent its whole CONNECT frame after so many ms is closed.
+    pub connect_timeout_ms: u64,
+    /// A client that left with DISCONNECT waits at most so many ms for the answers to what it sent before.
+    pub linger_ms: u64,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self {
+            server: concat!("rhizomq/", env!("CARGO_PKG_VERSION")).to_owned(),
+            session: String::new(),
+            limits: Limits::default(),
+            heart_beat_send_ms: 1_000,
+            heart_beat_want_ms: 10_000,
+            connect_timeout_ms: 10_000,
+            linger_ms: 30_000,
+        }
+    }
+}
