@@ -1,0 +1,31 @@
+//! Every limit of the engine, with its unit and its reason.
+
+/// Slots of one segment. A removed set in the worst shape is then 128 KiB as a bitmap.
+pub const SEGMENT_SLOTS: u32 = 1 << 20;
+
+/// Payload bytes of one segment: the unit that placement, hand-off and retirement move about.
+pub const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// Age at which an open segment is closed, in milliseconds: a quiet node's old segments can still retire.
+pub const SEGMENT_AGE_MS: u64 = 3_600_000;
+
+/// Bytes after which a block is full. A unit (transaction) never spans blocks, so a block may be larger by one unit.
+pub const BLOCK_TARGET_BYTES: usize = 64 << 10;
+
+/// Bytes of one publish unit, heads and bodies together; also bounds a block and so a wire message.
+pub const UNIT_BYTES: usize = 24 << 20;
+
+/// Messages times inboxes in one unit.
+pub const UNIT_SLOTS: usize = 1 << 16;
+
+/// Bytes of an inbox's name.
+pub const INBOX_NAME_BYTES: usize = 1 << 10;
+
+/// Payload bytes that one commit takes in: keeps the time to write one, and so the latency of the next, bounded.
+pub const COMMIT_BYTES: usize = 8 << 20;
+
+/// Slots covered by one row of removal state: at most 512 bytes as a bitmap.
+pub const REMOVED_PAGE_SLOTS: u32 = 4096;
+
+/// Bytes of decoded blocks kept in memory; the rest is read from the store.
+pub const BLOCK_CACHE_BYTES: usize = 64 << 20;

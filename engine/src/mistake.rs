@@ -1,0 +1,57 @@
+//! Deliberate mistakes, to prove that the simulator would catch real ones. Only built with the feature `mistakes`,
+//! which nothing but tests turns on; without it every question is answered `false` at compile time.
+
+/// One wrong variant of the design; the promise that it breaks is in design terms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mistake {
+    /// Confirms when the write is handed over, not when it is on disk.
+    ConfirmBeforeSync,
+    /// A restarted node goes on in the epoch it finds on its disk, numbers included.
+    ReuseEpoch,
+    /// A restarted origin states the length of the segment that its last life left open.
+    OriginStatesLength,
+    /// A replica takes over a peer's `known` without having the bodies.
+    KnowledgeAheadOfBlocks,
+    /// A replica takes what a peer does not have for consumed.
+    RemovalFromAbsence,
+    /// Finished segments are kept as "all up to number n of this node", whatever the epoch.
+    RetireByThreshold,
+    /// Proofs for a hand-off are not discarded when the replica changes after they were given.
+    StaleProofs,
+    /// A holder that is itself leaving vouches for others.
+    DrainingVouches,
+    /// One pass over the roster is enough to close a crashed segment.
+    OnePassClose,
+    /// A takeover does not ask the edges what they hold.
+    TakeoverUnasked,
+    /// A non-holder's ACK is not kept locally when the holders are out of reach.
+    ForgetRemoteAck,
+}
+
+/// Which mistake, if any, this node makes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Planted {
+    #[cfg(feature = "mistakes")]
+    mistake: Option<Mistake>,
+}
+
+impl Planted {
+    /// Plants one.
+    #[cfg(feature = "mistakes")]
+    pub fn new(mistake: Option<Mistake>) -> Self {
+        Self { mistake }
+    }
+
+    /// Whether this node makes it.
+    #[cfg(feature = "mistakes")]
+    pub fn is(&self, mistake: Mistake) -> bool {
+        self.mistake == Some(mistake)
+    }
+
+    /// Whether this node makes it: never, in this build.
+    #[cfg(not(feature = "mistakes"))]
+    #[inline(always)]
+    pub fn is(&self, _: Mistake) -> bool {
+        false
+    }
+}
