@@ -118,4 +118,12 @@ pub enum SessionError {
         /// Bytes allowed.
         limit: usize,
     },
+    /// The client left, and what it sent before could not be confirmed in time.
+    #[error("{waiting} requests sent before DISCONNECT are not confirmed after {after_ms} ms; they may be later")]
+    NotConfirmed {
+        /// How many.
+        waiting: usize,
+        /// The time allowed.
+        after_ms: u64,
+    },
 }

@@ -12,60 +12,145 @@
 //! - When [`Session::should_close`] says so, flush what `poll_bytes` gives and close. Whatever was delivered and never
 //!   came back in a [`Request::Ack`] (also what an open transaction holds) is then to be given to others.
 
+mod commands;
 mod error;
+mod handshake;
+mod heart_beat;
 mod output;
 mod request;
+mod subscriptions;
+mod transactions;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-pub use error::SessionError;
-use output::Output;
-pub use request::{AckItem, AckMode, Delivery, Request, Send, SessionConfig, SubKey, Ticket};
 use rhizomq_engine::Now;
 
-use crate::frame::{Command, Decoder, Version};
+pub use error::SessionError;
+pub use request::{AckItem, AckMode, Delivery, Request, Send, SessionConfig, SubKey, Ticket};
+
+use crate::{
+    frame::{Command, Decoder, Frame, Version},
+    limits::Limits,
+};
+use commands::Outcome;
+use heart_beat::HeartBeat;
+use output::Output;
+use subscriptions::Subscriptions;
+use transactions::Transactions;
 
 /// A client's session, from the first byte to the last. See the module's text for how it is driven.
 pub struct Session {
     config: SessionConfig,
+    state: State,
+    /// Once negotiated.
+    version: Option<Version>,
     decoder: Decoder,
+    heart_beat: HeartBeat,
     output: Output,
     requests: VecDeque<Request>,
+    next_ticket: Ticket,
     /// Tickets without an answer, with the receipt that the client asked for.
     pending: BTreeMap<Ticket, Option<String>>,
-    version: Option<Version>,
-    closing: bool,
+}
+
+enum State {
+    /// Waits for CONNECT until this time.
+    Connecting { until: u64 },
+    /// Takes frames.
+    Open(Box<Active>),
+    /// DISCONNECT has come: takes no more frames, waits for the answers to earlier ones.
+    Leaving(Leaving),
+    /// Over.
+    Closed,
+}
+
+/// What a connected client has.
+struct Active {
+    version: Version,
+    limits: Limits,
+    subscriptions: Subscriptions,
+    transactions: Transactions,
+}
+
+struct Leaving {
+    receipt: Option<String>,
+    until: u64,
 }
 
 impl Session {
     /// For a connection that has just been accepted.
-    pub fn new(_now: Now, config: SessionConfig) -> Self {
+    pub fn new(now: Now, config: SessionConfig) -> Self {
         Self {
+            state: State::Connecting { until: now.mono_ms.saturating_add(config.connect_timeout_ms) },
+            version: None,
             decoder: Decoder::new(config.limits),
-            config,
+            heart_beat: HeartBeat::none(),
             output: Output::default(),
             requests: VecDeque::new(),
+            next_ticket: Ticket(0),
             pending: BTreeMap::new(),
-            version: None,
-            closing: false,
+            config,
         }
     }
 
     /// Bytes from the client.
-    pub fn handle_bytes(&mut self, _now: Now, bytes: &[u8]) {
+    pub fn handle_bytes(&mut self, now: Now, bytes: &[u8]) {
+        if !self.takes_frames() {
+            return;
+        }
+        self.heart_beat.received(now.mono_ms);
         self.decoder.feed(bytes);
+        while self.takes_frames() {
+            match self.decoder.poll() {
+                Ok(Some(frame)) => self.handle_frame(now, frame),
+                Ok(None) => break,
+                Err(error) => self.fail(&error.into(), None),
+            }
+        }
     }
 
-    /// So many bytes of this session, in total, have been written to the socket.
-    pub fn handle_flushed(&mut self, _total: u64) {}
+    /// So many bytes of this session, in total, have been written to the socket: what was delivered with them to `auto`
+    /// subscriptions counts as consumed.
+    pub fn handle_flushed(&mut self, total: u64) {
+        let State::Open(active) = &mut self.state else { return };
+        let items = active.subscriptions.flushed(total);
+        if !items.is_empty() {
+            let ticket = self.next_ticket;
+            self.ask(None, Request::Ack { ticket, items });
+        }
+    }
 
-    /// Heart-beats and the time allowed for CONNECT. Harmless when called early.
-    pub fn handle_timeout(&mut self, _now: Now) {}
+    /// Heart-beats, and the times allowed for CONNECT and for leaving. Harmless when called early.
+    pub fn handle_timeout(&mut self, now: Now) {
+        let result = match &self.state {
+            State::Closed => return,
+            State::Connecting { until } if now.mono_ms >= *until => {
+                Err(SessionError::ConnectTimeout { after_ms: self.config.connect_timeout_ms })
+            }
+            State::Leaving(leaving) if now.mono_ms >= leaving.until => {
+                let receipt = leaving.receipt.clone();
+                let error = SessionError::NotConfirmed { waiting: self.pending.len(), after_ms: self.config.linger_ms };
+                return self.fail(&error, receipt.as_deref());
+            }
+            State::Connecting { .. } | State::Open(_) | State::Leaving(_) => self.heart_beat.check(now.mono_ms),
+        };
+        if let Err(error) = result {
+            self.fail(&error, None);
+        } else if self.heart_beat.is_due(now.mono_ms, self.output.written(), self.output.waiting()) {
+            self.output.line_end();
+        }
+    }
 
     /// When `handle_timeout` is wanted next, on the monotonic clock; `u64::MAX`: never.
     pub fn deadline(&self) -> u64 {
-        u64::MAX
+        let state = match &self.state {
+            State::Connecting { until } => *until,
+            State::Leaving(leaving) => leaving.until,
+            State::Open(_) => u64::MAX,
+            State::Closed => return u64::MAX,
+        };
+        state.min(self.heart_beat.deadline())
     }
 
     /// What the client wants next.
@@ -80,29 +165,53 @@ impl Session {
 
     /// Whether to close the connection once the bytes from `poll_bytes` are written. No more input is taken.
     pub fn should_close(&self) -> bool {
-        self.closing
+        matches!(self.state, State::Closed)
     }
 
     /// Writes a MESSAGE. Returns the position of its end in the stream (compare `handle_flushed`), or `None` when the
     /// subscription is not there any more: the message is to be given to someone else.
-    pub fn deliver(&mut self, _sub: SubKey, delivery: Delivery<'_>) -> Option<u64> {
-        let version = self.version.filter(|_| !self.closing)?;
-        Some(self.output.frame(Command::Message, version, delivery.body, |head| head.stored(delivery.head)))
+    pub fn deliver(&mut self, sub: SubKey, delivery: Delivery<'_>) -> Option<u64> {
+        let State::Open(active) = &mut self.state else { return None };
+        let (id, ack) = active.subscriptions.headers(sub)?;
+        let position = self.output.frame(Command::Message, active.version, delivery.body, |mut head| {
+            if let Some(id) = id {
+                head = head.header("subscription", id);
+            }
+            head = head.header("message-id", delivery.message_id).header("destination", delivery.destination);
+            if let Some(ack) = &ack {
+                head = head.header("ack", ack);
+            }
+            if delivery.redelivered {
+                head = head.header("redelivered", "true");
+            }
+            head.stored(delivery.head)
+        });
+        active.subscriptions.delivered(sub, delivery.message_id, position);
+        Some(position)
     }
 
     /// The request is done. `extra` are headers for its RECEIPT, such as `copies`; without effect when the client asked
     /// for none. A ticket that is not waiting is ignored.
-    pub fn receipt(&mut self, ticket: Ticket, _extra: &[(&str, &str)]) {
-        self.pending.remove(&ticket);
+    pub fn receipt(&mut self, ticket: Ticket, extra: &[(&str, &str)]) {
+        let Some(receipt) = self.pending.remove(&ticket) else { return };
+        if self.should_close() {
+            return;
+        }
+        self.put_receipt(receipt.as_deref(), extra);
+        if let State::Leaving(leaving) = &mut self.state
+            && self.pending.is_empty()
+        {
+            let receipt = leaving.receipt.take();
+            self.put_receipt(receipt.as_deref(), &[]);
+            self.state = State::Closed;
+        }
     }
 
     /// Ends the session with an ERROR frame: `message` is its short text, `body` says more. With the ticket of the
     /// request that failed, the client learns which of its receipts this stands for.
-    pub fn error(&mut self, _message: &str, _body: &str, ticket: Option<Ticket>) {
-        if let Some(ticket) = ticket {
-            self.pending.remove(&ticket);
-        }
-        self.closing = true;
+    pub fn error(&mut self, message: &str, body: &str, ticket: Option<Ticket>) {
+        let receipt = ticket.and_then(|ticket| self.pending.remove(&ticket)).flatten();
+        self.close_with_error(message, body, receipt.as_deref(), &[]);
     }
 
     /// The negotiated version, once the client has connected.
@@ -120,18 +229,110 @@ impl Session {
         self.output.written()
     }
 
-    /// Bytes that `poll_bytes` would give now.
+    /// Bytes that `poll_bytes` would give now. Stop delivering while there are too many.
     pub fn buffered(&self) -> u64 {
         self.output.waiting()
     }
 
-    /// Deliveries to a subscription which the client has not acknowledged (or, `auto`, which are not flushed).
-    pub fn in_flight(&self, _sub: SubKey) -> usize {
-        0
+    /// Deliveries to a subscription which the client has not acknowledged (or, `auto`, which are not flushed). What an
+    /// open transaction holds is not among them.
+    pub fn in_flight(&self, sub: SubKey) -> usize {
+        match &self.state {
+            State::Open(active) => active.subscriptions.in_flight(sub),
+            _ => 0,
+        }
     }
 
     /// What the broker decided for this session.
     pub fn config(&self) -> &SessionConfig {
         &self.config
+    }
+
+    fn takes_frames(&self) -> bool {
+        matches!(self.state, State::Connecting { .. } | State::Open(_))
+    }
+
+    fn handle_frame(&mut self, now: Now, frame: Frame) {
+        if let State::Connecting { .. } = self.state {
+            if let Err(error) = self.connect(now, &frame) {
+                self.fail(&error, None);
+            }
+            return;
+        }
+        let receipt = frame.headers.get("receipt").map(str::to_owned);
+        match self.handle_command(frame) {
+            Ok(Outcome::Asked(request)) => self.ask(receipt, request),
+            Ok(Outcome::Done) => self.put_receipt(receipt.as_deref(), &[]),
+            Ok(Outcome::Leaving) => {
+                self.state =
+                    State::Leaving(Leaving { receipt, until: now.mono_ms.saturating_add(self.config.linger_ms) });
+                self.heart_beat.expect_nothing();
+                let ticket = self.next_ticket;
+                self.ask(None, Request::Disconnect { ticket });
+            }
+            Err(error) => self.fail(&error, receipt.as_deref()),
+        }
+    }
+
+    fn connect(&mut self, now: Now, frame: &Frame) -> Result<(), SessionError> {
+        let agreed = handshake::negotiate(now.mono_ms, &self.config, frame)?;
+        let (version, limits) = (agreed.version, self.config.limits);
+        self.version = Some(version);
+        self.heart_beat = agreed.heart_beat;
+        self.decoder.start_session(version);
+        self.state = State::Open(Box::new(Active {
+            version,
+            limits,
+            subscriptions: Subscriptions::new(version, limits.subscriptions),
+            transactions: Transactions::new(limits),
+        }));
+        self.output.frame(Command::Connected, version, &Bytes::new(), |head| {
+            agreed.headers.iter().fold(head, |head, (name, value)| head.header(name, value))
+        });
+        Ok(())
+    }
+
+    /// Hands a request out under the next ticket, which it carries already.
+    fn ask(&mut self, receipt: Option<String>, request: Request) {
+        self.pending.insert(request.ticket(), receipt);
+        self.next_ticket.0 += 1;
+        self.requests.push_back(request);
+    }
+
+    fn put_receipt(&mut self, receipt: Option<&str>, extra: &[(&str, &str)]) {
+        let (Some(receipt), Some(version)) = (receipt, self.version) else { return };
+        self.output.frame(Command::Receipt, version, &Bytes::new(), |head| {
+            extra.iter().fold(head.header("receipt-id", receipt), |head, (name, value)| head.header(name, value))
+        });
+    }
+
+    fn fail(&mut self, error: &SessionError, receipt: Option<&str>) {
+        let text = error.to_string();
+        match error {
+            SessionError::NoCommonVersion { .. } => {
+                self.close_with_error(&text, &text, receipt, &[("version", "1.0,1.1,1.2")]);
+            }
+            _ => self.close_with_error(&text, &text, receipt, &[]),
+        }
+    }
+
+    fn close_with_error(&mut self, message: &str, body: &str, receipt: Option<&str>, extra: &[(&str, &str)]) {
+        if self.should_close() {
+            return;
+        }
+        // Who has not agreed on a version may read escapes or may not: then there must be none.
+        let message = if self.version.is_some() { message.to_owned() } else { message.replace('\\', "/") };
+        let body = Bytes::from(format!("{body}\n"));
+        self.output.frame(Command::Error, self.version.unwrap_or(Version::V1_0), &body, |mut head| {
+            head = head.header("message", &message);
+            if let Some(receipt) = receipt {
+                head = head.header("receipt-id", receipt);
+            }
+            head = extra.iter().fold(head, |head, (name, value)| head.header(name, value));
+            head.header("content-type", "text/plain")
+        });
+        self.state = State::Closed;
+        // What it sent before is not undone, and the broker still answers the tickets it has.
+        self.decoder = Decoder::new(self.config.limits);
     }
 }
