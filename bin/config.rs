@@ -71,7 +71,9 @@ pub(crate) enum ConfigError {
     Malformed { path: PathBuf, source: Box<toml::de::Error> },
     #[error("--copies is {0}; it must be from 1 to {MAX_COPIES}")]
     Copies(u32),
-    #[error("--confirm is {confirm} but --copies is {copies}; a message cannot be confirmed on more disks than keep it")]
+    #[error(
+        "--confirm is {confirm} but --copies is {copies}; a message cannot be confirmed on more disks than keep it"
+    )]
     Confirm { confirm: u32, copies: u32 },
     #[error("--confirm is 0; a RECEIPT means that a message is on disk, so at least 1 is needed")]
     ConfirmNothing,

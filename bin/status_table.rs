@@ -26,12 +26,7 @@ pub(crate) fn render(status: &Value) -> String {
     out.push('\n');
     let queues = list(&status["queues"]);
     let rows = queues.iter().take(MAX_QUEUES).map(|queue| {
-        vec![
-            text(&queue["name"]),
-            text(&queue["depth"]),
-            text(&queue["in_flight"]),
-            text(&queue["consumers"]),
-        ]
+        vec![text(&queue["name"]), text(&queue["depth"]), text(&queue["in_flight"]), text(&queue["consumers"])]
     });
     table(&mut out, &["QUEUE", "WAITING", "IN FLIGHT", "CONSUMERS"], rows.collect());
     if queues.is_empty() {

@@ -1,0 +1,137 @@
+//! What the command line promises: exit codes, the `ready` line, clear errors, the admin commands.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::support::{
+    cluster::Cluster,
+    node::{Node, PROGRAM, Setup},
+};
+
+fn rhizomq(args: &[&str]) -> Output {
+    let mut command = Command::new(PROGRAM);
+    command.env_clear().envs(std::env::vars().filter(|(key, _)| !key.starts_with("RHIZOMQ_")));
+    command.args(args).stdin(Stdio::null()).output().expect("the program under test starts")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn help_names_every_command_and_the_first_steps() {
+    let help = String::from_utf8(rhizomq(&["--help"]).stdout).unwrap();
+    for word in ["serve", "ticket", "status", "bench", "First steps", "61613"] {
+        assert!(help.contains(word), "{word} is missing:\n{help}");
+    }
+    let help = String::from_utf8(rhizomq(&["serve", "--help"]).stdout).unwrap();
+    for word in ["RHIZOMQ_DATA", "--advertise", "Exit codes", "RECEIPT"] {
+        assert!(help.contains(word), "{word} is missing:\n{help}");
+    }
+}
+
+#[test]
+fn wrong_settings_end_with_code_2_and_say_what_to_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("r.toml");
+    std::fs::write(&file, "copys = 3\n").unwrap();
+    let data = dir.path().join("data");
+    let data = data.to_str().unwrap();
+    for (args, word) in [
+        (vec!["--config", file.to_str().unwrap()], "copys"),
+        (vec!["--copies", "2", "--confirm", "3"], "--confirm is 3"),
+        (vec!["--stomp", "everywhere"], "--stomp"),
+        (vec!["--join", "not a ticket"], "ticket"),
+        (vec!["--log", "rhizomq=nonsense"], "log filter"),
+    ] {
+        let output = rhizomq(&[&["serve", "--data", data][..], &args].concat());
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(word), "{args:?}: {}", stderr(&output));
+    }
+    assert!(!std::path::Path::new(data).exists(), "nothing may be created before the settings are known to be good");
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_used_ends_with_code_3() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let mut setup = Setup::new(dir.path(), "n");
+    setup.data = file;
+    let failed = Node::try_start(setup).err().expect("a file is no directory");
+    assert_eq!(failed.status.and_then(|status| status.code()), Some(3), "{failed}");
+
+    let node = Node::start(Setup::new(dir.path(), "first"));
+    let failed = Node::try_start(Setup::new(dir.path(), "first")).err().expect("it is in use");
+    assert_eq!(failed.status.and_then(|status| status.code()), Some(3), "{failed}");
+    assert!(failed.log.contains("in use"), "{failed}");
+    assert!(node.status().is_ok());
+}
+
+#[test]
+fn a_taken_address_ends_with_code_4_and_names_it() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut setup = Setup::new(dir.path(), "n");
+    setup.stomp = taken.local_addr().unwrap();
+    let address = setup.stomp.to_string();
+    let failed = Node::try_start(setup).err().expect("the address is taken");
+    assert_eq!(failed.status.and_then(|status| status.code()), Some(4), "{failed}");
+    assert!(failed.log.contains(&address) && failed.log.contains("--stomp"), "{failed}");
+}
+
+#[test]
+fn json_output_is_json_lines_with_a_ready_event() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = Command::new(PROGRAM)
+        .args(["serve", "--json", "--stomp", "127.0.0.1:0", "--peer", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .arg("--data")
+        .arg(dir.path().join("data"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let ready = lines.map_while(Result::ok).map(|line| serde_json::from_str::<Value>(&line).expect("JSON"));
+    let ready = ready.into_iter().find(|event| event["event"] == "ready");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let ready = ready.expect("a ready event");
+    for key in ["stomp", "peer", "admin"] {
+        assert!(ready[key].as_str().is_some_and(|text| text.parse::<std::net::SocketAddr>().is_ok()), "{ready}");
+    }
+    assert!(ready["node"].is_string() && ready["name"].is_string(), "{ready}");
+}
+
+#[test]
+fn status_and_ticket_are_clients_of_the_admin_address() {
+    let cluster = Cluster::start(2);
+    let node = &cluster.nodes[0];
+    let status = node.status().unwrap();
+    assert_eq!(status["node"], node.id.as_str());
+    for key in ["name", "id", "epoch", "alive", "role", "addresses"] {
+        assert!(status["nodes"].as_array().unwrap().iter().all(|node| !node[key].is_null()), "{key}: {status}");
+    }
+    assert_eq!(status["digest"].as_str().map(str::len), Some(64), "{status}");
+    let table = node.ask("status", &[]).unwrap();
+    assert!(table.contains("NODE") && table.contains("alive"), "{table}");
+    assert_eq!(node.ticket().lines().count(), 1);
+
+    let output = rhizomq(&["status", "--admin", "127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("no node answers at 127.0.0.1:1"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_clean_stop_ends_with_code_0_and_closes_the_clients_connections() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::start(Setup::new(dir.path(), "n"));
+    let mut client = node.client();
+    assert_eq!(node.terminate().code(), Some(0));
+    client.until_closed();
+}

@@ -1,0 +1,187 @@
+//! Nodes die, lose their disks, come back empty or old: no confirmed message is lost, none consumed returns.
+
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use crate::support::{
+    Chance,
+    cluster::{Cluster, Ledger, consume_all, publish_all, texts},
+    eventually,
+    node::{Node, Setup},
+};
+
+/// As many as the promise is shown with.
+const MANY: usize = 10_000;
+
+#[test]
+fn ten_thousand_confirmed_messages_outlive_the_node_that_took_them_and_its_disk() {
+    let mut cluster = Cluster::start(3);
+    let wanted = texts("m", MANY);
+    publish_all(&cluster.nodes[0], "/queue/orders", &wanted);
+    cluster.nodes[0].kill();
+    cluster.nodes[0].wipe();
+    let mut ledger = Ledger::default();
+    consume_all(&cluster.nodes[2], "/queue/orders", &wanted, &mut ledger);
+    assert_eq!(ledger.duplicates(), 0, "nobody had received any of them before");
+}
+
+#[test]
+fn a_node_that_returns_empty_loses_nothing_and_brings_nothing_back() {
+    let mut cluster = Cluster::start(3);
+    let wanted = texts("m", MANY);
+    publish_all(&cluster.nodes[0], "/queue/orders", &wanted);
+    let (early, late): (BTreeSet<String>, BTreeSet<String>) =
+        wanted.iter().cloned().partition(|text| text < &format!("m-{:06}", MANY / 2));
+
+    // In the order sent, so the first half is what the consumer gets and acknowledges.
+    let mut before = Ledger::default();
+    consume_all(&cluster.nodes[1], "/queue/orders", &early, &mut before);
+    eventually("every node knows what was acknowledged", || {
+        let depth = cluster.nodes[2].depth("/queue/orders")?;
+        // The consumer may have been sent more than it acknowledged, never less.
+        if depth == late.len() as u64 { Ok(()) } else { Err(format!("{depth} waiting at c")) }
+    });
+
+    cluster.nodes[0].kill();
+    cluster.nodes[0].wipe();
+    let ticket = cluster.nodes[1].ticket();
+    cluster.nodes[0].setup.join = Some(ticket);
+    cluster.nodes[0].restart();
+
+    let mut after = Ledger::default();
+    consume_all(&cluster.nodes[2], "/queue/orders", &late, &mut after);
+    let back: Vec<&String> = after.deliveries.keys().filter(|text| early.contains(*text)).collect();
+    assert!(back.is_empty(), "acknowledged and yet delivered again: {} such as {:?}", back.len(), back.first());
+    eventually("the queue is empty everywhere", || {
+        for node in &cluster.nodes {
+            match node.depth("/queue/orders")? {
+                0 => {}
+                depth => return Err(format!("{depth} waiting at {}", node.setup.name)),
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn killing_all_nodes_under_load_loses_no_confirmed_message() {
+    let mut chance = Chance::new();
+    let mut cluster = Cluster::start(3);
+    let confirmed: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+    let stop = Arc::new(AtomicBool::new(false));
+    let producers: Vec<_> = cluster.nodes.iter().map(|node| produce(node, &confirmed, &stop)).collect();
+    // The moment is a number of confirmed messages, so that there is always something to lose.
+    let moment = 500 + chance.below(4_000) as usize;
+    eventually("load", || {
+        let count = confirmed.lock().unwrap().len();
+        if count >= moment { Ok(()) } else { Err(format!("{count} of {moment} confirmed")) }
+    });
+    for node in &mut cluster.nodes {
+        node.kill();
+    }
+    stop.store(true, Ordering::Relaxed);
+    for producer in producers {
+        producer.join().expect("the producer");
+    }
+    for node in &mut cluster.nodes {
+        node.restart();
+    }
+    cluster.await_mesh();
+    let confirmed = confirmed.lock().unwrap().clone();
+    let mut ledger = Ledger::default();
+    consume_all(&cluster.nodes[1], "/queue/load", &confirmed, &mut ledger);
+    cluster.await_convergence();
+}
+
+/// A producer that sends until its node dies.
+fn produce(
+    node: &Node,
+    confirmed: &Arc<Mutex<BTreeSet<String>>>,
+    stop: &Arc<AtomicBool>,
+) -> std::thread::JoinHandle<()> {
+    let (mut client, name) = (node.client(), node.setup.name.clone());
+    let (confirmed, stop) = (confirmed.clone(), stop.clone());
+    std::thread::spawn(move || {
+        let texts = (0u64..).take_while(|_| !stop.load(Ordering::Relaxed)).map(|number| format!("{name}-{number}"));
+        // Ends with an error when the node dies, as it is meant to.
+        let _ = client.send_all("/queue/load", texts, |text| {
+            confirmed.lock().unwrap().insert(text);
+        });
+    })
+}
+
+#[test]
+fn a_wiped_node_and_one_restored_from_an_old_copy_return_and_converge() {
+    let mut cluster = Cluster::start(3);
+    let old = texts("old", 500);
+    publish_all(&cluster.nodes[1], "/queue/work", &old);
+    cluster.await_convergence();
+    assert!(cluster.nodes[1].terminate().success());
+    let backup = cluster.dir.path().join("backup");
+    copy_dir(&cluster.nodes[1].setup.data, &backup);
+    cluster.nodes[1].restart();
+    cluster.await_mesh();
+
+    // What the backup holds is consumed, and newer messages come: b's backup is behind in both ways.
+    let mut ledger = Ledger::default();
+    consume_all(&cluster.nodes[2], "/queue/work", &old, &mut ledger);
+    let new = texts("new", 500);
+    publish_all(&cluster.nodes[1], "/queue/work", &new);
+    cluster.await_convergence();
+
+    cluster.nodes[1].kill();
+    cluster.nodes[1].wipe();
+    copy_dir(&backup, &cluster.nodes[1].setup.data);
+    cluster.nodes[1].restart();
+    cluster.nodes[2].kill();
+    cluster.nodes[2].wipe();
+    cluster.nodes[2].setup.join = Some(cluster.nodes[0].ticket());
+    cluster.nodes[2].restart();
+    cluster.await_convergence();
+
+    let newest = texts("newest", 100);
+    publish_all(&cluster.nodes[1], "/queue/work", &newest);
+    let wanted: BTreeSet<String> = new.union(&newest).cloned().collect();
+    let mut after = Ledger::default();
+    consume_all(&cluster.nodes[2], "/queue/work", &wanted, &mut after);
+    let back: Vec<&String> = after.deliveries.keys().filter(|text| old.contains(*text)).collect();
+    assert!(back.is_empty(), "consumed and yet delivered again: {back:?}");
+    cluster.await_convergence();
+}
+
+#[test]
+fn a_single_node_keeps_its_messages_over_kill_and_clean_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::start(Setup::new(dir.path(), "alone"));
+    let wanted = texts("m", 300);
+    publish_all(&node, "/queue/q", &wanted);
+    node.kill();
+    node.restart();
+    assert_eq!(node.depth("/queue/q"), Ok(300));
+    assert_eq!(node.terminate().code(), Some(0));
+    node.restart();
+    consume_all(&node, "/queue/q", &wanted, &mut Ledger::default());
+    eventually("an empty queue", || match node.depth("/queue/q")? {
+        0 => Ok(()),
+        depth => Err(format!("{depth} waiting")),
+    });
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Real `rhizomq serve` processes, killed, cut apart, starved and fed with nonsense.
+//!
+//! One program for all of these, so that they are linked once. Every wait is for a state, with [`support::PATIENCE`] as
+//! its bound; what could not run here says `SKIPPED` on standard error.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cli;
+mod clients;
+mod death;
+mod split;

@@ -1,0 +1,80 @@
+//! A cluster cut in two: both sides go on, and grow together when the cut heals.
+
+use std::collections::BTreeSet;
+
+use crate::support::{
+    cluster::{Cluster, Ledger, alive, consume_all, publish_all, texts},
+    eventually,
+    stomp::Client,
+};
+
+const QUEUE: &str = "/queue/split";
+
+#[test]
+fn both_sides_of_a_cut_take_and_deliver_and_heal_into_one() {
+    let cluster = Cluster::start_behind_relays(3);
+    let [a, b, c] = &cluster.nodes[..] else { panic!("three nodes") };
+    let before = texts("before", 200);
+    publish_all(a, QUEUE, &before);
+    cluster.await_convergence();
+
+    cluster.cut(&[0, 1], &[2]);
+    eventually("c is alone", || match alive(c)? {
+        seen if seen.len() == 1 => Ok(()),
+        seen => Err(format!("c sees {seen:?}")),
+    });
+    eventually("a and b are without c", || match (alive(a)?, alive(b)?) {
+        (seen_a, seen_b) if seen_a.len() == 2 && seen_b.len() == 2 => Ok(()),
+        seen => Err(format!("{seen:?}")),
+    });
+
+    // Both sides take messages, and each side's consumer gets what its own side took.
+    let (left, right) = (texts("left", 200), texts("right", 200));
+    publish_all(b, QUEUE, &left);
+    publish_all(c, QUEUE, &right);
+    let mut ledger = Ledger::default();
+    let half = |texts: &BTreeSet<String>| texts.iter().take(100).cloned().collect::<BTreeSet<String>>();
+    // Those of before the cut wait on both sides; one side's consumer will see them first, the other's a second time.
+    consume_all(a, QUEUE, &half(&left), &mut ledger);
+    consume_all(c, QUEUE, &half(&right), &mut ledger);
+
+    cluster.heal(&[0, 1], &[2]);
+    cluster.await_mesh();
+    let everything: BTreeSet<String> = before.iter().chain(&left).chain(&right).cloned().collect();
+    consume_all(b, QUEUE, &everything, &mut ledger);
+    cluster.await_convergence();
+    eventually("an empty queue everywhere", || {
+        for node in &cluster.nodes {
+            match node.depth(QUEUE)? {
+                0 => {}
+                depth => return Err(format!("{depth} waiting at {}", node.setup.name)),
+            }
+        }
+        Ok(())
+    });
+
+    assert_eq!(ledger.missing(&everything), Vec::<&String>::new());
+    let counted = cluster.duplicates();
+    println!("delivered twice: {}, counted by the nodes: {counted}", ledger.duplicates());
+    assert!(ledger.duplicates() <= counted, "{} duplicates, only {counted} counted", ledger.duplicates());
+    // What was sent during the cut waited on one side only, so it cannot have come twice.
+    let twice = ledger.deliveries.iter().filter(|(text, count)| **count > 1 && !before.contains(*text));
+    assert_eq!(twice.collect::<Vec<_>>(), vec![]);
+}
+
+#[test]
+fn a_consumer_that_vanishes_leaves_its_messages_to_the_next_one_marked() {
+    let cluster = Cluster::start(2);
+    let wanted = texts("m", 20);
+    publish_all(&cluster.nodes[0], "/queue/work", &wanted);
+    let mut first: Client = cluster.nodes[1].client();
+    first.subscribe("0", "/queue/work").unwrap();
+    let held: Vec<_> = (0..5).map(|_| first.next_frame(crate::support::PATIENCE).unwrap()).collect();
+    drop(first);
+    let mut ledger = Ledger::default();
+    consume_all(&cluster.nodes[1], "/queue/work", &wanted, &mut ledger);
+    for frame in held {
+        let text = frame.text();
+        assert!(!ledger.unmarked.contains_key(&text), "{text} came again without the mark");
+    }
+}

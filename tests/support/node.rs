@@ -1,0 +1,233 @@
+//! A real `rhizomq serve` process in a directory of its own.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use super::{PATIENCE, eventually, stomp::Client};
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_rhizomq");
+
+/// How a node is started.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub name: String,
+    pub data: PathBuf,
+    pub stomp: SocketAddr,
+    pub peer: SocketAddr,
+    pub admin: SocketAddr,
+    pub advertise: Option<SocketAddr>,
+    pub join: Option<String>,
+    pub args: Vec<String>,
+}
+
+impl Setup {
+    /// A node with its data in `dir/NAME` and with ports that the system picks.
+    pub fn new(dir: &Path, name: &str) -> Self {
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let data = dir.join(name);
+        Self {
+            name: name.to_owned(),
+            data,
+            stomp: any,
+            peer: any,
+            admin: any,
+            advertise: None,
+            join: None,
+            args: vec![],
+        }
+    }
+
+    /// Adds command-line words.
+    pub fn with(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(|&arg| arg.to_owned()));
+        self
+    }
+}
+
+/// Why a node did not get ready.
+#[derive(Debug)]
+pub struct Failed {
+    /// None: still running when patience was over (and killed then).
+    pub status: Option<ExitStatus>,
+    pub log: String,
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "exit status {:?}; its log:\n{}", self.status, self.log)
+    }
+}
+
+/// A running node. Dropping it kills the process.
+pub struct Node {
+    pub setup: Setup,
+    /// As the `ready` line names them.
+    pub stomp: SocketAddr,
+    pub peer: SocketAddr,
+    pub admin: SocketAddr,
+    pub id: String,
+    log: PathBuf,
+    child: Child,
+}
+
+impl Node {
+    /// Starts the process and waits for its `ready` line.
+    pub fn try_start(setup: Setup) -> Result<Self, Failed> {
+        let log = setup.data.with_extension("log");
+        let stderr = File::options().create(true).append(true).open(&log).expect("the log file of the test");
+        let mut command = Command::new(PROGRAM);
+        command.env_clear().envs(std::env::vars().filter(|(key, _)| !key.starts_with("RHIZOMQ_")));
+        command.arg("serve").arg("--data").arg(&setup.data).args(["--name", &setup.name]);
+        for (flag, address) in [("--stomp", setup.stomp), ("--peer", setup.peer), ("--admin", setup.admin)] {
+            command.arg(flag).arg(address.to_string());
+        }
+        if let Some(address) = setup.advertise {
+            command.arg("--advertise").arg(address.to_string());
+        }
+        if let Some(ticket) = &setup.join {
+            command.arg("--join").arg(ticket);
+        }
+        command.args(&setup.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+        let mut child = command.spawn().expect("the program under test starts");
+
+        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let (send, ready) = mpsc::channel();
+        // Goes on reading to the end: a process whose output nobody reads would stop at some time.
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok).filter(|line| line.starts_with("ready")) {
+                let _ = send.send(line);
+            }
+        });
+        let Ok(line) = ready.recv_timeout(PATIENCE) else {
+            let status = child.try_wait().ok().flatten();
+            let _ = child.kill();
+            // Its output is closed, so it is about to end by itself, or has just been killed.
+            let status = child.wait().ok().filter(|_| status.is_some()).or(status);
+            return Err(Failed { status, log: std::fs::read_to_string(log).unwrap_or_default() });
+        };
+        let field = |name: &str| {
+            let value = line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+            value.unwrap_or_else(|| panic!("no {name} in `{line}`")).to_owned()
+        };
+        let address = |name| field(name).parse().unwrap_or_else(|_| panic!("no address under {name} in `{line}`"));
+        let (stomp, peer, admin, id) = (address("stomp"), address("peer"), address("admin"), field("node"));
+        Ok(Self { setup, stomp, peer, admin, id, log, child })
+    }
+
+    /// As [`Node::try_start`].
+    ///
+    /// # Panics
+    /// When it does not get ready.
+    pub fn start(setup: Setup) -> Self {
+        let name = setup.name.clone();
+        Self::try_start(setup).unwrap_or_else(|failed| panic!("node {name} did not get ready: {failed}"))
+    }
+
+    /// `kill -9`, and waits for its end.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM; the exit status.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub fn terminate(&mut self) -> ExitStatus {
+        let kill = Command::new("sh").arg("-c").arg(format!("kill -TERM {}", self.child.id())).status();
+        assert!(kill.expect("sh runs").success());
+        let start = Instant::now();
+        loop {
+            match self.child.try_wait().expect("our own child") {
+                Some(status) => return status,
+                None if start.elapsed() > PATIENCE => panic!("{} ignores SIGTERM:\n{}", self.setup.name, self.log()),
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+
+    /// Starts the process again with the ports it had, so that its peers and clients find it. It must have ended.
+    pub fn restart(&mut self) {
+        let setup = Setup { stomp: self.stomp, peer: self.peer, admin: self.admin, ..self.setup.clone() };
+        // Another process may hold a port for a moment as the local end of a connection.
+        let node = eventually("restart", || match Self::try_start(setup.clone()) {
+            Ok(node) => Ok(node),
+            Err(failed) if failed.status.and_then(|status| status.code()) == Some(4) => Err(failed),
+            Err(failed) => panic!("node {} did not get ready again: {failed}", setup.name),
+        });
+        let setup = self.setup.clone();
+        *self = node;
+        self.setup = setup;
+    }
+
+    /// Deletes the data directory. The process must have ended.
+    pub fn wipe(&self) {
+        std::fs::remove_dir_all(&self.setup.data).expect("the data directory of the test");
+    }
+
+    /// Whether the process still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("our own child").is_none()
+    }
+
+    /// What it logged since the test began, all lives of the node together.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// A new STOMP 1.2 connection.
+    pub fn client(&self) -> Client {
+        Client::connect(self.stomp).unwrap_or_else(|error| panic!("no client at {}: {error}", self.setup.name))
+    }
+
+    /// Runs an admin command against the node; its standard output, or its standard error when it fails.
+    pub fn ask(&self, command: &str, args: &[&str]) -> Result<String, String> {
+        let output = Command::new(PROGRAM)
+            .args([command, "--admin", &self.admin.to_string()])
+            .args(args)
+            .env_remove("RHIZOMQ_ADMIN")
+            .output()
+            .expect("the program under test starts");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text").trim().to_owned();
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    }
+
+    /// A join ticket.
+    pub fn ticket(&self) -> String {
+        self.ask("ticket", &[]).expect("a ticket")
+    }
+
+    /// The status object.
+    pub fn status(&self) -> Result<Value, String> {
+        serde_json::from_str(&self.ask("status", &["--json"])?).map_err(|error| error.to_string())
+    }
+
+    /// Messages that the reachable cluster has in a queue, as this node sees it.
+    pub fn depth(&self, queue: &str) -> Result<u64, String> {
+        let status = self.status()?;
+        let queues = status["queues"].as_array().ok_or("no queues in the status")?;
+        let entry = queues.iter().find(|entry| entry["name"] == queue);
+        Ok(entry.and_then(|entry| entry["depth"].as_u64()).unwrap_or(0))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            println!("--- log of {} ---\n{}", self.setup.name, lines[lines.len().saturating_sub(60)..].join("\n"));
+        }
+    }
+}
