@@ -3,12 +3,16 @@
 //! Two implementations behind one test-suite: the commit log with sled as its index, for disks, and an in-memory one
 //! that forgets unsynced writes on a crash and can be told to fail, for simulation.
 
+mod disk;
 mod memory;
+#[cfg(test)]
+mod suite;
 
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+pub use disk::{Damage, DiskOptions, DiskStats, DiskStore, IndexState, OpenReport};
 pub use memory::{MemoryStore, Snapshot};
 
 /// One change of one key.

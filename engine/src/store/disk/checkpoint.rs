@@ -1,0 +1,159 @@
+//! Checkpoints: the overlay goes to the index, the marker moves on, log files that nothing needs go.
+
+use super::{
+    DiskStore,
+    index::Index,
+    log,
+    marker::Marker,
+    open::{Loaded, finish_rebuild, rebuild_index},
+    reader::Overlay,
+    replay::{Source, forget},
+    row::TableSum,
+};
+use crate::StoreError;
+
+/// Writes rows to an index that is being built, and keeps its account. Not durable yet.
+pub(super) fn write_rows(to: &mut Loaded, rows: &Overlay) -> Result<(), StoreError> {
+    for (key, row) in rows {
+        if let Some((raw, old)) = to.index.get_raw(key)? {
+            to.sum.remove(key, &raw);
+            forget(&mut to.live, old.file(), old.weight(key));
+        }
+        let raw = row.as_ref().map(|row| row.encode());
+        to.index.set(key, raw.as_deref())?;
+        if let Some(raw) = raw {
+            to.sum.add(key, &raw);
+        }
+    }
+    Ok(())
+}
+
+impl DiskStore {
+    pub(super) fn run_checkpoint(&mut self) -> Result<(), StoreError> {
+        let result = self.try_checkpoint();
+        self.tried_at = (self.log.written, self.shared.overlay().len());
+        if let Err(StoreError::Full { .. }) = &result {
+            let _ = std::fs::remove_file(&self.places.reserve);
+        }
+        result
+    }
+
+    fn try_checkpoint(&mut self) -> Result<(), StoreError> {
+        if self.index_is_suspect {
+            self.reload_index()?;
+        }
+        self.clean()?;
+        self.write_index()?;
+        while let Some(first) = self.log.sizes.keys().next().copied().filter(|number| *number < self.marker.first) {
+            self.log.remove_front(first)?;
+        }
+        self.make_reserve();
+        Ok(())
+    }
+
+    /// Writes the overlay to the index, between two markers.
+    fn write_index(&mut self) -> Result<(), StoreError> {
+        let to = self.log.position();
+        // Cheap: keys are shared, large values are pointers. The overlay stays for readers until all is durable.
+        let rows = self.shared.overlay().clone();
+
+        let mut untouched = self.marker.sum;
+        let mut superseded = Vec::new();
+        let mut look = || {
+            let index = self.writers_index()?;
+            for key in rows.keys() {
+                if let Some((raw, old)) = index.get_raw(key)? {
+                    if !self.unsure.contains(key) {
+                        untouched.remove(key, &raw);
+                    }
+                    superseded.push((old.file(), old.weight(key)));
+                }
+            }
+            Ok(())
+        };
+        if let Err(error) = look() {
+            self.index_is_suspect = true;
+            return Err(error);
+        }
+        let writing = Marker { writing_to: Some(to), sum: untouched, ..self.marker };
+        writing.write(&self.places.marker)?;
+        self.marker = writing;
+        self.unsure = rows.keys().cloned().collect();
+
+        self.index_is_suspect = true;
+        let mut sum: TableSum = untouched;
+        let index = self.writers_index()?;
+        for (key, row) in &rows {
+            let raw = row.as_ref().map(|row| row.encode());
+            index.set(key, raw.as_deref())?;
+            if let Some(raw) = raw {
+                sum.add(key, &raw);
+            }
+        }
+        index.make_durable()?;
+        let mut live = self.live.clone();
+        superseded.into_iter().for_each(|(file, weight)| forget(&mut live, file, weight));
+        let first = live.keys().next().map_or(to.file, |first| (*first).min(to.file));
+        let done = Marker { first, replay_from: to, writing_to: None, sum };
+        done.write(&self.places.marker)?;
+
+        (self.marker, self.live) = (done, live);
+        self.unsure.clear();
+        self.shared.overlay_mut().clear();
+        self.index_is_suspect = false;
+        Ok(())
+    }
+
+    fn writers_index(&self) -> Result<&Index, StoreError> {
+        self.index.as_ref().ok_or_else(|| StoreError::Io {
+            context: "writing the index".to_owned(),
+            source: std::io::Error::other("it could not be opened again after an error"),
+        })
+    }
+
+    /// After a failed checkpoint: opens the index again and checks it, or rebuilds it. Readers wait meanwhile.
+    fn reload_index(&mut self) -> Result<(), StoreError> {
+        let shared = self.shared.clone();
+        let mut slot = shared.lock_index();
+        (slot.take(), self.index.take());
+        let options = &self.options;
+        let opened = Index::open(
+            &self.places.index,
+            options.index_cache,
+            options.index_patience,
+            self.marker.sum,
+            self.unsure.clone(),
+        );
+        if let Ok((index, scrubbed)) = opened {
+            *slot = Some(index.clone());
+            self.index = Some(index);
+            self.live = scrubbed.live;
+            for (key, row) in shared.overlay().iter() {
+                if let Some(row) = row {
+                    *self.live.entry(row.file()).or_default() += row.weight(key);
+                }
+            }
+        } else {
+            let numbers = log::list(&self.places.log)?;
+            let source = Source {
+                places: &self.places,
+                table: &self.log.table,
+                key: &self.log.key,
+                salt: self.log.salt(),
+                numbers: &numbers,
+            };
+            // Damage that it meets is met again, and reported, by the next open or verify.
+            let (loaded, _, _) = rebuild_index(&source, options)?;
+            let first = numbers.first().copied().unwrap_or(self.marker.first);
+            let marker = Marker { first, replay_from: self.log.position(), writing_to: None, sum: loaded.sum };
+            finish_rebuild(&self.places, &marker)?;
+            (self.marker, self.live) = (marker, loaded.live);
+            self.unsure.clear();
+            *slot = Some(loaded.index.clone());
+            self.index = Some(loaded.index);
+            shared.overlay_mut().clear();
+        }
+        self.index_is_suspect = false;
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! Cleaning: what still lives in the oldest log files is put again at the head, so that they can go.
+
+use std::{io, ops::ControlFlow};
+
+use bytes::Bytes;
+
+use super::{
+    DiskStore,
+    file::{io_error, read_all},
+    frame::{FILE_HEADER, Kind, Record, records},
+    walk::{Piece, Walk},
+};
+use crate::StoreError;
+
+/// Files cleaned by one checkpoint at most, so that it stays short; the next one goes on.
+const FILES_AT_ONCE: usize = 4;
+/// Bytes carried by one frame, about.
+const CARRY_BYTES: usize = 1 << 20;
+
+impl DiskStore {
+    /// Carries the front files' live rows to the head of the log while too much of it is dead. The files themselves go
+    /// after the checkpoint that follows.
+    pub(super) fn clean(&mut self) -> Result<(), StoreError> {
+        let fronts: Vec<u64> = self.log.sizes.keys().copied().collect();
+        let head = self.log.position().file;
+        let mut carried = 0;
+        let mut gone = 0;
+        for front in fronts.into_iter().filter(|front| *front < head) {
+            let live: u64 = self.live.values().sum();
+            let log: u64 = self.log.sizes.values().sum::<u64>() - gone;
+            if carried >= FILES_AT_ONCE || log <= 2 * live + 2 * self.options.roll_at {
+                break;
+            }
+            gone += self.log.sizes.get(&front).copied().unwrap_or_default();
+            if self.live.contains_key(&front) {
+                self.carry(front)?;
+                carried += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn carry(&mut self, front: u64) -> Result<(), StoreError> {
+        let path = self.log.table.path(front);
+        let bytes = match self.log.table.get(front).and_then(|file| read_all(&*file)) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(io_error("reading", &path, error)),
+        };
+        let key = self.log.key.clone();
+        let mut carrier = Carrier { front, ..Carrier::default() };
+        let mut whole = !bytes.is_empty();
+        for piece in Walk::new(&bytes, &key, FILE_HEADER) {
+            let Piece::Frame { frame, .. } = piece else {
+                whole = false;
+                continue;
+            };
+            for (record, _) in records(&bytes[frame.payload]).flatten() {
+                if record.kind != Kind::Delete {
+                    self.carry_key(&mut carrier, record.key)?;
+                }
+            }
+        }
+        if !whole {
+            // Rows may point into what can not be read: only the index knows them.
+            let shared = self.shared.clone();
+            let mut keys: Vec<Bytes> = Vec::new();
+            shared.rows(&[], &[0xff; 64], &mut |key, row| {
+                if row.file() == front {
+                    keys.push(key.clone());
+                }
+                Ok(ControlFlow::Continue(()))
+            })?;
+            for key in keys {
+                self.carry_key(&mut carrier, &key)?;
+            }
+        }
+        self.flush(&mut carrier)
+    }
+
+    fn carry_key(&mut self, carrier: &mut Carrier, key: &[u8]) -> Result<(), StoreError> {
+        let Some(row) = self.shared.row(key)?.filter(|row| row.file() == carrier.front) else {
+            return Ok(());
+        };
+        let (kind, value) = match self.shared.value(&row) {
+            Ok(Some(value)) => (Kind::Put, value),
+            Ok(None) => {
+                (Kind::Lost, Bytes::from(format!("{}, which is missing", self.log.table.path(row.file()).display())))
+            }
+            Err(StoreError::Damaged { place, .. }) => (Kind::Lost, Bytes::from(place)),
+            Err(error) => return Err(error),
+        };
+        carrier.bytes += key.len() + value.len();
+        carrier.rows.push((kind, Bytes::copy_from_slice(key), value));
+        if carrier.bytes >= CARRY_BYTES { self.flush(carrier) } else { Ok(()) }
+    }
+
+    fn flush(&mut self, carrier: &mut Carrier) -> Result<(), StoreError> {
+        let rows = std::mem::take(&mut carrier.rows);
+        carrier.bytes = 0;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let records = rows.iter().map(|(kind, key, value)| Record { kind: *kind, key, value });
+        self.append(std::iter::once(records))
+    }
+}
+
+/// Rows on their way from the front file to the head.
+#[derive(Default)]
+struct Carrier {
+    front: u64,
+    bytes: usize,
+    rows: Vec<(Kind, Bytes, Bytes)>,
+}

@@ -1,0 +1,123 @@
+//! The file layer beneath the commit log: the few calls it needs, so that tests can put a failing device there.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::Arc,
+};
+
+use crate::StoreError;
+
+/// One open log file. Shared between the writer and readers.
+pub(super) trait LogFile: Send + Sync {
+    /// Writes all of `bytes` at `offset`; on an error any part of them may have been written.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Makes everything written durable, length included.
+    fn sync(&self) -> io::Result<()>;
+    /// Cuts the file off.
+    fn truncate(&self, len: u64) -> io::Result<()>;
+    /// Fills `bytes` from `offset`.
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+    /// The length in bytes.
+    fn len(&self) -> io::Result<u64>;
+}
+
+/// Where log files come from.
+pub(super) trait Files: Send + Sync {
+    /// Creates an empty file that must not exist yet.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn LogFile>>;
+    /// Opens an existing file for reading and writing.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn LogFile>>;
+}
+
+/// The operating system's files.
+pub(super) struct OsFiles;
+
+impl Files for OsFiles {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
+        Ok(Arc::new(OpenOptions::new().read(true).write(true).create_new(true).open(path)?))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
+        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(path)?))
+    }
+}
+
+impl LogFile for File {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
+
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_exact_at(bytes, offset)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+}
+
+/// The whole contents of a log file.
+pub(super) fn read_all(file: &dyn LogFile) -> io::Result<Vec<u8>> {
+    let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
+    let mut bytes = vec![0; len];
+    file.read_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// Makes the entries of a directory (creations, removals, renames) durable.
+pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| io_error("syncing the directory", dir, error))
+}
+
+/// Replaces a small file so that a crash leaves either the old contents or the new ones.
+pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let temporary = path.with_extension("tmp");
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(|error| io_error("writing", path, error))?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Syncs every file and directory at and below `dir`.
+pub(super) fn sync_tree(dir: &Path) -> Result<(), StoreError> {
+    let fail = |error| io_error("syncing", dir, error);
+    for entry in fs::read_dir(dir).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        if entry.file_type().map_err(fail)?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            match File::open(entry.path()).and_then(|file| file.sync_all()) {
+                // Sled compacts its metadata in a thread of its own: what it removed meanwhile is not needed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result.map_err(|error| io_error("syncing", &entry.path(), error))?,
+            }
+        }
+    }
+    sync_dir(dir)
+}
+
+/// Whether the device has no room left, in any of the ways systems say so.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// An [`io::Error`] with what was being done to which file.
+pub(super) fn io_error(doing: &str, path: &Path, source: io::Error) -> StoreError {
+    let context = format!("{doing} {}", path.display());
+    if is_full(&source) { StoreError::Full { context } } else { StoreError::Io { context, source } }
+}

@@ -1,0 +1,209 @@
+//! Sled, kept at arm's length: it holds the rows as of the last checkpoint and nothing that the log does not also say.
+//!
+//! Measured: sled may panic or hang on damaged files, its flusher thread aborts the process on an IO error (so there
+//! is none here), and its metadata may lose the newest records without a word. So every call catches panics, opening
+//! reads every row in a thread that is abandoned when it makes no progress, and the rows must add up to the sum that
+//! the last checkpoint noted.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::{
+    file::{is_full, sync_tree},
+    row::{Row, TableSum},
+};
+use crate::StoreError;
+
+type Db = sled::Db<64>;
+
+/// Longest frame believed in sled's metadata files (bytes): it allocates what a frame's length says before checking.
+const MAX_METADATA_FRAME: u64 = 1 << 30;
+
+/// A handle of the open index. Sled's handles can be sent to another thread and not shared: each side has its own.
+#[derive(Clone)]
+pub(super) struct Index {
+    db: Option<Db>,
+    dir: PathBuf,
+    patience: Duration,
+}
+
+/// What a complete read of the index found.
+#[derive(Default)]
+pub(super) struct Scrubbed {
+    /// Live bytes per log file.
+    pub(super) live: BTreeMap<u64, u64>,
+    sum: TableSum,
+}
+
+impl Index {
+    /// Opens or creates the index and reads all of it. Rows of keys in `unsure` may be in any state; the others must add
+    /// up to `sum`. `Err` says in words why the index can not be used; never panics, never waits longer than `patience`
+    /// without progress.
+    pub(super) fn open(
+        dir: &Path,
+        cache: usize,
+        patience: Duration,
+        sum: TableSum,
+        unsure: BTreeSet<Bytes>,
+    ) -> Result<(Self, Scrubbed), String> {
+        check_metadata(dir)?;
+        let (sender, receiver) = mpsc::channel();
+        let progress = Arc::new(AtomicU64::new(0));
+        let (path, counter) = (dir.to_owned(), progress.clone());
+        let scrub = move || {
+            let open = || open_and_scrub(&path, cache, &unsure, &counter);
+            // A receiver that has given up is fine: the index is dropped here then.
+            let _ = sender.send(catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| Err(panic_text(&*panic))));
+        };
+        thread::Builder::new().name("index-scrub".to_owned()).spawn(scrub).map_err(|error| error.to_string())?;
+        let mut seen = 0;
+        let (db, scrubbed) = loop {
+            match receiver.recv_timeout(patience) {
+                Ok(result) => break result?,
+                Err(RecvTimeoutError::Disconnected) => return Err("the scrub died".to_owned()),
+                Err(RecvTimeoutError::Timeout) => {
+                    let now = progress.load(Ordering::Relaxed);
+                    if now == seen {
+                        return Err(format!("sled hangs: no progress for {patience:?} after {now} rows"));
+                    }
+                    seen = now;
+                }
+            }
+        };
+        let index = Self { db: Some(db), dir: dir.to_owned(), patience };
+        if scrubbed.sum != sum {
+            return Err("sled opens, but its rows are not those of the last checkpoint".to_owned());
+        }
+        Ok((index, scrubbed))
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Row>, StoreError> {
+        self.guard(|db| db.get(key))?.map(|bytes| self.decode(&bytes)).transpose()
+    }
+
+    /// The row as it is stored, with its decoded form.
+    pub(super) fn get_raw(&self, key: &[u8]) -> Result<Option<(Vec<u8>, Row)>, StoreError> {
+        let bytes = self.guard(|db| db.get(key))?;
+        bytes.map(|bytes| Ok((bytes.to_vec(), self.decode(&bytes)?))).transpose()
+    }
+
+    /// Sets or removes a row. Not durable before [`Index::make_durable`].
+    pub(super) fn set(&self, key: &[u8], row: Option<&[u8]>) -> Result<(), StoreError> {
+        self.guard(|db| match row {
+            Some(row) => db.insert(key, row).map(drop),
+            None => db.remove(key).map(drop),
+        })
+    }
+
+    /// Up to `limit` rows of `from..to` in order.
+    pub(super) fn range(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Bytes, Row)>, StoreError> {
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        let rows = self.guard(|db| db.range(from..to).take(limit).collect::<io::Result<Vec<_>>>())?;
+        rows.into_iter().map(|(key, row)| Ok((Bytes::copy_from_slice(&key), self.decode(&row)?))).collect()
+    }
+
+    /// Flushes sled and syncs every file it has: its own flush does not always.
+    pub(super) fn make_durable(&self) -> Result<(), StoreError> {
+        self.guard(|db| db.flush().map(drop))?;
+        sync_tree(&self.dir)
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<Row, StoreError> {
+        Row::decode(bytes).ok_or_else(|| self.damaged("a row that is none".to_owned()))
+    }
+
+    fn damaged(&self, what: String) -> StoreError {
+        let detail = format!("{what}; nothing is lost: restart the node, it rebuilds the index from the log");
+        StoreError::Damaged { place: self.dir.display().to_string(), detail }
+    }
+
+    fn guard<T>(&self, call: impl FnOnce(&Db) -> io::Result<T>) -> Result<T, StoreError> {
+        let Some(db) = &self.db else {
+            return Err(self.damaged("the index is closed".to_owned()));
+        };
+        match catch_unwind(AssertUnwindSafe(|| call(db))) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) if is_full(&error) => {
+                Err(StoreError::Full { context: format!("writing the index {}", self.dir.display()) })
+            }
+            Ok(Err(error)) => Err(self.damaged(format!("sled: {error}"))),
+            Err(panic) => Err(self.damaged(panic_text(&*panic))),
+        }
+    }
+}
+
+impl Drop for Index {
+    /// Sled flushes when dropped, which may fail, panic or hang like any other call.
+    fn drop(&mut self) {
+        let (Some(db), (sender, receiver)) = (self.db.take(), mpsc::channel::<()>()) else { return };
+        let close = move || {
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
+            drop(sender);
+        };
+        if thread::Builder::new().name("index-close".to_owned()).spawn(close).is_ok() {
+            let _ = receiver.recv_timeout(self.patience);
+        }
+    }
+}
+
+fn open_and_scrub(
+    dir: &Path,
+    cache: usize,
+    unsure: &BTreeSet<Bytes>,
+    progress: &AtomicU64,
+) -> Result<(Db, Scrubbed), String> {
+    let config =
+        sled::Config::new().path(dir).cache_capacity_bytes(cache).flush_every_ms(None).zstd_compression_level(1);
+    let db: Db = config.open().map_err(|error| format!("sled: {error}"))?;
+    let mut scrubbed = Scrubbed::default();
+    for entry in db.iter() {
+        let (key, bytes) = entry.map_err(|error| format!("sled: {error}"))?;
+        let row = Row::decode(&bytes).ok_or("sled gives a row that is none")?;
+        *scrubbed.live.entry(row.file()).or_default() += row.weight(&key);
+        if !unsure.contains(&key[..]) {
+            scrubbed.sum.add(&key, &bytes);
+        }
+        progress.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok((db, scrubbed))
+}
+
+/// Refuses metadata files whose frame lengths can not be true, before sled asks for that much memory.
+fn check_metadata(dir: &Path) -> Result<(), String> {
+    let metadata = dir.join("metadata");
+    let Ok(entries) = fs::read_dir(&metadata) else {
+        return Ok(()); // not there yet, or sled itself will say what is wrong
+    };
+    for entry in entries.flatten() {
+        let bytes = fs::read(entry.path()).map_err(|error| format!("{}: {error}", entry.path().display()))?;
+        let mut at = 0;
+        while let Some(header) = bytes.get(at..at + 6) {
+            let len = header.iter().rev().fold(0, |len, byte| len << 8 | u64::from(*byte));
+            if len > MAX_METADATA_FRAME {
+                return Err(format!("{} has an impossible frame length", entry.path().display()));
+            }
+            at += len as usize + 12;
+        }
+    }
+    Ok(())
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("sled panicked: {}", text.unwrap_or("without a word"))
+}

@@ -1,0 +1,281 @@
+//! Opening: lock, replay what the index lacks, check the index in full, or rebuild it from the log.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    Damage, DiskOptions, DiskStore, IndexState, OpenReport,
+    checkpoint::write_rows,
+    file::{Files, OsFiles, io_error, sync_dir, write_atomically},
+    format::{Places, Prepared, prepare},
+    frame::{FrameKey, records},
+    index::{Index, Scrubbed},
+    log::{self, FileTable, Log},
+    marker::Marker,
+    reader::{Overlay, Shared},
+    replay::{Found, Replayed, Source, apply},
+    row::TableSum,
+};
+use crate::StoreError;
+
+/// An index with what is known about it.
+pub(super) struct Loaded {
+    pub(super) index: Index,
+    pub(super) live: BTreeMap<u64, u64>,
+    pub(super) sum: TableSum,
+}
+
+impl DiskStore {
+    /// Opens the store in `dir`, or creates one there when `dir` is absent or empty.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`], [`StoreError::Version`] and [`StoreError::Foreign`] say that the directory is not for us;
+    /// [`StoreError::Full`] and [`StoreError::Io`] that the system refused. Damage is no error: what could be read is
+    /// there, and the report tells what could not.
+    pub fn open(dir: impl AsRef<Path>, options: DiskOptions) -> Result<(Self, OpenReport), StoreError> {
+        Self::open_on(dir.as_ref(), options, Arc::new(OsFiles))
+    }
+
+    pub(super) fn open_on(
+        dir: &Path,
+        options: DiskOptions,
+        files: Arc<dyn Files>,
+    ) -> Result<(Self, OpenReport), StoreError> {
+        let places = Places::new(dir);
+        let mut damages = Vec::new();
+        let Prepared { lock, salt, created } = prepare(&places, &mut damages)?;
+        let table = Arc::new(FileTable::new(places.log.clone(), files));
+        let marker = Marker::read(&places.marker)?;
+        if let Ok(marker) = &marker {
+            drop_leftovers(&places, &table, marker.first)?;
+        }
+        let numbers = log::list(&places.log)?;
+        let key = FrameKey::new(&salt);
+        let source = Source { places: &places, table: &table, key: &key, salt: &salt, numbers: &numbers };
+
+        let checked = match &marker {
+            Ok(marker) => load(&source, marker, &options)?,
+            Err(why) => Err((*why).to_owned()),
+        };
+        let (opened, index_state) = match checked {
+            Ok(opened) => (opened, IndexState::Intact),
+            Err(why) => {
+                let (opened, set_aside) = rebuild(&source, &options)?;
+                let state = if created { IndexState::Created } else { IndexState::Rebuilt { why, set_aside } };
+                (opened, state)
+            }
+        };
+        let Opened { overlay, unsure, loaded, replayed } = opened;
+        let at_least = marker.as_ref().ok().map(|marker| marker.replay_from);
+        let position = source.mend(&replayed, at_least)?;
+        let sizes = sizes(&table, &numbers)?;
+        let log = Log::new(table.clone(), salt, options.roll_at, sizes, position)?;
+        let marker = match (marker, &index_state) {
+            (Ok(marker), IndexState::Intact) => {
+                if let Some(first) = numbers.first().filter(|first| **first > marker.first) {
+                    for number in marker.first..*first {
+                        let file = places.name(&table.path(number));
+                        damages.push(Damage { file, offset: 0, len: 0, what: "the file is missing".to_owned() });
+                    }
+                }
+                marker
+            }
+            _ => {
+                let first = *log.sizes.keys().next().unwrap_or(&position.file);
+                let marker = Marker { first, replay_from: log.position(), writing_to: None, sum: loaded.sum };
+                finish_rebuild(&places, &marker)?;
+                marker
+            }
+        };
+        damages.extend(replayed.damages);
+        let report =
+            OpenReport { damages, torn_tail: replayed.torn_tail, index: index_state, replayed: replayed.frames };
+        let mut store = Self {
+            tried_at: (0, 0),
+            shared: Arc::new(Shared::new(overlay, loaded.index.clone(), table)),
+            index: Some(loaded.index),
+            options,
+            places,
+            log,
+            live: loaded.live,
+            marker,
+            unsure,
+            index_is_suspect: false,
+            _lock: lock,
+        };
+        store.make_reserve();
+        Ok((store, report))
+    }
+
+    /// Sets the reserve aside when there is room for it.
+    pub(super) fn make_reserve(&mut self) {
+        let path = &self.places.reserve;
+        if path.exists() || self.options.reserve == 0 {
+            return;
+        }
+        // Not sparse, or it would reserve nothing.
+        let block = vec![0xa5; 64 << 10];
+        let write = || {
+            let mut file = File::create(path)?;
+            let mut left = self.options.reserve as usize;
+            while left > 0 {
+                let part = left.min(block.len());
+                file.write_all(&block[..part])?;
+                left -= part;
+            }
+            file.sync_all()
+        };
+        if write().is_err() {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+struct Opened {
+    overlay: Overlay,
+    unsure: BTreeSet<bytes::Bytes>,
+    loaded: Loaded,
+    replayed: Replayed,
+}
+
+/// The usual way: replays from the marker and checks that the index is what the marker says. The inner error says why
+/// the index is of no use.
+fn load(source: &Source<'_>, marker: &Marker, options: &DiskOptions) -> Result<Result<Opened, String>, StoreError> {
+    let (mut overlay, mut live, mut unsure) = (Overlay::new(), BTreeMap::new(), BTreeSet::new());
+    let mut bad = Vec::new();
+    let mut replayed = source.replay(Some(marker.replay_from), &mut |found| {
+        if !apply(&mut overlay, &mut live, found.file, found.payload_at, found.payload) {
+            bad.push(source.unreadable(&found));
+            return Ok(());
+        }
+        if marker.writing_to.is_some_and(|to| (found.file, found.at) < (to.file, to.offset)) {
+            let keys = records(found.payload).flatten().map(|(record, _)| bytes::Bytes::copy_from_slice(record.key));
+            unsure.extend(keys);
+        }
+        Ok(())
+    })?;
+    replayed.damages.append(&mut bad);
+    let index = &source.places.index;
+    let opened = Index::open(index, options.index_cache, options.index_patience, marker.sum, unsure.clone());
+    Ok(opened.map(|(index, Scrubbed { live: indexed, .. })| {
+        for (file, bytes) in indexed {
+            *live.entry(file).or_default() += bytes;
+        }
+        Opened { overlay, unsure, loaded: Loaded { index, live, sum: marker.sum }, replayed }
+    }))
+}
+
+/// The other way: sets the index aside and makes a new one from the whole log.
+fn rebuild(source: &Source<'_>, options: &DiskOptions) -> Result<(Opened, Option<PathBuf>), StoreError> {
+    let (loaded, replayed, set_aside) = rebuild_index(source, options)?;
+    Ok((Opened { overlay: Overlay::new(), unsure: BTreeSet::new(), loaded, replayed }, set_aside))
+}
+
+/// Sets the index aside and makes a new one, durable, from the whole log. The caller writes the marker.
+pub(super) fn rebuild_index(
+    source: &Source<'_>,
+    options: &DiskOptions,
+) -> Result<(Loaded, Replayed, Option<PathBuf>), StoreError> {
+    let set_aside = set_aside(source.places)?;
+    let index = Index::open(
+        &source.places.index,
+        options.index_cache,
+        options.index_patience,
+        TableSum::default(),
+        BTreeSet::new(),
+    );
+    let (index, _) = index.map_err(|why| StoreError::Io {
+        context: format!("creating the index {}", source.places.index.display()),
+        source: io::Error::other(why),
+    })?;
+    let mut loaded = Loaded { index, live: BTreeMap::new(), sum: TableSum::default() };
+    let (mut rows, mut bad) = (Overlay::new(), Vec::new());
+    let mut replayed = source.replay(None, &mut |found| {
+        if !apply(&mut rows, &mut loaded.live, found.file, found.payload_at, found.payload) {
+            bad.push(source.unreadable(&found));
+        }
+        if rows.len() >= options.checkpoint_rows {
+            write_rows(&mut loaded, &std::mem::take(&mut rows))?;
+            // Without a flush now and then sled keeps all of it in memory.
+            loaded.index.make_durable()?;
+        }
+        Ok(())
+    })?;
+    replayed.damages.append(&mut bad);
+    write_rows(&mut loaded, &rows)?;
+    loaded.index.make_durable()?;
+    Ok((loaded, replayed, set_aside))
+}
+
+/// Moves the index out of the way: the marker goes first, so that no crash can make it vouch for another index.
+fn set_aside(places: &Places) -> Result<Option<PathBuf>, StoreError> {
+    remove_if_there(&places.marker)?;
+    let mut moved = None;
+    if places.rebuilding.exists() {
+        // Our own unfinished work of an interrupted rebuild.
+        match fs::remove_dir_all(&places.index) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("removing", &places.index, error));
+            }
+            _ => {}
+        }
+    } else if places.index.exists() {
+        let free = (1..).map(|number| places.root.join(format!("sled.broken-{number}"))).find(|path| !path.exists());
+        if let Some(to) = free {
+            fs::rename(&places.index, &to).map_err(|error| io_error("setting aside", &places.index, error))?;
+            moved = Some(to);
+        }
+    }
+    sync_dir(&places.root)?;
+    write_atomically(&places.rebuilding, b"the index is being rebuilt from the log\n")?;
+    Ok(moved)
+}
+
+/// Makes a rebuilt index the valid one.
+pub(super) fn finish_rebuild(places: &Places, marker: &Marker) -> Result<(), StoreError> {
+    marker.write(&places.marker)?;
+    remove_if_there(&places.rebuilding)?;
+    sync_dir(&places.root)
+}
+
+fn remove_if_there(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("removing", path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Log files that the last checkpoint had given up, and a crash left there.
+fn drop_leftovers(places: &Places, table: &FileTable, first: u64) -> Result<(), StoreError> {
+    for number in log::list(&places.log)?.into_iter().filter(|number| *number < first) {
+        remove_if_there(&table.path(number))?;
+        sync_dir(&places.log)?;
+    }
+    Ok(())
+}
+
+fn sizes(table: &FileTable, numbers: &[u64]) -> Result<BTreeMap<u64, u64>, StoreError> {
+    let len = |number: u64| table.get(number).and_then(|file| file.len());
+    let named = |number: &u64| {
+        let size = len(*number).map_err(|error| io_error("opening", &table.path(*number), error))?;
+        Ok((*number, size))
+    };
+    numbers.iter().map(named).collect()
+}
+
+impl Source<'_> {
+    /// A frame that is intact and yet makes no sense.
+    fn unreadable(&self, found: &Found<'_>) -> Damage {
+        Damage {
+            file: self.places.name(&self.table.path(found.file)),
+            offset: found.at,
+            len: found.payload.len() as u64,
+            what: "an intact frame with unknown contents".to_owned(),
+        }
+    }
+}

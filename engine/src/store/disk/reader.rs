@@ -1,0 +1,183 @@
+//! Reading: the overlay of what changed since the last checkpoint, over the index, over the log for large values.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    ops::{Bound, ControlFlow},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use bytes::Bytes;
+
+use super::{file::io_error, frame::checksum, index::Index, log::FileTable, row::Row};
+use crate::{Read, StoreError};
+
+/// Rows that changed since the last checkpoint; `None` stands for a deleted key.
+pub(super) type Overlay = BTreeMap<Bytes, Option<Row>>;
+
+/// Rows taken at once from each layer by a scan.
+const CHUNK: usize = 256;
+/// How often a read looks a key up again because the log file it was sent to had just been cleaned away.
+const ATTEMPTS: usize = 4;
+
+/// What the writer and the readers share.
+pub(super) struct Shared {
+    overlay: RwLock<Overlay>,
+    /// `None` once the store is closed. The writer has a handle of its own and does not wait here.
+    index: Mutex<Option<Index>>,
+    table: Arc<FileTable>,
+}
+
+impl Shared {
+    pub(super) fn new(overlay: Overlay, index: Index, table: Arc<FileTable>) -> Self {
+        Self { overlay: RwLock::new(overlay), index: Mutex::new(Some(index)), table }
+    }
+
+    // A poisoned lock says that a thread panicked while it held it; nothing below panics between two related changes.
+    pub(super) fn overlay(&self) -> RwLockReadGuard<'_, Overlay> {
+        self.overlay.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn overlay_mut(&self) -> RwLockWriteGuard<'_, Overlay> {
+        self.overlay.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// While this is held, readers wait.
+    pub(super) fn lock_index(&self) -> MutexGuard<'_, Option<Index>> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with_index<T>(&self, call: impl FnOnce(&Index) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        match &*self.lock_index() {
+            Some(index) => call(index),
+            None => {
+                Err(StoreError::Io { context: "reading".to_owned(), source: io::Error::other("the store is closed") })
+            }
+        }
+    }
+
+    /// The row of a key. The overlay is asked first: what a checkpoint moves is in the index before it leaves there.
+    pub(super) fn row(&self, key: &[u8]) -> Result<Option<Row>, StoreError> {
+        if let Some(row) = self.overlay().get(key) {
+            return Ok(row.clone());
+        }
+        self.with_index(|index| index.get(key))
+    }
+
+    /// The value of a row; `Ok(None)` when its log file is gone.
+    pub(super) fn value(&self, row: &Row) -> Result<Option<Bytes>, StoreError> {
+        let (file, offset, len, expected) = match row {
+            Row::Inline { bytes, .. } => return Ok(Some(bytes.clone())),
+            Row::Lost { place, .. } => {
+                let detail = "the value was damaged and could not be carried on".to_owned();
+                return Err(StoreError::Damaged { place: place.clone(), detail });
+            }
+            Row::Pointer { file, offset, len, checksum } => (*file, *offset, *len, checksum),
+        };
+        let path = self.table.path(file);
+        let damaged = |detail: &str| StoreError::Damaged {
+            place: format!("{} at {offset}", path.display()),
+            detail: format!("{detail} ({len} bytes)"),
+        };
+        let mut bytes = vec![0; len as usize];
+        match self.table.get(file).and_then(|file| file.read_at(&mut bytes, offset)) {
+            Ok(()) if checksum(&bytes) == *expected => Ok(Some(Bytes::from(bytes))),
+            Ok(()) => Err(damaged("a value does not match its checksum")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(damaged("the file ends before a value")),
+            Err(error) => Err(io_error("reading", &path, error)),
+        }
+    }
+
+    /// The value of a key, given the row that a scan saw: cleaning may have moved the value since.
+    fn value_now(&self, key: &[u8], mut row: Option<Row>) -> Result<Option<Bytes>, StoreError> {
+        for _ in 0..ATTEMPTS {
+            let Some(found) = row else { return Ok(None) };
+            if let Some(value) = self.value(&found)? {
+                return Ok(Some(value));
+            }
+            row = self.row(key)?;
+        }
+        let place = row.map_or_else(String::new, |row| self.table.path(row.file()).display().to_string());
+        Err(StoreError::Damaged { place, detail: "the log file is missing".to_owned() })
+    }
+
+    /// Visits rows in order, with no lock held while `visit` runs.
+    pub(super) fn rows(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&Bytes, Row) -> Result<ControlFlow<()>, StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut from = from.to_vec();
+        while &from[..] < to {
+            let (rows, covered) = self.chunk(&from, to)?;
+            for (key, row) in rows {
+                if let Some(row) = row
+                    && visit(&key, row)?.is_break()
+                {
+                    return Ok(());
+                }
+            }
+            match covered {
+                // The smallest key after the last one.
+                Some(last) => from = [&last[..], &[0]].concat(),
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Both layers merged from `from` on, and the last key up to which they are; `None` means all of `..to`.
+    fn chunk(&self, from: &[u8], to: &[u8]) -> Result<(Overlay, Option<Bytes>), StoreError> {
+        let range = (Bound::Included(from), Bound::Excluded(to));
+        let mut changed: Overlay = {
+            let overlay = self.overlay();
+            overlay.range::<[u8], _>(range).take(CHUNK).map(|(key, row)| (key.clone(), row.clone())).collect()
+        };
+        let mut covered =
+            if changed.len() < CHUNK { None } else { changed.last_key_value().map(|(key, _)| key.clone()) };
+        let end = covered.as_ref().map_or_else(|| to.to_vec(), |last| [&last[..], &[0]].concat());
+        let indexed = self.with_index(|index| index.range(from, &end, CHUNK))?;
+        if let Some((last, _)) = indexed.last().filter(|_| indexed.len() == CHUNK) {
+            changed
+                .split_off(&last[..])
+                .remove(last)
+                .into_iter()
+                .for_each(|row| drop(changed.insert(last.clone(), row)));
+            covered = Some(last.clone());
+        }
+        for (key, row) in indexed {
+            changed.entry(key).or_insert(Some(row));
+        }
+        Ok((changed, covered))
+    }
+}
+
+impl Read for Shared {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let row = self.row(key)?;
+        self.value_now(key, row)
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.rows(from, to, &mut |key, row| {
+            let value = self.value_now(key, Some(row))?;
+            Ok(value.map_or(ControlFlow::Continue(()), |value| visit(key, value)))
+        })
+    }
+
+    fn scan_keys(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.rows(from, to, &mut |key, _| Ok(visit(key)))
+    }
+}

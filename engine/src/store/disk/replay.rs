@@ -1,0 +1,217 @@
+//! Replaying the log: every intact frame in order, and an exact account of what is not intact.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{
+    Damage,
+    file::{io_error, read_all},
+    format::Places,
+    frame::{FILE_HEADER, Frame, FrameKey, Salt, decode_file_header, encode_file_header, records},
+    log::{FileTable, Position},
+    reader::Overlay,
+    row::Row,
+    walk::{Piece, Walk, torn_tail},
+};
+use crate::StoreError;
+
+/// The log as it is found, before anything is appended.
+pub(super) struct Source<'a> {
+    pub(super) places: &'a Places,
+    pub(super) table: &'a FileTable,
+    pub(super) key: &'a FrameKey,
+    pub(super) salt: &'a Salt,
+    /// The numbers of the files, ascending.
+    pub(super) numbers: &'a [u64],
+}
+
+/// What a replay found besides the frames.
+#[derive(Default)]
+pub(super) struct Replayed {
+    pub(super) damages: Vec<Damage>,
+    /// An unconfirmed tail at the end of the last file.
+    pub(super) torn_tail: Option<Damage>,
+    pub(super) frames: u64,
+    /// Length of the last file without its torn tail.
+    end: u64,
+    /// The sequence after the last frame.
+    sequence: Option<u64>,
+}
+
+/// One intact frame, as a replay hands it out.
+pub(super) struct Found<'a> {
+    pub(super) file: u64,
+    /// Offset of the frame, and of its payload.
+    pub(super) at: u64,
+    pub(super) payload_at: u64,
+    pub(super) payload: &'a [u8],
+}
+
+impl Source<'_> {
+    /// Hands every intact frame from `from` on to `sink`.
+    pub(super) fn replay(
+        &self,
+        from: Option<Position>,
+        sink: &mut dyn FnMut(Found<'_>) -> Result<(), StoreError>,
+    ) -> Result<Replayed, StoreError> {
+        let mut replayed = Replayed { sequence: from.map(|from| from.sequence), ..Replayed::default() };
+        let start = from.map_or_else(|| self.numbers.first().copied().unwrap_or(1), |from| from.file);
+        let mut expected = start;
+        for &number in self.numbers.iter().filter(|number| **number >= start) {
+            for missing in expected..number {
+                replayed.damages.push(self.damage(missing, 0, 0, "the file is missing"));
+            }
+            expected = number + 1;
+            let offset = from.filter(|from| from.file == number).map_or(FILE_HEADER as u64, |from| from.offset);
+            self.replay_file(number, offset, &mut replayed, sink)?;
+        }
+        if expected == start && from.is_some() {
+            replayed.damages.push(self.damage(start, 0, 0, "the file is missing"));
+        }
+        Ok(replayed)
+    }
+
+    fn replay_file(
+        &self,
+        number: u64,
+        from: u64,
+        replayed: &mut Replayed,
+        sink: &mut dyn FnMut(Found<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let bytes = self.read(number)?;
+        let len = bytes.len() as u64;
+        let is_last = self.numbers.last() == Some(&number);
+        let header_is_good = decode_file_header(&bytes).is_some_and(|(_, found, _)| found == number);
+        if len < from && from > FILE_HEADER as u64 {
+            let what = "the file ends before the place of the last checkpoint";
+            replayed.damages.push(self.damage(number, len, from - len, what));
+        }
+        let pieces: Vec<Piece> = Walk::new(&bytes, self.key, from as usize).collect();
+        let torn = is_last.then(|| torn_tail(&pieces, replayed.sequence.unwrap_or(0))).flatten();
+        replayed.end = torn.map_or(len, |at| at as u64);
+        if !header_is_good {
+            // A crash while the file was being created leaves no frame behind.
+            if is_last
+                && pieces.iter().all(|piece| matches!(piece, Piece::Damaged { .. }))
+                && from <= FILE_HEADER as u64
+            {
+                replayed.end = 0;
+                replayed.torn_tail = Some(self.damage(number, 0, len, "the file was being created"));
+                return Ok(());
+            }
+            replayed.damages.push(self.damage(number, 0, FILE_HEADER as u64, "the file header is damaged"));
+        }
+        let mut after_damage = false;
+        for piece in pieces {
+            match piece {
+                Piece::Damaged { at, .. } | Piece::Frame { at, .. } if Some(at) == torn => {
+                    let what = "a commit that was being written; it was not confirmed";
+                    replayed.torn_tail = Some(self.damage(number, at as u64, len - at as u64, what));
+                    break;
+                }
+                Piece::Damaged { at, len } => {
+                    replayed.damages.push(self.damage(number, at as u64, len as u64, "no intact frame"));
+                    after_damage = true;
+                }
+                Piece::Frame { at, frame } => {
+                    if self.follows(number, at, &frame, after_damage, replayed) {
+                        let (payload_at, payload) = (frame.payload.start as u64, &bytes[frame.payload]);
+                        sink(Found { file: number, at: at as u64, payload_at, payload })?;
+                        replayed.frames += 1;
+                    }
+                    after_damage = false;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a frame is one to apply; notes what its sequence and its records say about damage.
+    fn follows(&self, file: u64, at: usize, frame: &Frame, after_damage: bool, replayed: &mut Replayed) -> bool {
+        let expected = replayed.sequence.unwrap_or(frame.sequence);
+        let len = (frame.payload.end - at) as u64;
+        if frame.sequence < expected {
+            replayed.damages.push(self.damage(file, at as u64, len, "a frame that was there before"));
+            return false;
+        }
+        if frame.sequence > expected && !after_damage {
+            let what = format!("{} frames are missing before this place", frame.sequence - expected);
+            replayed.damages.push(self.damage(file, at as u64, 0, &what));
+        }
+        replayed.sequence = Some(frame.sequence + 1);
+        true
+    }
+
+    fn read(&self, number: u64) -> Result<Vec<u8>, StoreError> {
+        let read = self.table.get(number).and_then(|file| read_all(&*file));
+        read.map_err(|error| io_error("reading", &self.table.path(number), error))
+    }
+
+    fn damage(&self, file: u64, offset: u64, len: u64, what: &str) -> Damage {
+        Damage { file: self.places.name(&self.table.path(file)), offset, len, what: what.to_owned() }
+    }
+
+    /// Cuts the torn tail off and says where the log goes on. `at_least` is where the last checkpoint saw it end.
+    pub(super) fn mend(&self, replayed: &Replayed, at_least: Option<Position>) -> Result<Position, StoreError> {
+        let sequence = replayed.sequence.unwrap_or(1).max(at_least.map_or(1, |at| at.sequence));
+        let floor = at_least.map_or(1, |at| at.file);
+        let Some(&last) = self.numbers.last() else {
+            // With a checkpoint but no log at all: never use a file number twice.
+            let file = if at_least.is_some() { floor + 1 } else { 1 };
+            return Ok(Position { file, offset: 0, sequence });
+        };
+        if at_least.is_some_and(|at| last < at.file || last == at.file && replayed.end < at.offset) {
+            return Ok(Position { file: last.max(floor) + 1, offset: 0, sequence });
+        }
+        let mut end = replayed.end;
+        if replayed.torn_tail.is_some() {
+            let mut cut = || {
+                let file = self.table.get(last)?;
+                file.truncate(end)?;
+                if end < FILE_HEADER as u64 {
+                    file.truncate(0)?;
+                    file.write_at(&encode_file_header(last, self.salt), 0)?;
+                    end = FILE_HEADER as u64;
+                }
+                file.sync()
+            };
+            cut().map_err(|error| io_error("mending", &self.table.path(last), error))?;
+        }
+        Ok(Position { file: last, offset: end, sequence })
+    }
+}
+
+/// Applies a payload to the overlay and to the count of live bytes per file. `false`: it does not parse, and nothing of
+/// it was applied.
+pub(super) fn apply(
+    overlay: &mut Overlay,
+    live: &mut BTreeMap<u64, u64>,
+    file: u64,
+    payload_at: u64,
+    payload: &[u8],
+) -> bool {
+    if records(payload).any(|record| record.is_err()) {
+        return false;
+    }
+    for (record, value_at) in records(payload).flatten() {
+        let row = Row::from_record(&record, file, payload_at + value_at as u64);
+        if let Some(row) = &row {
+            *live.entry(file).or_default() += row.weight(record.key);
+        }
+        if let Some(Some(old)) = overlay.insert(Bytes::copy_from_slice(record.key), row) {
+            forget(live, old.file(), old.weight(record.key));
+        }
+    }
+    true
+}
+
+/// Takes bytes that are dead now out of the count.
+pub(super) fn forget(live: &mut BTreeMap<u64, u64>, file: u64, weight: u64) {
+    if let Some(bytes) = live.get_mut(&file) {
+        *bytes = bytes.saturating_sub(weight);
+        if *bytes == 0 {
+            live.remove(&file);
+        }
+    }
+}
