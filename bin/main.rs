@@ -6,12 +6,30 @@ mod cli;
 mod client;
 mod config;
 mod log;
+mod serve;
 mod status_table;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::cli::{Cli, Command};
+
 fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let done = match Cli::parse().command {
+        Command::Serve(args) => return serve::run(*args),
+        Command::Ticket(args) => client::ticket(&args).map_err(anyhow::Error::from),
+        Command::Status(args) => client::status(&args).map_err(anyhow::Error::from),
+        Command::Bench(command) => bench::run(&command),
+    };
+    match done {
+        Ok(text) => {
+            println!("{}", text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("rhizomq: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

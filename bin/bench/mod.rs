@@ -6,9 +6,13 @@
 
 mod figures;
 mod limit;
+#[cfg(any())]
+mod store;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
+use bytes::Bytes;
 use clap::{Args, Subcommand};
 
 /// What to measure.
@@ -42,4 +46,41 @@ pub(crate) struct BenchArgs {
     /// JSON instead of a table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Runs the benchmark and returns what is to be printed.
+pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<String> {
+    let (args, figures) = match command {
+        BenchCommand::Store(args) | BenchCommand::Replicate(args) => (args, Vec::<figures::Figure>::new()),
+    };
+    if args.json {
+        let object = serde_json::json!({
+            "size": args.size, "rounds": args.rounds, "round_ms": args.round_ms, "figures": figures,
+        });
+        return Ok(object.to_string());
+    }
+    let BenchArgs { size, rounds, round_ms, .. } = args;
+    Ok(format!(
+        "{size} B messages, median of {rounds} rounds of {round_ms} ms; MB/s counts bodies only;\n\
+         `reached` is the first line of the batch divided by this one.\n\n{}",
+        figures::table(&figures)
+    ))
+}
+
+/// A directory to write in, deleted when dropped.
+fn scratch(dir: &Path) -> anyhow::Result<tempfile::TempDir> {
+    let made = tempfile::Builder::new().prefix("rhizomq-bench-").tempdir_in(dir);
+    made.with_context(|| format!("cannot write in {}; choose another place with --dir", dir.display()))
+}
+
+/// Bytes that do not compress, so that no layer below gets a better deal than real bodies would give it.
+fn noise(length: u32) -> Bytes {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..length).map(|_| next()).collect()
 }
