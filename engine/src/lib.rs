@@ -14,6 +14,7 @@
 //! | `engine` | all of it as one state machine: queue, stage, commit, open |
 //! | [`store`] | where it lies: commit log and sled, or memory for simulation |
 
+mod engine;
 mod id;
 mod keys;
 mod mistake;
@@ -22,15 +23,21 @@ mod segment;
 mod time;
 
 pub mod block;
+pub mod hlc;
 pub mod limits;
 pub mod ranges;
+pub mod registry;
 pub mod store;
 
 pub use block::{Block, BlockError, Entry, Message};
+pub use engine::{
+    BlockRef, Commit, Committed, Engine, EngineError, Loss, NewBlock, OpenReport, PublishError, Ticket, Unit,
+};
 pub use id::{Dot, Epoch, NodeId, ParseIdError, SegmentId, Slot};
 pub use keys::RowError;
 pub use mistake::{Mistake, Planted};
 pub use ranges::RangeSet;
+pub use registry::{Key, Registry, RegistryError, Value};
 pub use retired::Retired;
 pub use segment::SegmentState;
 pub use store::{Batch, Op, Read, Store, StoreError};

@@ -1,0 +1,179 @@
+//! What a durable commit changes in memory, and what it reports to the layer above.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    BlockMeta, Engine, Replica,
+    queue::Ticket,
+    stage::{Change, Outcome},
+};
+use crate::{RangeSet, SegmentId, Slot, block::Block, registry::Key};
+
+/// Where a unit's messages lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockRef {
+    /// The segment.
+    pub segment: SegmentId,
+    /// First slot of the block.
+    pub first: Slot,
+    /// Last slot of the block.
+    pub last: Slot,
+    /// Whether any message of the block asked for backups before its confirmation.
+    pub persistent: bool,
+}
+
+/// A block that this replica did not have.
+#[derive(Clone, Debug)]
+pub struct NewBlock {
+    /// The block.
+    pub block: Arc<Block>,
+    /// Whether this node made it (`true`), or got it from another.
+    pub local: bool,
+}
+
+/// What a durable commit did.
+#[derive(Debug, Default)]
+pub struct Committed {
+    /// The units in it, with the block that holds their messages; `None` for units of consumption alone.
+    pub units: Vec<(Ticket, Option<BlockRef>)>,
+    /// New blocks.
+    pub blocks: Vec<NewBlock>,
+    /// Slots that newly wait for a consumer here.
+    pub arrived: BTreeMap<SegmentId, RangeSet>,
+    /// Slots newly known to be consumed.
+    pub removed: BTreeMap<SegmentId, RangeSet>,
+    /// Registry keys with a new value.
+    pub registry: Vec<Key>,
+    /// Segments finished.
+    pub retired: Vec<SegmentId>,
+    /// Replicas given up.
+    pub dropped: Vec<SegmentId>,
+    /// Segments whose replica changed in any way.
+    pub changed: Vec<SegmentId>,
+}
+
+impl Engine {
+    /// The commit is durable: take it over.
+    pub fn handle_committed(&mut self) -> Committed {
+        let Some(staged) = self.staged.take() else { return Committed::default() };
+        let mut report = Committed { units: staged.units, ..Committed::default() };
+        for (id, change) in staged.segments {
+            report.changed.push(id);
+            self.apply(id, change, &mut report);
+        }
+        for (node, epoch, numbers) in staged.retired.lives() {
+            self.retired.merge_life(node, epoch, numbers);
+        }
+        for (key, value) in staged.registry {
+            self.registry.install(key.clone(), value);
+            report.registry.push(key);
+        }
+        for key in staged.unregistered {
+            self.registry.remove(&key);
+        }
+        report
+    }
+
+    /// The commit failed and left nothing on disk that may be trusted: nothing of it happened. Its units are returned;
+    /// the slots they had taken are given up for good, since a number is never used twice. What came from other
+    /// replicas comes again by anti-entropy; local consumption is queued again.
+    pub fn handle_commit_failed(&mut self) -> Vec<Ticket> {
+        let Some(staged) = self.staged.take() else { return Vec::new() };
+        for (id, change) in &staged.segments {
+            let mut again = change.removed.clone();
+            for (block, _) in change.blocks.iter().filter(|(_, local)| *local) {
+                again.insert_range(block.first(), block.last());
+            }
+            if !again.is_empty() {
+                self.queue.removals.entry(*id).or_default().union_with(&again);
+            }
+            let own = id.node == self.node && id.epoch == self.epoch;
+            if let (true, Some(length)) = (own, change.state.length) {
+                self.queue.lengths.insert(*id, length);
+            }
+            if change.outcome == Outcome::Drop {
+                self.queue.drops.insert(*id);
+            }
+        }
+        for (key, value) in staged.registry {
+            self.queue.registry.entry(key).or_insert(value);
+        }
+        staged.units.into_iter().map(|(ticket, _)| ticket).collect()
+    }
+
+    fn apply(&mut self, id: SegmentId, mut change: Change, report: &mut Committed) {
+        let replica = self.replicas.entry(id).or_default();
+        if change.outcome != Outcome::Keep {
+            let waited = replica.state.waiting();
+            self.unindex(id, &waited);
+            if let Some(replica) = self.replicas.remove(&id) {
+                let mut cache = self.cache.borrow_mut();
+                replica.blocks.keys().for_each(|&first| cache.remove_block(id, first));
+            }
+            match change.outcome {
+                Outcome::Retire => {
+                    let removed = waited.union(&change.removed);
+                    if !removed.is_empty() {
+                        report.removed.insert(id, removed);
+                    }
+                    report.retired.push(id);
+                }
+                _ => report.dropped.push(id),
+            }
+            return;
+        }
+        let waited = replica.state.waiting();
+        let gone = change.removed.union(&change.damaged);
+        self.unindex(id, &gone);
+        let Some(replica) = self.replicas.get_mut(&id) else { return };
+        replica.state = std::mem::take(&mut change.state);
+        replica.digest = None;
+        let mut cache = self.cache.borrow_mut();
+        for first in &change.emptied {
+            replica.blocks.remove(first);
+            cache.remove_block(id, *first);
+        }
+        let mut arrived = RangeSet::new();
+        for (block, local) in change.blocks {
+            let live = RangeSet::from_range(block.first(), block.last()).difference(&replica.state.removed);
+            if !live.is_empty() {
+                let runs = Self::hold(replica, &block);
+                for (inbox, first, last) in &runs {
+                    self.index.add(inbox, id, &live.clip(*first, *last));
+                }
+                replica.blocks.insert(block.first(), BlockMeta { last: block.last(), runs });
+                cache.insert(block.clone());
+                arrived.union_with(&live.difference(&waited));
+            }
+            report.blocks.push(NewBlock { block, local });
+        }
+        if !arrived.is_empty() {
+            report.arrived.insert(id, arrived);
+        }
+        if !change.removed.is_empty() {
+            report.removed.insert(id, change.removed);
+        }
+    }
+
+    /// The runs of a block as memory keeps them: names shared with the blocks before it.
+    pub(super) fn hold(replica: &Replica, block: &Block) -> Vec<(Arc<str>, Slot, Slot)> {
+        let last = replica.blocks.last_key_value().map(|(_, meta)| meta.runs.as_slice()).unwrap_or_default();
+        let shared =
+            |name: &Arc<str>| last.iter().map(|(inbox, ..)| inbox).find(|inbox| *inbox == name).unwrap_or(name).clone();
+        block.runs().iter().map(|run| (shared(&run.inbox), run.first, run.last)).collect()
+    }
+
+    /// Takes slots out of the inboxes they waited in.
+    fn unindex(&mut self, id: SegmentId, slots: &RangeSet) {
+        let Some(replica) = self.replicas.get(&id) else { return };
+        for (first, last) in slots.iter_ranges() {
+            let blocks = replica.blocks.range(..=last).rev().take_while(|(_, meta)| meta.last >= first);
+            for (inbox, from, to) in blocks.flat_map(|(_, meta)| &meta.runs) {
+                let (from, to) = (first.max(*from), last.min(*to));
+                if from <= to {
+                    self.index.remove(inbox, id, from, to);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Which slots wait in which inbox, as ranges; and a cache of decoded blocks by bytes.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use crate::{RangeSet, SegmentId, Slot, block::Block, limits};
+
+/// Waiting slots by inbox and segment. Slots of one block are numbered inbox by inbox, so a backlog costs a range per
+/// block and inbox at most, not a row per message.
+#[derive(Debug, Default)]
+pub(super) struct InboxIndex {
+    inboxes: BTreeMap<Arc<str>, BTreeMap<SegmentId, RangeSet>>,
+}
+
+impl InboxIndex {
+    pub(super) fn add(&mut self, inbox: &Arc<str>, id: SegmentId, slots: &RangeSet) {
+        if !slots.is_empty() {
+            self.inboxes.entry(inbox.clone()).or_default().entry(id).or_default().union_with(slots);
+        }
+    }
+
+    pub(super) fn remove(&mut self, inbox: &str, id: SegmentId, first: Slot, last: Slot) {
+        let Some(segments) = self.inboxes.get_mut(inbox) else { return };
+        if let Some(slots) = segments.get_mut(&id) {
+            slots.remove_range(first, last);
+            if slots.is_empty() {
+                segments.remove(&id);
+            }
+        }
+        if segments.is_empty() {
+            self.inboxes.remove(inbox);
+        }
+    }
+
+    pub(super) fn inboxes(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.inboxes.iter().map(|(inbox, segments)| (&**inbox, segments.values().map(RangeSet::len).sum()))
+    }
+
+    pub(super) fn segments(&self, inbox: &str) -> impl Iterator<Item = (SegmentId, u64)> + use<'_> {
+        self.inboxes.get(inbox).into_iter().flatten().map(|(id, slots)| (*id, slots.len()))
+    }
+
+    pub(super) fn next(&self, inbox: &str, id: SegmentId, from: Slot) -> Option<Slot> {
+        self.inboxes.get(inbox)?.get(&id)?.next_at_or_after(from)
+    }
+}
+
+/// Decoded blocks, oldest out first, by a budget of bytes.
+#[derive(Debug, Default)]
+pub(super) struct BlockCache {
+    blocks: BTreeMap<(SegmentId, Slot), Arc<Block>>,
+    order: VecDeque<(SegmentId, Slot)>,
+    bytes: usize,
+}
+
+impl BlockCache {
+    pub(super) fn get(&self, id: SegmentId, first: Slot) -> Option<Arc<Block>> {
+        self.blocks.get(&(id, first)).cloned()
+    }
+
+    pub(super) fn insert(&mut self, block: Arc<Block>) {
+        let name = (block.segment(), block.first());
+        self.bytes += block.bytes().len();
+        if let Some(old) = self.blocks.insert(name, block) {
+            self.bytes -= old.bytes().len();
+            return;
+        }
+        self.order.push_back(name);
+        while self.bytes > limits::BLOCK_CACHE_BYTES && self.order.len() > 1 {
+            if let Some((id, first)) = self.order.pop_front() {
+                self.remove_block(id, first);
+            }
+        }
+    }
+
+    /// Forgets a block; its place in the order goes when its turn comes.
+    pub(super) fn remove_block(&mut self, id: SegmentId, first: Slot) {
+        if let Some(old) = self.blocks.remove(&(id, first)) {
+            self.bytes -= old.bytes().len();
+        }
+        if self.order.len() > 64 && self.order.len() > 2 * self.blocks.len() {
+            self.order.retain(|name| self.blocks.contains_key(name));
+        }
+    }
+}

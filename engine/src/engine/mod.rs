@@ -1,0 +1,297 @@
+//! The engine: replicas of segments, the registry and the retired set of one node, as one state machine.
+//!
+//! Changes are *queued* by commands (`publish`, `remove`, `merge_*`), gathered into one [`Commit`] at a time, written by
+//! the driver, and only then take effect in memory ([`Engine::handle_committed`]). So what a failed write touched leaves
+//! no trace, nothing is forwarded that is not on disk, and a group commit grows by itself while the last one is written.
+//!
+//! - `queue.rs`: the commands, and what waits for the next commit
+//! - `stage.rs`: turning what waits into rows, all of one commit together
+//! - `apply.rs`: what a durable commit changes in memory, and what it reports
+//! - `open.rs`: reading all of it back, verified
+//! - `index.rs`: which slots wait in which inbox; the block cache
+
+mod apply;
+mod index;
+mod open;
+mod queue;
+mod stage;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+pub use apply::{BlockRef, Committed, NewBlock};
+pub use open::{Loss, OpenReport};
+pub use queue::{PublishError, Ticket, Unit};
+
+use self::{
+    index::{BlockCache, InboxIndex},
+    queue::Queue,
+    stage::Staged,
+};
+use crate::{
+    Batch, Dot, Epoch, Message, NodeId, Now, Op, RangeSet, Read, Registry, Retired, SegmentId, SegmentState, Slot,
+    StoreError,
+    block::{Block, BlockError},
+    hlc::Clock,
+    keys,
+    mistake::Planted,
+};
+
+/// Why the engine could not answer from what it holds.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A block is damaged: its slots are unknown until fetched again from another holder.
+    #[error("segment {segment}, block at slot {first}: {source}")]
+    Block {
+        /// The segment.
+        segment: SegmentId,
+        /// The block's first slot.
+        first: Slot,
+        /// What is wrong with it.
+        source: BlockError,
+    },
+    /// The directory belongs to another node, or was written by another version.
+    #[error("{0}")]
+    Foreign(String),
+}
+
+/// What the driver is to write, all or nothing, and to sync. One at a time.
+#[derive(Debug)]
+pub struct Commit {
+    /// Number of the commit in this life, from 1.
+    pub seq: u64,
+    /// The rows.
+    pub batch: Batch,
+}
+
+/// One replica: its state, and where its bodies lie.
+#[derive(Debug, Default)]
+pub(crate) struct Replica {
+    state: SegmentState,
+    blocks: BTreeMap<Slot, BlockMeta>,
+    digest: Option<[u8; 32]>,
+}
+
+/// What memory holds of a block that lies in the store.
+#[derive(Debug)]
+struct BlockMeta {
+    last: Slot,
+    runs: Vec<(Arc<str>, Slot, Slot)>,
+}
+
+/// The segment that takes what this node accepts now.
+#[derive(Clone, Copy, Debug)]
+struct OpenSegment {
+    id: SegmentId,
+    next: Slot,
+    bytes: u64,
+    opened_ms: u64,
+}
+
+/// See the module docs.
+pub struct Engine {
+    reader: Arc<dyn Read>,
+    node: NodeId,
+    epoch: Epoch,
+    planted: Planted,
+    replicas: BTreeMap<SegmentId, Replica>,
+    index: InboxIndex,
+    retired: Retired,
+    registry: Registry,
+    clock: Clock,
+    open: Option<OpenSegment>,
+    next_number: u32,
+    queue: Queue,
+    staged: Option<Staged>,
+    next_seq: u64,
+    cache: RefCell<BlockCache>,
+}
+
+impl Engine {
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// This life.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The replicas kept here, in order.
+    pub fn segments(&self) -> impl Iterator<Item = SegmentId> {
+        self.replicas.keys().copied()
+    }
+
+    /// Whether a replica of the segment is kept here (of removals alone counts too).
+    pub fn has_replica(&self, id: SegmentId) -> bool {
+        self.replicas.contains_key(&id)
+    }
+
+    /// A replica's state.
+    pub fn segment(&self, id: SegmentId) -> Option<&SegmentState> {
+        self.replicas.get(&id).map(|replica| &replica.state)
+    }
+
+    /// Digest of a replica's state; cached.
+    pub fn segment_digest(&mut self, id: SegmentId) -> Option<[u8; 32]> {
+        let replica = self.replicas.get_mut(&id)?;
+        Some(*replica.digest.get_or_insert_with(|| replica.state.digest()))
+    }
+
+    /// The segment that local messages go to now, if one is open.
+    pub fn open_segment(&self) -> Option<SegmentId> {
+        self.open.map(|open| open.id)
+    }
+
+    /// Whether the segment is finished for ever.
+    pub fn is_retired(&self, id: SegmentId) -> bool {
+        #[cfg(feature = "mistakes")]
+        if self.planted.is(crate::Mistake::RetireByThreshold) {
+            return self.retired.contains_by_threshold(id);
+        }
+        self.retired.contains(id)
+    }
+
+    /// All finished segments.
+    pub fn retired(&self) -> &Retired {
+        &self.retired
+    }
+
+    /// The registry, as committed.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Whether the slot is known to be consumed, or is about to be by a removal that waits for its commit.
+    pub fn is_removed(&self, dot: Dot) -> bool {
+        self.is_retired(dot.segment)
+            || self.replicas.get(&dot.segment).is_some_and(|replica| replica.state.removed.contains(dot.slot))
+            || self.queue.removes(dot)
+            || self.staged.as_ref().is_some_and(|staged| staged.removes(dot))
+    }
+
+    /// Slots known to be consumed.
+    pub fn removed_slots(&self, id: SegmentId) -> RangeSet {
+        self.replicas.get(&id).map(|replica| replica.state.removed.clone()).unwrap_or_default()
+    }
+
+    /// Slots whose bodies are kept here for a consumer.
+    pub fn waiting_in(&self, id: SegmentId) -> RangeSet {
+        self.replicas.get(&id).map(|replica| replica.state.waiting()).unwrap_or_default()
+    }
+
+    /// Inboxes with waiting messages on this node's replicas, with their number.
+    pub fn inboxes(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.index.inboxes()
+    }
+
+    /// Segments that hold waiting messages of an inbox, with their number.
+    pub fn inbox_segments(&self, inbox: &str) -> impl Iterator<Item = (SegmentId, u64)> + use<'_> {
+        self.index.segments(inbox)
+    }
+
+    /// Inboxes that have waiting messages in a segment.
+    pub fn inboxes_of(&self, id: SegmentId) -> Vec<Arc<str>> {
+        let Some(replica) = self.replicas.get(&id) else { return Vec::new() };
+        let mut names: BTreeSet<&Arc<str>> = BTreeSet::new();
+        for meta in replica.blocks.values() {
+            names.extend(meta.runs.iter().map(|(inbox, ..)| inbox));
+        }
+        names.into_iter().filter(|inbox| self.index.next(inbox, id, 1).is_some()).cloned().collect()
+    }
+
+    /// The first waiting slot of an inbox in a segment at or after `from`.
+    pub fn next_waiting(&self, inbox: &str, id: SegmentId, from: Slot) -> Option<Slot> {
+        self.index.next(inbox, id, from)
+    }
+
+    /// The message in a slot; `None` if it is unknown here or consumed.
+    ///
+    /// # Errors
+    /// The store failed, or the block is damaged: then call [`Engine::forget_damaged`] and let anti-entropy refetch it.
+    pub fn message(&self, dot: Dot) -> Result<Option<Message>, EngineError> {
+        let Some(replica) = self.replicas.get(&dot.segment) else { return Ok(None) };
+        if !replica.state.known.contains(dot.slot) || replica.state.removed.contains(dot.slot) {
+            return Ok(None);
+        }
+        match replica.blocks.range(..=dot.slot).next_back() {
+            Some((&first, meta)) if dot.slot <= meta.last => {
+                Ok(self.block(dot.segment, first)?.and_then(|block| block.message(dot.slot)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Blocks of a replica that hold any of `slots` still waiting, by their first slots, in order.
+    pub fn blocks_with(&self, id: SegmentId, slots: &RangeSet) -> Vec<Slot> {
+        let Some(replica) = self.replicas.get(&id) else { return Vec::new() };
+        let wanted = slots.difference(&replica.state.removed);
+        let has_any = |first: Slot, last: Slot| wanted.next_at_or_after(first).is_some_and(|slot| slot <= last);
+        let blocks = replica.blocks.iter().filter(|&(&first, meta)| has_any(first, meta.last));
+        blocks.map(|(&first, _)| first).collect()
+    }
+
+    /// A block by its first slot, from the cache or the store.
+    ///
+    /// # Errors
+    /// As [`Engine::message`].
+    pub fn block(&self, id: SegmentId, first: Slot) -> Result<Option<Arc<Block>>, EngineError> {
+        if let Some(block) = self.cache.borrow().get(id, first) {
+            return Ok(Some(block));
+        }
+        let Some(bytes) = self.reader.get(&keys::block(id, first))? else { return Ok(None) };
+        let damaged = |source| EngineError::Block { segment: id, first, source };
+        let block = Arc::new(Block::decode(bytes).map_err(damaged)?);
+        self.cache.borrow_mut().insert(block.clone());
+        Ok(Some(block))
+    }
+
+    /// Digest over the registry, the retired set and all replicas' states: equal on two nodes that hold equal state.
+    pub fn digest(&mut self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.registry.digest());
+        hasher.update(&self.retired.digest());
+        let ids: Vec<_> = self.segments().collect();
+        for id in ids {
+            hasher.update(&keys::segment(id));
+            hasher.update(&self.segment_digest(id).unwrap_or_default());
+        }
+        *hasher.finalize().as_bytes()
+    }
+
+    /// Gathers what waits into the next commit; `None` while one is being written or nothing waits.
+    pub fn poll_commit(&mut self, now: Now) -> Option<Commit> {
+        if self.staged.is_some() {
+            return None;
+        }
+        let (staged, batch) = self.stage(now)?;
+        self.staged = Some(staged);
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        Some(Commit { seq, batch })
+    }
+
+    /// Whether a commit is being written.
+    pub fn is_writing(&self) -> bool {
+        self.staged.is_some()
+    }
+
+    /// Whether something waits for the next commit.
+    pub fn has_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    fn put<T: serde::Serialize>(key: bytes::Bytes, value: &T) -> Op {
+        Op::Put(key, keys::encode(value))
+    }
+}

@@ -1,0 +1,252 @@
+//! Opening: everything is read back, checked, and put right where the rows disagree.
+//!
+//! The law: bodies cover `known - removed` exactly and match their hashes. What does not is taken out of `known` and
+//! reported; anti-entropy fetches it from another holder. Nothing damaged is ever taken for consumed.
+
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{BlockMeta, Engine, EngineError, Replica, index::InboxIndex, queue::Queue, stage};
+use crate::{
+    Epoch, Mistake, NodeId, Now, RangeSet, Read, Registry, Retired, SegmentId, SegmentState,
+    block::Block,
+    hlc::Clock,
+    keys::{self, LifeRow, SegmentRow},
+    mistake::Planted,
+    registry::{Key, Value},
+};
+
+/// Slots that this replica had vouched for and can't show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// The segment.
+    pub segment: SegmentId,
+    /// The slots; they are unknown now, and fetched again from a holder if there is one.
+    pub slots: RangeSet,
+}
+
+/// What opening found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    /// Replicas.
+    pub segments: usize,
+    /// Waiting messages.
+    pub waiting: u64,
+    /// What was lost, by segment.
+    pub losses: Vec<Loss>,
+    /// Rows that did not read, in words.
+    pub damaged_rows: Vec<String>,
+    /// Whether the directory was empty.
+    pub fresh: bool,
+}
+
+impl Engine {
+    /// Opens what `reader` holds, for a new life: `epoch` must be fresh random bits. Its row is part of the first commit,
+    /// ahead of anything that uses it.
+    ///
+    /// # Errors
+    /// The store fails, or the rows belong to another node or a newer format.
+    pub fn open(
+        reader: Arc<dyn Read>,
+        node: NodeId,
+        epoch: Epoch,
+        now: Now,
+        planted: Planted,
+    ) -> Result<(Self, OpenReport), EngineError> {
+        let mut report = OpenReport::default();
+        let life = read_life(&*reader, node)?;
+        report.fresh = life.is_none();
+        let mut epoch = epoch;
+        if let (true, Some(life)) = (planted.is(Mistake::ReuseEpoch), &life) {
+            epoch = life.epoch;
+        }
+        let mut engine = Self {
+            reader,
+            node,
+            epoch,
+            planted,
+            replicas: BTreeMap::new(),
+            index: InboxIndex::default(),
+            retired: Retired::default(),
+            registry: Registry::default(),
+            clock: Clock::new(node, epoch),
+            open: None,
+            next_number: 1,
+            queue: Queue { life: Some(LifeRow { node, epoch, started_ms: now.wall_ms }), ..Queue::default() },
+            staged: None,
+            next_seq: 1,
+            cache: Default::default(),
+        };
+        engine.read_retired(&mut report)?;
+        engine.read_registry(&mut report)?;
+        engine.read_states(&mut report)?;
+        engine.read_blocks(&mut report)?;
+        engine.check_coverage(&mut report);
+        engine.queue.lengths.extend(stage::stated_by_origin(&engine));
+        if planted.is(Mistake::ReuseEpoch) {
+            engine.resume_numbers(now);
+        }
+        report.segments = engine.replicas.len();
+        report.waiting = engine.inboxes().map(|(_, waiting)| waiting).sum();
+        Ok((engine, report))
+    }
+
+    fn read_retired(&mut self, report: &mut OpenReport) -> Result<(), EngineError> {
+        for (key, value) in rows(&*self.reader, keys::RETIRED, report)? {
+            match (keys::parse_retired(&key), keys::decode::<RangeSet>(&value)) {
+                (Ok((node, epoch)), Ok(numbers)) => self.retired.merge_life(node, epoch, &numbers),
+                (Err(error), _) | (_, Err(error)) => damaged(report, "retired", &key, &error),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_registry(&mut self, report: &mut OpenReport) -> Result<(), EngineError> {
+        for (key, value) in rows(&*self.reader, keys::REGISTRY, report)? {
+            match (Key::from_bytes(&key[1..]), Value::decode(&value)) {
+                (Ok(name), Ok(value)) => {
+                    if let Some(stamp) = value.stamp() {
+                        self.clock.observe(stamp);
+                    }
+                    self.registry.install(name, value);
+                }
+                (Err(error), _) => damaged(report, "registry", &key, &error),
+                (_, Err(error)) => damaged(report, "registry", &key, &error),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_states(&mut self, report: &mut OpenReport) -> Result<(), EngineError> {
+        for (key, value) in rows(&*self.reader, keys::SEGMENT, report)? {
+            match (keys::parse_segment(&key), keys::decode::<SegmentRow>(&value)) {
+                (Ok(id), Ok(row)) => {
+                    let mut removed = RangeSet::new();
+                    if row.removed_prefix > 0 {
+                        removed.insert_range(1, row.removed_prefix);
+                    }
+                    let state = SegmentState { known: row.known, removed, length: row.length };
+                    self.replicas.insert(id, Replica { state, ..Replica::default() });
+                }
+                (Err(error), _) | (_, Err(error)) => damaged(report, "segment", &key, &error),
+            }
+        }
+        for (key, value) in rows(&*self.reader, keys::REMOVED, report)? {
+            match (keys::parse_numbered(&key), keys::decode::<RangeSet>(&value)) {
+                (Ok((id, _)), Ok(slots)) => {
+                    let state = &mut self.replicas.entry(id).or_default().state;
+                    state.removed.union_with(&slots);
+                    state.known.union_with(&slots);
+                }
+                (Err(error), _) | (_, Err(error)) => damaged(report, "removed page", &key, &error),
+            }
+        }
+        for replica in self.replicas.values_mut() {
+            replica.state.known = replica.state.known.union(&replica.state.removed);
+        }
+        Ok(())
+    }
+
+    /// Blocks, one at a time: only their outlines stay in memory.
+    fn read_blocks(&mut self, report: &mut OpenReport) -> Result<(), EngineError> {
+        for key in keys_of(&*self.reader, keys::BLOCK)? {
+            let read = self.reader.get(&key).map_err(|error| error.to_string());
+            let decoded = read.and_then(|value| match value {
+                Some(bytes) => Block::decode(bytes).map_err(|error| error.to_string()),
+                None => Err("vanished while opening".to_owned()),
+            });
+            match decoded {
+                Ok(block) if Ok((block.segment(), block.first())) == keys::parse_numbered(&key) => self.adopt(&block),
+                Ok(_) => damaged(report, "block", &key, &"lies under another block's key"),
+                Err(error) => damaged(report, "block", &key, &error),
+            }
+        }
+        Ok(())
+    }
+
+    fn adopt(&mut self, block: &Block) {
+        let id = block.segment();
+        if self.is_retired(id) {
+            return;
+        }
+        let replica = self.replicas.entry(id).or_default();
+        // A valid block vouches for itself, even if the segment's row was damaged.
+        replica.state.known.insert_range(block.first(), block.last());
+        let live = RangeSet::from_range(block.first(), block.last()).difference(&replica.state.removed);
+        let runs = Self::hold(replica, block);
+        for (inbox, first, last) in &runs {
+            self.index.add(inbox, id, &live.clip(*first, *last));
+        }
+        replica.blocks.insert(block.first(), BlockMeta { last: block.last(), runs });
+    }
+
+    /// Whatever `known - removed` has no body is not known after all.
+    fn check_coverage(&mut self, report: &mut OpenReport) {
+        for (id, replica) in &mut self.replicas {
+            let mut missing = replica.state.waiting();
+            replica.blocks.iter().for_each(|(&first, meta)| missing.remove_range(first, meta.last));
+            if !missing.is_empty() && !self.planted.is(Mistake::KnowledgeAheadOfBlocks) {
+                replica.state.known = replica.state.known.difference(&missing);
+                self.queue.damaged.insert(*id, missing.clone());
+                report.losses.push(Loss { segment: *id, slots: missing });
+            }
+        }
+    }
+
+    /// The planted mistake: go on in an epoch that was used before.
+    fn resume_numbers(&mut self, now: Now) {
+        let own = |id: &SegmentId| id.node == self.node && id.epoch == self.epoch;
+        let Some((id, next)) = self
+            .replicas
+            .iter()
+            .rev()
+            .find(|(id, replica)| own(id) && replica.state.length.is_none())
+            .map(|(id, replica)| (*id, replica.state.known.last().unwrap_or(0) + 1))
+        else {
+            return;
+        };
+        self.open = Some(super::OpenSegment { id, next, bytes: 0, opened_ms: now.mono_ms });
+        self.next_number = id.number + 1;
+    }
+}
+
+fn read_life(reader: &dyn Read, node: NodeId) -> Result<Option<LifeRow>, EngineError> {
+    let Some(bytes) = reader.get(&keys::meta("life"))? else { return Ok(None) };
+    let life: LifeRow =
+        keys::decode(&bytes).map_err(|error| EngineError::Foreign(format!("the node's own row: {error}")))?;
+    if life.node != node {
+        let text =
+            format!("the store belongs to node {}, the identity key to {node}; put the matching key back", life.node);
+        return Err(EngineError::Foreign(text));
+    }
+    Ok(Some(life))
+}
+
+fn damaged(report: &mut OpenReport, what: &str, key: &[u8], why: &dyn std::fmt::Display) {
+    let key: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    report.damaged_rows.push(format!("{what} {key}: {why}"));
+}
+
+fn keys_of(reader: &dyn Read, prefix: u8) -> Result<Vec<Bytes>, EngineError> {
+    let (from, to) = keys::space(prefix);
+    let mut found = Vec::new();
+    reader.scan_keys(&from, &to, &mut |key| {
+        found.push(Bytes::copy_from_slice(key));
+        ControlFlow::Continue(())
+    })?;
+    Ok(found)
+}
+
+/// Small rows of one key space; those that do not read are reported.
+fn rows(reader: &dyn Read, prefix: u8, report: &mut OpenReport) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
+    let mut found = Vec::new();
+    for key in keys_of(reader, prefix)? {
+        match reader.get(&key) {
+            Ok(Some(value)) => found.push((key, value)),
+            Ok(None) => {}
+            Err(error) => damaged(report, "row", &key, &error),
+        }
+    }
+    Ok(found)
+}

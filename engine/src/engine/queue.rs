@@ -1,0 +1,298 @@
+//! Commands: each only queues. What waits here is gathered by the next commit.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use super::{Engine, OpenSegment};
+use crate::{
+    Dot, Entry, Now, RangeSet, Retired, SegmentId, SegmentState, Slot,
+    block::{Block, BlockError},
+    keys::LifeRow,
+    limits,
+    registry::{Key, RegistryError, Value},
+};
+
+/// Messages and consumptions that happen together or not at all, in one commit and, for the messages, in one block.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unit {
+    /// What is published.
+    pub entries: Vec<Entry>,
+    /// What is consumed.
+    pub removals: Vec<Dot>,
+}
+
+/// A queued unit; [`Committed`](super::Committed) tells its fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// The unit was not queued; nothing of it happens.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// Too many bytes for one unit.
+    #[error(
+        "{bytes} bytes in one unit; at most {} are possible, send smaller messages or transactions",
+        limits::UNIT_BYTES
+    )]
+    TooLarge {
+        /// How many.
+        bytes: usize,
+    },
+    /// Too many obligations for one unit.
+    #[error("{slots} deliveries in one unit; at most {} are possible", limits::UNIT_SLOTS)]
+    TooMany {
+        /// How many.
+        slots: usize,
+    },
+    /// A name over the limit, or an entry that waits nowhere.
+    #[error("an inbox name must have 1 to {} bytes, and an entry at least one inbox", limits::INBOX_NAME_BYTES)]
+    Inbox,
+}
+
+/// What waits for the next commit.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub(super) units: VecDeque<(Ticket, Unit)>,
+    pub(super) last_ticket: u64,
+    pub(super) blocks: BTreeMap<(SegmentId, Slot), Block>,
+    pub(super) removals: BTreeMap<SegmentId, RangeSet>,
+    pub(super) lengths: BTreeMap<SegmentId, Slot>,
+    pub(super) damaged: BTreeMap<SegmentId, RangeSet>,
+    pub(super) drops: BTreeSet<SegmentId>,
+    pub(super) registry: BTreeMap<Key, Value>,
+    pub(super) unregister: BTreeSet<Key>,
+    pub(super) retired: Retired,
+    pub(super) life: Option<LifeRow>,
+    #[cfg(feature = "mistakes")]
+    pub(super) known_without_bodies: BTreeMap<SegmentId, RangeSet>,
+}
+
+impl Queue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.units.is_empty()
+            && self.blocks.is_empty()
+            && self.removals.is_empty()
+            && self.lengths.is_empty()
+            && self.damaged.is_empty()
+            && self.drops.is_empty()
+            && self.registry.is_empty()
+            && self.unregister.is_empty()
+            && self.retired.is_empty()
+            && self.life.is_none()
+    }
+
+    pub(super) fn removes(&self, dot: Dot) -> bool {
+        self.removals.get(&dot.segment).is_some_and(|slots| slots.contains(dot.slot))
+            || self.units.iter().any(|(_, unit)| unit.removals.contains(&dot))
+    }
+}
+
+impl Engine {
+    /// Queues a unit. Its messages go to the open segment; see [`Engine::needs_segment`].
+    ///
+    /// # Errors
+    /// A limit is exceeded; nothing was queued.
+    pub fn publish(&mut self, unit: Unit) -> Result<Ticket, PublishError> {
+        let bytes: usize = unit.entries.iter().map(Entry::size).sum();
+        if bytes > limits::UNIT_BYTES {
+            return Err(PublishError::TooLarge { bytes });
+        }
+        let slots = unit.entries.iter().map(|entry| entry.inboxes.len()).sum::<usize>() + unit.removals.len();
+        if slots > limits::UNIT_SLOTS {
+            return Err(PublishError::TooMany { slots });
+        }
+        let named = |name: &String| !name.is_empty() && name.len() <= limits::INBOX_NAME_BYTES;
+        if !unit.entries.iter().all(|entry| !entry.inboxes.is_empty() && entry.inboxes.iter().all(named)) {
+            return Err(PublishError::Inbox);
+        }
+        self.queue.last_ticket += 1;
+        let ticket = Ticket(self.queue.last_ticket);
+        self.queue.units.push_back((ticket, unit));
+        Ok(ticket)
+    }
+
+    /// Whether messages wait and no segment is open for them: call [`Engine::begin_segment`], and write down its holders
+    /// in the same commit.
+    pub fn needs_segment(&self) -> bool {
+        self.open.is_none() && self.queue.units.iter().any(|(_, unit)| !unit.entries.is_empty())
+    }
+
+    /// Opens the next segment of this life.
+    pub fn begin_segment(&mut self, now: Now) -> SegmentId {
+        let id = SegmentId { node: self.node, epoch: self.epoch, number: self.next_number };
+        self.next_number += 1;
+        self.open = Some(OpenSegment { id, next: 1, bytes: 0, opened_ms: now.mono_ms });
+        id
+    }
+
+    /// Closes the open segment with its exact length: for a clean shutdown, so that it can retire without us.
+    pub fn close_segment(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.queue.lengths.insert(open.id, open.next - 1);
+        }
+    }
+
+    /// Queues a consumption.
+    pub fn remove(&mut self, dot: Dot) {
+        self.queue.removals.entry(dot.segment).or_default().insert(dot.slot);
+    }
+
+    /// Queues consumptions learned from another replica; what is known already costs nothing.
+    pub fn merge_removed(&mut self, id: SegmentId, slots: &RangeSet) {
+        if self.is_retired(id) {
+            return;
+        }
+        let slots = slots.clip(1, limits::SEGMENT_SLOTS);
+        let news = match self.replicas.get(&id) {
+            Some(replica) => slots.difference(&replica.state.removed),
+            None => slots,
+        };
+        if !news.is_empty() {
+            self.queue.removals.entry(id).or_default().union_with(&news);
+        }
+    }
+
+    /// Queues a block received from another replica. Whether it brought anything new.
+    ///
+    /// # Errors
+    /// The bytes are not a block: the sender or the way here is broken.
+    pub fn merge_block(&mut self, bytes: Bytes) -> Result<(SegmentId, Slot, Slot), BlockError> {
+        let block = Block::decode(bytes)?;
+        let name = (block.segment(), block.first(), block.last());
+        if !self.is_retired(name.0) && !self.knows(name.0, name.1, name.2) {
+            self.queue.blocks.insert((name.0, name.1), block);
+        }
+        Ok(name)
+    }
+
+    /// Queues the stated length of a segment; only for segments that are kept here.
+    pub fn merge_length(&mut self, id: SegmentId, length: Slot) {
+        let news = |replica: &super::Replica| replica.state.length < Some(length);
+        if !self.is_retired(id) && self.replicas.get(&id).is_none_or(news) {
+            let queued = self.queue.lengths.entry(id).or_default();
+            *queued = (*queued).max(length);
+        }
+    }
+
+    /// Queues segments that other nodes know to be finished.
+    pub fn merge_retired(&mut self, other: &Retired) {
+        for (node, epoch, numbers) in other.delta(&self.retired).lives() {
+            self.queue.retired.merge_life(node, epoch, numbers);
+        }
+    }
+
+    /// Whether all slots of the range are known here.
+    pub fn knows(&self, id: SegmentId, first: Slot, last: Slot) -> bool {
+        self.replicas.get(&id).is_some_and(|replica| replica.state.known.complement_within(first, last).is_empty())
+    }
+
+    /// Drops a replica: the caller has proofs that enough others hold it.
+    pub fn drop_replica(&mut self, id: SegmentId) {
+        self.queue.drops.insert(id);
+    }
+
+    /// Takes the waiting slots of the damaged block that holds `dot` out of what is known: absence is honest, and
+    /// anti-entropy fetches them again. Returns the slots.
+    pub fn forget_damaged(&mut self, dot: Dot) -> RangeSet {
+        let Some(replica) = self.replicas.get(&dot.segment) else { return RangeSet::new() };
+        let Some((&first, meta)) = replica.blocks.range(..=dot.slot).next_back() else { return RangeSet::new() };
+        let lost = RangeSet::from_range(first, meta.last).difference(&replica.state.removed);
+        self.queue.damaged.entry(dot.segment).or_default().union_with(&lost);
+        lost
+    }
+
+    /// Queues adding a member to a registry set.
+    ///
+    /// # Errors
+    /// A limit is exceeded, or the key holds a register.
+    pub fn set_add(&mut self, key: Key, member: Vec<u8>) -> Result<(), RegistryError> {
+        let value = self.registry.set_add(self.newest(&key), &key, member, (self.node, self.epoch))?;
+        self.queue.registry.insert(key, value);
+        Ok(())
+    }
+
+    /// Queues removing a member from a registry set.
+    ///
+    /// # Errors
+    /// The key holds a register.
+    pub fn set_remove(&mut self, key: Key, member: &[u8]) -> Result<(), RegistryError> {
+        if let Some(value) = self.registry.set_remove(self.newest(&key), &key, member)? {
+            self.queue.registry.insert(key, value);
+        }
+        Ok(())
+    }
+
+    /// Queues writing a registry register.
+    ///
+    /// # Errors
+    /// A limit is exceeded.
+    pub fn register_set(&mut self, key: Key, value: Vec<u8>, now: Now) -> Result<(), RegistryError> {
+        let stamp = self.clock.tick(now.wall_ms);
+        let value = self.registry.register_set(self.newest(&key), &key, value, stamp)?;
+        self.queue.registry.insert(key, value);
+        Ok(())
+    }
+
+    /// Queues merging a value from another node. Whether it brings anything new.
+    pub fn merge_registry(&mut self, key: Key, incoming: &Value) -> bool {
+        if let Some(stamp) = incoming.stamp() {
+            self.clock.observe(stamp);
+        }
+        let merged = self.registry.merged(self.newest(&key), &key, incoming);
+        let news = merged.is_some();
+        if let Some(value) = merged {
+            self.queue.registry.insert(key, value);
+        }
+        news
+    }
+
+    /// Queues forgetting a key whose meaning has gone for ever, such as the holders of a finished segment. The caller
+    /// must refuse the key from then on, or a peer brings it back.
+    pub fn unregister(&mut self, key: Key) {
+        if self.newest(&key).or_else(|| self.registry.get(&key)).is_some() {
+            self.queue.registry.remove(&key);
+            self.queue.unregister.insert(key);
+        }
+    }
+
+    /// The commit that will hold all that is queued by now.
+    pub fn barrier(&self) -> u64 {
+        if self.queue.is_empty() { self.next_seq - 1 } else { self.next_seq }
+    }
+
+    /// Whether nothing about the segment waits for a commit: its state here is what the disk says.
+    pub fn is_settled(&self, id: SegmentId) -> bool {
+        let queue = &self.queue;
+        self.staged.as_ref().is_none_or(|staged| !staged.segments.contains_key(&id))
+            && queue.blocks.range((id, 0)..=(id, Slot::MAX)).next().is_none()
+            && !(queue.removals.contains_key(&id) || queue.lengths.contains_key(&id))
+            && !(queue.damaged.contains_key(&id) || queue.drops.contains(&id))
+    }
+
+    /// Tickets of the commit that is being written: only the planted mistake confirms these.
+    #[cfg(feature = "mistakes")]
+    pub fn staged_tickets(&self) -> Vec<Ticket> {
+        self.staged.iter().flat_map(|staged| staged.units.iter().map(|(ticket, _)| *ticket)).collect()
+    }
+
+    /// The newest value of a key, committed or not: what a change must build on.
+    fn newest(&self, key: &Key) -> Option<&Value> {
+        self.queue.registry.get(key).or_else(|| self.staged.as_ref()?.registry.get(key))
+    }
+
+    /// Members of a registry set, with changes that still wait for their commit.
+    pub fn set_members(&self, key: &Key) -> Vec<Vec<u8>> {
+        self.newest(key).or_else(|| self.registry.get(key)).map(Value::members).unwrap_or_default()
+    }
+
+    /// The planted mistake: takes over knowledge without the bodies it vouches for.
+    #[cfg(feature = "mistakes")]
+    pub fn adopt_known(&mut self, id: SegmentId, state: &SegmentState) {
+        self.queue.known_without_bodies.entry(id).or_default().union_with(&state.known);
+    }
+
+    /// Nothing to see here in a build without mistakes.
+    #[cfg(not(feature = "mistakes"))]
+    #[doc(hidden)]
+    pub fn adopt_known(&mut self, _: SegmentId, _: &SegmentState) {}
+}

@@ -1,0 +1,296 @@
+//! Staging: all that waits becomes one batch of rows.
+//!
+//! One function per segment builds every row that a change touches: block rows, removed pages, and the segment's row.
+//! They are dropped together or not at all, and `known` never gets ahead of the bodies, because no other place writes
+//! any of them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{BlockRef, Engine, Replica, queue::Ticket};
+use crate::{
+    Batch, Dot, Mistake, Now, Op, RangeSet, Retired, SegmentId, SegmentState, Slot,
+    block::{Block, Entry},
+    keys::{self, SegmentRow},
+    limits,
+    registry::{Key, Value},
+};
+
+/// What a commit will change in memory once it is durable.
+#[derive(Debug, Default)]
+pub(super) struct Staged {
+    pub(super) units: Vec<(Ticket, Option<BlockRef>)>,
+    pub(super) segments: BTreeMap<SegmentId, Change>,
+    pub(super) registry: BTreeMap<Key, Value>,
+    pub(super) unregistered: Vec<Key>,
+    pub(super) retired: Retired,
+}
+
+impl Staged {
+    pub(super) fn removes(&self, dot: Dot) -> bool {
+        self.segments.get(&dot.segment).is_some_and(|change| change.removed.contains(dot.slot))
+    }
+}
+
+/// One segment's part.
+#[derive(Debug, Default)]
+pub(super) struct Change {
+    /// New blocks, and whether this node made them.
+    pub(super) blocks: Vec<(Arc<Block>, bool)>,
+    /// Slots newly removed.
+    pub(super) removed: RangeSet,
+    /// Slots whose bodies turned out damaged.
+    pub(super) damaged: RangeSet,
+    /// Knowledge without bodies: always empty, but for the planted mistake.
+    adopted: RangeSet,
+    length: Option<Slot>,
+    pub(super) outcome: Outcome,
+    /// The state after the commit.
+    pub(super) state: SegmentState,
+    /// Blocks that hold nothing any more.
+    pub(super) emptied: Vec<Slot>,
+}
+
+/// What becomes of the replica.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It stays.
+    #[default]
+    Keep,
+    /// All of it is consumed, for ever.
+    Retire,
+    /// Others hold it; this node does not need to.
+    Drop,
+}
+
+impl Engine {
+    pub(super) fn stage(&mut self, now: Now) -> Option<(Staged, Batch)> {
+        self.close_old_segment(now);
+        if self.queue.is_empty() {
+            return None;
+        }
+        let mut staged = Staged::default();
+        let mut batch = Batch::new();
+        if let Some(life) = self.queue.life.take() {
+            batch.push(Self::put(keys::meta("life"), &life));
+        }
+        self.stage_units(&mut staged);
+        self.stage_received(&mut staged);
+        self.stage_retired(&mut staged);
+        let changes = std::mem::take(&mut staged.segments);
+        for (id, mut change) in changes {
+            if self.is_retired(id) && change.outcome != Outcome::Retire {
+                continue;
+            }
+            self.settle(id, &mut change);
+            self.rows(id, &change, &mut batch);
+            if change.outcome == Outcome::Retire {
+                staged.retired.insert(id);
+            }
+            staged.segments.insert(id, change);
+        }
+        for (node, epoch, numbers) in staged.retired.lives() {
+            let mine = self.retired.life(node, epoch);
+            let all = mine.map_or_else(|| numbers.clone(), |mine| mine.union(numbers));
+            batch.push(Self::put(keys::retired(node, epoch), &all));
+        }
+        staged.registry = std::mem::take(&mut self.queue.registry);
+        for (key, value) in &staged.registry {
+            batch.push(Op::Put(keys::registry(key.as_bytes()), value.encode()));
+        }
+        staged.unregistered = std::mem::take(&mut self.queue.unregister).into_iter().collect();
+        batch.extend(staged.unregistered.iter().map(|key| Op::Delete(keys::registry(key.as_bytes()))));
+        Some((staged, batch))
+    }
+
+    /// An open segment that has reached a limit is closed with its exact length.
+    fn close_old_segment(&mut self, now: Now) {
+        let Some(open) = self.open else { return };
+        let aged = now.mono_ms.saturating_sub(open.opened_ms) >= limits::SEGMENT_AGE_MS && open.next > 1;
+        if aged || open.bytes >= limits::SEGMENT_BYTES || open.next > limits::SEGMENT_SLOTS - limits::UNIT_SLOTS as u32
+        {
+            self.close_segment();
+        }
+    }
+
+    /// Local units into blocks of the open segment; transactions are never cut.
+    fn stage_units(&mut self, staged: &mut Staged) {
+        let (mut entries, mut tickets) = (Vec::<Entry>::new(), Vec::new());
+        let (mut block_bytes, mut commit_bytes) = (0, 0);
+        while let Some((_, unit)) = self.queue.units.front() {
+            if !unit.entries.is_empty() && self.open.is_none() {
+                break; // a segment is to be opened first, with its holders in the same commit
+            }
+            if commit_bytes >= limits::COMMIT_BYTES {
+                break;
+            }
+            let full = self.open.is_some_and(|open| {
+                let slots: usize = entries.iter().map(|entry| entry.inboxes.len()).sum();
+                open.next as usize + slots > (limits::SEGMENT_SLOTS - limits::UNIT_SLOTS as u32) as usize
+            });
+            if full && !unit.entries.is_empty() {
+                break; // the next commit closes this segment and opens another
+            }
+            let Some((ticket, unit)) = self.queue.units.pop_front() else { break };
+            for dot in unit.removals {
+                self.queue.removals.entry(dot.segment).or_default().insert(dot.slot);
+            }
+            let bytes: usize = unit.entries.iter().map(Entry::size).sum();
+            if unit.entries.is_empty() {
+                staged.units.push((ticket, None));
+                continue;
+            }
+            if block_bytes > 0 && block_bytes + bytes > limits::BLOCK_TARGET_BYTES {
+                self.close_block(&mut entries, &mut tickets, staged);
+                block_bytes = 0;
+            }
+            block_bytes += bytes;
+            commit_bytes += bytes;
+            entries.extend(unit.entries);
+            tickets.push(ticket);
+        }
+        self.close_block(&mut entries, &mut tickets, staged);
+    }
+
+    fn close_block(&mut self, entries: &mut Vec<Entry>, tickets: &mut Vec<Ticket>, staged: &mut Staged) {
+        let Some(open) = self.open.as_mut().filter(|_| !entries.is_empty()) else { return };
+        let persistent = entries.iter().any(|entry| entry.persistent);
+        let block = Block::build(open.id, open.next, entries);
+        entries.clear();
+        open.next = block.last() + 1;
+        open.bytes += block.bytes().len() as u64;
+        let place = BlockRef { segment: open.id, first: block.first(), last: block.last(), persistent };
+        staged.units.extend(tickets.drain(..).map(|ticket| (ticket, Some(place))));
+        staged.segments.entry(open.id).or_default().blocks.push((Arc::new(block), true));
+    }
+
+    /// What came from other replicas, and local consumption.
+    fn stage_received(&mut self, staged: &mut Staged) {
+        for ((id, _), block) in std::mem::take(&mut self.queue.blocks) {
+            if !self.knows(id, block.first(), block.last()) {
+                staged.segments.entry(id).or_default().blocks.push((Arc::new(block), false));
+            }
+        }
+        for (id, slots) in std::mem::take(&mut self.queue.removals) {
+            let known = self.replicas.get(&id).map(|replica| slots.difference(&replica.state.removed));
+            let fresh = known.unwrap_or(slots).clip(1, limits::SEGMENT_SLOTS);
+            if !fresh.is_empty() {
+                staged.segments.entry(id).or_default().removed = fresh;
+            }
+        }
+        for (id, length) in std::mem::take(&mut self.queue.lengths) {
+            staged.segments.entry(id).or_default().length = Some(length);
+        }
+        for (id, slots) in std::mem::take(&mut self.queue.damaged) {
+            if self.replicas.contains_key(&id) {
+                staged.segments.entry(id).or_default().damaged = slots;
+            }
+        }
+        for id in std::mem::take(&mut self.queue.drops) {
+            if self.replicas.contains_key(&id) {
+                staged.segments.entry(id).or_default().outcome = Outcome::Drop;
+            }
+        }
+        #[cfg(feature = "mistakes")]
+        for (id, slots) in std::mem::take(&mut self.queue.known_without_bodies) {
+            staged.segments.entry(id).or_default().adopted = slots;
+        }
+    }
+
+    /// Segments that others finished: their replicas go, and so do their registry keys.
+    fn stage_retired(&mut self, staged: &mut Staged) {
+        staged.retired = std::mem::take(&mut self.queue.retired);
+        let gone: Vec<_> = self.segments().filter(|id| staged.retired.contains(*id)).collect();
+        for id in gone {
+            staged.segments.entry(id).or_default().outcome = Outcome::Retire;
+        }
+    }
+
+    /// Works out the state after the change.
+    fn settle(&mut self, id: SegmentId, change: &mut Change) {
+        let none = Replica::default();
+        let replica = self.replicas.get(&id).unwrap_or(&none);
+        let mut state = replica.state.clone();
+        state.known = state.known.difference(&change.damaged);
+        for (block, _) in &change.blocks {
+            state.known.insert_range(block.first(), block.last());
+        }
+        state.known.union_with(&change.removed);
+        state.known.union_with(&change.adopted);
+        state.removed.union_with(&change.removed);
+        state.length = state.length.max(change.length);
+        let empty = |first, last| state.removed.complement_within(first, last).is_empty();
+        for (first, last) in change.removed.iter_ranges().chain(change.damaged.iter_ranges()) {
+            let blocks = replica.blocks.range(..=last).rev().take_while(|(_, meta)| meta.last >= first);
+            let damaged = |from, to| change.damaged.next_at_or_after(from).is_some_and(|slot| slot <= to);
+            let gone = blocks.filter(|&(&from, meta)| empty(from, meta.last) || damaged(from, meta.last));
+            change.emptied.extend(gone.map(|(&from, _)| from));
+        }
+        change.emptied.sort_unstable();
+        change.emptied.dedup();
+        if change.outcome == Outcome::Keep && state.is_finished() {
+            change.outcome = Outcome::Retire;
+        }
+        change.state = state;
+    }
+
+    /// Every row that the change touches.
+    fn rows(&self, id: SegmentId, change: &Change, batch: &mut Batch) {
+        let none = Replica::default();
+        let replica = self.replicas.get(&id).unwrap_or(&none);
+        if change.outcome != Outcome::Keep {
+            batch.push(Op::Delete(keys::segment(id)));
+            batch.extend(replica.blocks.keys().map(|&first| Op::Delete(keys::block(id, first))));
+            let pages = pages_of(&replica.state.removed, prefix_of(&replica.state.removed));
+            batch.extend(pages.into_iter().map(|page| Op::Delete(keys::removed(id, page))));
+            return;
+        }
+        for (block, _) in &change.blocks {
+            let (first, last) = (block.first(), block.last());
+            if !change.state.removed.complement_within(first, last).is_empty() {
+                batch.push(Op::Put(keys::block(id, first), block.bytes().clone()));
+            }
+        }
+        batch.extend(change.emptied.iter().map(|&first| Op::Delete(keys::block(id, first))));
+        let (old, new) = (prefix_of(&replica.state.removed), prefix_of(&change.state.removed));
+        for page in pages_of(&change.removed, new) {
+            let (first, last) = page_bounds(page);
+            batch.push(Self::put(keys::removed(id, page), &change.state.removed.clip(first, last)));
+        }
+        if new > old {
+            let folded = pages_of(&replica.state.removed, old).into_iter().filter(|&page| page_bounds(page).1 <= new);
+            batch.extend(folded.map(|page| Op::Delete(keys::removed(id, page))));
+        }
+        let row = SegmentRow { known: change.state.known.clone(), length: change.state.length, removed_prefix: new };
+        batch.push(Self::put(keys::segment(id), &row));
+    }
+}
+
+/// All slots up to this one are removed.
+fn prefix_of(removed: &RangeSet) -> Slot {
+    removed.iter_ranges().next().filter(|(first, _)| *first == 1).map_or(0, |(_, last)| last)
+}
+
+fn page_bounds(page: u32) -> (Slot, Slot) {
+    (page * limits::REMOVED_PAGE_SLOTS + 1, (page + 1) * limits::REMOVED_PAGE_SLOTS)
+}
+
+/// Pages with any of `slots` that are not wholly below the prefix.
+fn pages_of(slots: &RangeSet, prefix: Slot) -> Vec<u32> {
+    let page_of = |slot: Slot| (slot - 1) / limits::REMOVED_PAGE_SLOTS;
+    let mut pages: Vec<u32> = slots
+        .iter_ranges()
+        .flat_map(|(first, last)| page_of(first)..=page_of(last))
+        .filter(|&page| page_bounds(page).1 > prefix)
+        .collect();
+    pages.dedup();
+    pages
+}
+
+/// The planted mistake of a restarted origin that states a length; see [`Mistake::OriginStatesLength`].
+pub(super) fn stated_by_origin(engine: &Engine) -> Vec<(SegmentId, Slot)> {
+    if !engine.planted.is(Mistake::OriginStatesLength) {
+        return Vec::new();
+    }
+    let own = engine.replicas.iter().filter(|(id, _)| id.node == engine.node && id.epoch != engine.epoch);
+    own.map(|(id, replica)| (*id, replica.state.known.last().unwrap_or(0))).collect()
+}

@@ -1,0 +1,215 @@
+//! Three engines against a naive model: any order of publishing, consuming, exchanging and crashing converges, and what
+//! is left is what was confirmed and never consumed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{Entry, store::MemoryStore, store::Store};
+
+struct Replica3 {
+    store: MemoryStore,
+    engine: Engine,
+    lives: u64,
+}
+
+fn node(index: u8) -> NodeId {
+    NodeId([index + 1; 16])
+}
+
+fn open(store: &MemoryStore, index: u8, life: u64) -> Engine {
+    let epoch = Epoch(u64::from(index) << 32 | life);
+    let (engine, report) =
+        Engine::open(store.reader(), node(index), epoch, Now::default(), Planted::default()).expect("opens");
+    assert!(report.losses.is_empty() && report.damaged_rows.is_empty(), "{report:?}");
+    engine
+}
+
+impl Replica3 {
+    fn new(index: u8) -> Self {
+        let store = MemoryStore::new();
+        let engine = open(&store, index, 0);
+        Self { store, engine, lives: 0 }
+    }
+
+    /// Writes all that waits, as the driver would.
+    fn settle(&mut self) -> Vec<Committed> {
+        let mut reports = Vec::new();
+        if self.engine.needs_segment() {
+            self.engine.begin_segment(Now::default());
+        }
+        while let Some(commit) = self.engine.poll_commit(Now::default()) {
+            self.store.commit(&[commit.batch]).expect("memory does not fail unless told to");
+            reports.push(self.engine.handle_committed());
+            if self.engine.needs_segment() {
+                self.engine.begin_segment(Now::default());
+            }
+        }
+        reports
+    }
+
+    fn restart(&mut self, index: u8) {
+        self.lives += 1;
+        self.engine = open(&self.store, index, self.lives);
+    }
+}
+
+/// What a full exchange gives `to` of what `from` has: the retired set, removals, blocks, lengths.
+fn exchange(from: &Engine, to: &mut Engine) {
+    to.merge_retired(from.retired());
+    for id in from.segments() {
+        let state = from.segment(id).expect("listed");
+        to.merge_removed(id, &state.removed);
+        for first in from.blocks_with(id, &state.known) {
+            let block = from.block(id, first).expect("reads").expect("listed");
+            to.merge_block(block.bytes().clone()).expect("valid");
+        }
+        if let Some(length) = state.length {
+            to.merge_length(id, length);
+        }
+    }
+}
+
+fn entry(inbox: &str, body: &str) -> Entry {
+    Entry {
+        inboxes: vec![inbox.to_owned()],
+        head: Bytes::new(),
+        body: Bytes::copy_from_slice(body.as_bytes()),
+        persistent: true,
+    }
+}
+
+fn waiting(engine: &Engine) -> BTreeMap<Dot, Bytes> {
+    let dots = engine
+        .segments()
+        .flat_map(|segment| engine.waiting_in(segment).iter().map(|slot| Dot { segment, slot }).collect::<Vec<_>>());
+    dots.map(|dot| (dot, engine.message(dot).expect("reads").expect("waits").body)).collect()
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Publish(usize, u8, u8),
+    Consume(usize, usize),
+    Exchange(usize, usize),
+    Restart(usize),
+    Close(usize),
+    FailedWrite(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..3usize, 0..3u8, 1..4u8).prop_map(|(n, inbox, count)| Step::Publish(n, inbox, count)),
+        4 => (0..3usize, any::<usize>()).prop_map(|(n, which)| Step::Consume(n, which)),
+        3 => (0..3usize, 0..3usize).prop_map(|(a, b)| Step::Exchange(a, b)),
+        1 => (0..3usize).prop_map(Step::Restart),
+        1 => (0..3usize).prop_map(Step::Close),
+        1 => (0..3usize).prop_map(Step::FailedWrite),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn any_history_on_three_replicas_converges_to_the_model(steps in proptest::collection::vec(step(), 1..60)) {
+        let mut replicas = [Replica3::new(0), Replica3::new(1), Replica3::new(2)];
+        let mut published: BTreeSet<Bytes> = BTreeSet::new();
+        let mut consumed: BTreeSet<Bytes> = BTreeSet::new();
+        let mut next = 0;
+        for step in steps {
+            match step {
+                Step::Publish(n, inbox, count) => {
+                    let entries: Vec<_> = (0..count).map(|_| { next += 1; entry(&format!("q{inbox}"), &next.to_string()) }).collect();
+                    published.extend(entries.iter().map(|entry| entry.body.clone()));
+                    replicas[n].engine.publish(Unit { entries, removals: Vec::new() }).expect("within limits");
+                    replicas[n].settle();
+                }
+                Step::Consume(n, which) => {
+                    let here = waiting(&replicas[n].engine);
+                    if let Some((dot, body)) = here.iter().nth(which % here.len().max(1)) {
+                        replicas[n].engine.remove(*dot);
+                        consumed.insert(body.clone());
+                        replicas[n].settle();
+                    }
+                }
+                Step::Exchange(a, b) if a != b => {
+                    let [from, to] = replicas.get_disjoint_mut([a, b]).expect("different");
+                    exchange(&from.engine, &mut to.engine);
+                    to.settle();
+                }
+                Step::Exchange(..) => {}
+                Step::Restart(n) => replicas[n].restart(n as u8),
+                Step::Close(n) => { replicas[n].engine.close_segment(); replicas[n].settle(); }
+                Step::FailedWrite(n) => {
+                    // Nothing of a failed commit may show, and its slots are never used again.
+                    let before = waiting(&replicas[n].engine);
+                    let engine = &mut replicas[n].engine;
+                    engine.publish(Unit { entries: vec![entry("q0", "lost")], removals: Vec::new() }).expect("within limits");
+                    if engine.needs_segment() { engine.begin_segment(Now::default()); }
+                    if engine.poll_commit(Now::default()).is_some() {
+                        prop_assert_eq!(engine.handle_commit_failed().len(), 1);
+                    }
+                    prop_assert_eq!(waiting(&replicas[n].engine), before);
+                    replicas[n].settle();
+                }
+            }
+        }
+        for _ in 0..2 {
+            for (a, b) in [(0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2)] {
+                let [from, to] = replicas.get_disjoint_mut([a, b]).expect("different");
+                exchange(&from.engine, &mut to.engine);
+                to.settle();
+            }
+        }
+        let expected: BTreeSet<Bytes> = published.difference(&consumed).cloned().collect();
+        for index in 0..3 {
+            replicas[index].restart(index as u8);
+            let bodies: Vec<Bytes> = waiting(&replicas[index].engine).into_values().collect();
+            prop_assert_eq!(bodies.len(), expected.len(), "a message under two dots");
+            prop_assert_eq!(bodies.into_iter().collect::<BTreeSet<_>>(), expected.clone());
+            let counted: u64 = replicas[index].engine.inboxes().map(|(_, waiting)| waiting).sum();
+            prop_assert_eq!(counted as usize, expected.len());
+        }
+        let digests: BTreeSet<_> = replicas.iter_mut().map(|replica| replica.engine.digest()).collect();
+        prop_assert_eq!(digests.len(), 1, "equal histories, unequal digests");
+    }
+}
+
+#[test]
+fn a_finished_segment_retires_and_never_comes_back() {
+    let mut a = Replica3::new(0);
+    a.engine.publish(Unit { entries: vec![entry("q", "1")], removals: Vec::new() }).expect("within limits");
+    a.settle();
+    let mut late = Replica3::new(1);
+    exchange(&a.engine, &mut late.engine);
+    late.settle();
+    let dot = *waiting(&a.engine).keys().next().expect("one message");
+    a.engine.remove(dot);
+    a.engine.close_segment();
+    let reports = a.settle();
+    assert_eq!(reports.iter().flat_map(|report| report.retired.clone()).collect::<Vec<_>>(), [dot.segment]);
+    assert!(a.engine.is_removed(dot) && !a.engine.has_replica(dot.segment));
+    exchange(&late.engine, &mut a.engine);
+    a.settle();
+    assert!(waiting(&a.engine).is_empty(), "an old backup brought it back");
+    exchange(&a.engine, &mut late.engine);
+    late.settle();
+    assert!(waiting(&late.engine).is_empty() && late.engine.is_retired(dot.segment));
+}
+
+#[test]
+fn units_are_one_block_and_producers_order_is_kept() {
+    let mut a = Replica3::new(0);
+    let big = "x".repeat(40_000);
+    let unit = |inbox: &str, n: u8| Unit { entries: vec![entry(inbox, &format!("{n}{big}")); 2], removals: Vec::new() };
+    for n in 0..5 {
+        a.engine.publish(unit(["q", "p"][n as usize % 2], n)).expect("within limits");
+    }
+    let report = a.settle().remove(0);
+    assert_eq!(report.units.len(), 5);
+    assert!(report.blocks.len() > 1, "a commit of 400 kB is cut into blocks");
+    let order: Vec<u8> = waiting(&a.engine).values().map(|body| body[0] - b'0').collect();
+    assert_eq!(order, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]);
+}

@@ -1,0 +1,168 @@
+//! One registry value, and its canonical encoding.
+//!
+//! The crate's set keeps hash maps, whose serialised order is chance. Ours is sorted: equal values are equal bytes, so
+//! digests and comparisons run over [`Value::encode`]. Layout (version 1): version, kind, then postcard.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use crdts::{CmRDT, CvRDT, LWWReg, Orswot, VClock};
+use serde::{Deserialize, Serialize};
+
+use super::VALUE_BYTES;
+use crate::{Epoch, NodeId, hlc::Stamp};
+
+const VERSION: u8 = 1;
+const SET: u8 = 0;
+const REGISTER: u8 = 1;
+
+/// Who adds to sets: a node in one life. A fresh actor per life, so that a disk put back from an old copy, whose counters
+/// have fallen behind what peers saw, can never use a dot twice.
+pub type Actor = (NodeId, Epoch);
+
+/// A whole value. Equality is equality of state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// An observed-remove set without tombstones.
+    Set(Orswot<Vec<u8>, Actor>),
+    /// A last-writer-wins register.
+    Register(LWWReg<Vec<u8>, Stamp>),
+}
+
+/// The bytes are not a value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ValueError {
+    /// Written by a newer program.
+    #[error("registry value version {0} is unknown here; this program reads version 1")]
+    Version(u8),
+    /// Too many bytes.
+    #[error("a registry value of {0} bytes; at most {VALUE_BYTES} are possible")]
+    TooLarge(usize),
+    /// Not of the layout, or not in canonical order.
+    #[error("malformed registry value")]
+    Malformed,
+}
+
+/// The crate's set in the same postcard layout, with sorted maps.
+#[derive(Serialize, Deserialize)]
+struct SortedSet {
+    clock: VClock<Actor>,
+    entries: BTreeMap<Vec<u8>, VClock<Actor>>,
+    /// Number of deferred removals: none, ever, since only whole states travel.
+    deferred: usize,
+}
+
+impl Value {
+    /// A set without members.
+    pub(super) fn empty_set() -> Self {
+        Self::Set(Orswot::new())
+    }
+
+    /// A register just written.
+    pub(super) fn register(content: Vec<u8>, stamp: Stamp) -> Self {
+        Self::Register(LWWReg { val: content, marker: stamp })
+    }
+
+    /// Whether it is a set.
+    pub fn is_set(&self) -> bool {
+        matches!(self, Self::Set(_))
+    }
+
+    /// The stamp of a register.
+    pub fn stamp(&self) -> Option<&Stamp> {
+        match self {
+            Self::Register(register) => Some(&register.marker),
+            Self::Set(_) => None,
+        }
+    }
+
+    /// Members of a set, in order; none for a register.
+    pub fn members(&self) -> Vec<Vec<u8>> {
+        let Self::Set(set) = self else { return Vec::new() };
+        let mut members: Vec<_> = set.iter().map(|entry| entry.val.clone()).collect();
+        members.sort_unstable();
+        members
+    }
+
+    /// What is in a register.
+    pub fn content(&self) -> Option<&[u8]> {
+        match self {
+            Self::Register(register) => Some(&register.val),
+            Self::Set(_) => None,
+        }
+    }
+
+    pub(super) fn add(&mut self, member: Vec<u8>, actor: Actor) {
+        if let Self::Set(set) = self {
+            let context = set.read_ctx().derive_add_ctx(actor);
+            set.apply(set.add(member, context));
+        }
+    }
+
+    /// Whether it was in the set.
+    pub(super) fn remove(&mut self, member: &[u8]) -> bool {
+        let Self::Set(set) = self else { return false };
+        let found = set.contains(&member.to_vec());
+        let was_in = found.val;
+        if was_in {
+            set.apply(set.rm(member.to_vec(), found.derive_rm_ctx()));
+        }
+        was_in
+    }
+
+    /// The join with another value of the same kind; `None` if it brings nothing new, or is of the other kind.
+    pub fn merged(&self, other: &Self) -> Option<Self> {
+        let mut out = self.clone();
+        match (&mut out, other) {
+            (Self::Set(mine), Self::Set(theirs)) => mine.merge(theirs.clone()),
+            (Self::Register(mine), Self::Register(theirs)) => {
+                // One marker, two contents can't come from a correct node. Converge all the same.
+                if mine.marker == theirs.marker && mine.val < theirs.val {
+                    mine.val.clone_from(&theirs.val);
+                }
+                mine.merge(theirs.clone());
+            }
+            _ => return None,
+        }
+        (out != *self).then_some(out)
+    }
+
+    /// The canonical bytes.
+    pub fn encode(&self) -> Bytes {
+        let invariant = "numbers, bytes and maps of them always encode into memory";
+        let bytes = match self {
+            Self::Set(set) => {
+                let unsorted = postcard::to_stdvec(set).expect(invariant);
+                let sorted: SortedSet = postcard::from_bytes(&unsorted).expect("the same layout");
+                postcard::to_extend(&sorted, vec![VERSION, SET]).expect(invariant)
+            }
+            Self::Register(register) => postcard::to_extend(register, vec![VERSION, REGISTER]).expect(invariant),
+        };
+        bytes.into()
+    }
+
+    /// Reads a value; refuses everything that [`Value::encode`] would not have written.
+    ///
+    /// # Errors
+    /// See [`ValueError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
+        if bytes.len() > VALUE_BYTES {
+            return Err(ValueError::TooLarge(bytes.len()));
+        }
+        let (kind, content) = match bytes {
+            [VERSION, kind, content @ ..] => (*kind, content),
+            [version, ..] if *version != VERSION => return Err(ValueError::Version(*version)),
+            _ => return Err(ValueError::Malformed),
+        };
+        let malformed = |_| ValueError::Malformed;
+        let value = match kind {
+            SET => match postcard::from_bytes::<SortedSet>(content).map_err(malformed)? {
+                SortedSet { deferred: 0, .. } => Self::Set(postcard::from_bytes(content).map_err(malformed)?),
+                _ => return Err(ValueError::Malformed),
+            },
+            REGISTER => Self::Register(postcard::from_bytes(content).map_err(malformed)?),
+            _ => return Err(ValueError::Malformed),
+        };
+        if value.encode() == bytes { Ok(value) } else { Err(ValueError::Malformed) }
+    }
+}
