@@ -6,7 +6,6 @@
 
 mod figures;
 mod limit;
-#[cfg(any())]
 mod store;
 
 use std::path::{Path, PathBuf};
@@ -51,7 +50,8 @@ pub(crate) struct BenchArgs {
 /// Runs the benchmark and returns what is to be printed.
 pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<String> {
     let (args, figures) = match command {
-        BenchCommand::Store(args) | BenchCommand::Replicate(args) => (args, Vec::<figures::Figure>::new()),
+        BenchCommand::Store(args) => (args, store::run(args)?),
+        BenchCommand::Replicate(args) => (args, Vec::new()),
     };
     if args.json {
         let object = serde_json::json!({

@@ -41,7 +41,12 @@ pub(super) fn run(args: &BenchArgs) -> anyhow::Result<Vec<Figure>> {
 }
 
 /// Commits again and again until the time is over; whole commits only, and the time of the last one counts.
-fn timed(round: Duration, batch: u32, size: u32, mut commit: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Sample> {
+fn timed(
+    round: Duration,
+    batch: u32,
+    size: u32,
+    mut commit: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<Sample> {
     let start = Instant::now();
     let mut messages = 0;
     while start.elapsed() < round {
