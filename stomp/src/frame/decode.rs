@@ -4,99 +4,13 @@ use std::borrow::Cow;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{Command, Frame, Headers, Version, escape::Escaping};
+use super::{Command, DecodeError, Frame, Headers, Version, error::excerpt, escape::Escaping};
 use crate::limits::Limits;
 
 /// Longer than any command with its line end: garbage is told from a command that is still coming.
 const MAX_COMMAND_LINE: usize = 16;
 /// Line ends that are tolerated where a frame without a body should end.
 const MAX_PADDING: usize = 64;
-
-/// What makes a stream of bytes no STOMP. Nothing after it can be read: tell the client, then close.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
-    /// The first line is no command.
-    #[error("`{start}` is not a STOMP command{hint}")]
-    NotACommand {
-        /// What was there, made printable and cut.
-        start: String,
-        /// A guess at what it is instead; empty, or begins with a separator.
-        hint: &'static str,
-    },
-    /// Before the session starts, little is accepted.
-    #[error("the first frame has more than {limit} bytes; send CONNECT first, without a body")]
-    ConnectTooLong {
-        /// Bytes allowed.
-        limit: usize,
-    },
-    /// Too many header lines.
-    #[error("the frame has more than {limit} headers")]
-    TooManyHeaders {
-        /// Lines allowed.
-        limit: usize,
-    },
-    /// One header line is too long.
-    #[error("a header line has more than {limit} bytes; large values belong in the body")]
-    HeaderLineTooLong {
-        /// Bytes allowed.
-        limit: usize,
-    },
-    /// All header lines together are too long.
-    #[error("the headers have more than {limit} bytes in all; large values belong in the body")]
-    HeaderSectionTooLong {
-        /// Bytes allowed.
-        limit: usize,
-    },
-    /// The body is too long, or announced as too long.
-    #[error("the body has more than {limit} bytes")]
-    BodyTooLong {
-        /// Bytes allowed.
-        limit: usize,
-    },
-    /// A header line of another form than `name:value`.
-    #[error("the header line `{line}` is not of the form `name:value`")]
-    NotAHeader {
-        /// The line, made printable and cut.
-        line: String,
-    },
-    /// Headers are UTF-8.
-    #[error("the header line `{line}` is not valid UTF-8")]
-    NotUtf8 {
-        /// The line, made printable and cut.
-        line: String,
-    },
-    /// An escape sequence that the version does not know.
-    #[error("the header line `{line}` has the escape sequence `{escape}`, which STOMP {version} does not define")]
-    UndefinedEscape {
-        /// The line, made printable and cut.
-        line: String,
-        /// The sequence.
-        escape: String,
-        /// The session's version.
-        version: Version,
-    },
-    /// The frame ends within its headers.
-    #[error("a NUL octet within the headers; a blank line must come between the headers and the end of the frame")]
-    NulInHead,
-    /// `content-length` is not a number.
-    #[error("the content-length `{value}` is not a number of octets")]
-    BadContentLength {
-        /// The value, made printable and cut.
-        value: String,
-    },
-    /// No NUL after as many octets as `content-length` says.
-    #[error("no NUL octet after the {len} octets that content-length announces; it must count octets, not characters")]
-    NoNulAfterBody {
-        /// The announced length.
-        len: usize,
-    },
-    /// A body where there can't be one.
-    #[error("a {command} frame can't have a body")]
-    BodyNotAllowed {
-        /// The frame's command.
-        command: Command,
-    },
-}
 
 /// Turns bytes, in pieces of any size, into frames.
 ///
@@ -217,11 +131,10 @@ impl Decoder {
     fn command(&mut self) -> Result<Option<(Command, usize)>, DecodeError> {
         let start = &self.buffer[..self.buffer.len().min(MAX_COMMAND_LINE)];
         let Some(end) = memchr::memchr2(b'\n', 0, start) else {
-            return if start.len() < MAX_COMMAND_LINE { Ok(None) } else { Err(not_a_command(&self.buffer)) };
+            return if start.len() < MAX_COMMAND_LINE { Ok(None) } else { Err(not_a_command(start)) };
         };
         let line = self.without_cr(&start[..end]);
-        let command =
-            Command::from_line(line).filter(|_| start[end] == b'\n').ok_or_else(|| not_a_command(&self.buffer))?;
+        let command = Command::from_line(line).filter(|_| start[end] == b'\n').ok_or_else(|| not_a_command(start))?;
         self.consume(end + 1);
         Ok(Some((command, end + 1)))
     }
@@ -240,6 +153,9 @@ impl Decoder {
             return Err(DecodeError::NulInHead);
         }
         let line = self.without_cr(&self.buffer[..end]);
+        if line.len() > self.limits.header_line {
+            return Err(DecodeError::HeaderLineTooLong { limit: self.limits.header_line });
+        }
         let is_blank = line.is_empty();
         if !is_blank {
             head.lines += 1;
@@ -256,15 +172,29 @@ impl Decoder {
         Ok(if is_blank { Line::Blank } else { Line::Header })
     }
 
+    /// Of the limits that a line is beyond, the error is the one that it reached first: so it does not depend on how the
+    /// bytes were cut.
     fn check_head(&self, head: &Head, line_len: usize) -> Result<(), DecodeError> {
-        let Limits { connect_frame, header_line, header_section, .. } = self.limits;
-        if self.version.is_none() && head.len + line_len > connect_frame {
-            Err(DecodeError::ConnectTooLong { limit: connect_frame })
-        } else if line_len > header_line + 1 {
-            // The one more is for a CR.
+        let Limits { header_line, header_section, .. } = self.limits;
+        let section_left = header_section.saturating_sub(head.len);
+        // The one more may be a CR.
+        if line_len > header_line + 1 && header_line < section_left {
+            self.check_connect(head, line_len, header_line + 1)?;
             Err(DecodeError::HeaderLineTooLong { limit: header_line })
-        } else if head.len + line_len > header_section {
+        } else if line_len > section_left {
+            self.check_connect(head, line_len, section_left)?;
             Err(DecodeError::HeaderSectionTooLong { limit: header_section })
+        } else {
+            self.check_connect(head, line_len, usize::MAX)
+        }
+    }
+
+    /// Whether the first frame is beyond its limit, and came to that before another limit of `other` bytes.
+    fn check_connect(&self, head: &Head, len: usize, other: usize) -> Result<(), DecodeError> {
+        let limit = self.limits.connect_frame;
+        let left = limit.saturating_sub(head.len);
+        if self.version.is_none() && len > left && left <= other {
+            Err(DecodeError::ConnectTooLong { limit })
         } else {
             Ok(())
         }
@@ -287,14 +217,9 @@ impl Decoder {
     }
 
     fn check_body(&self, head: &Head, len: usize) -> Result<(), DecodeError> {
-        let Limits { connect_frame, body, .. } = self.limits;
-        if self.version.is_none() && len > connect_frame.saturating_sub(head.len) {
-            Err(DecodeError::ConnectTooLong { limit: connect_frame })
-        } else if len > body {
-            Err(DecodeError::BodyTooLong { limit: body })
-        } else {
-            Ok(())
-        }
+        let limit = self.limits.body;
+        self.check_connect(head, len, limit)?;
+        if len > limit { Err(DecodeError::BodyTooLong { limit }) } else { Ok(()) }
     }
 
     /// The body, once it and its NUL are there.
@@ -390,9 +315,5 @@ fn not_a_command(bytes: &[u8]) -> DecodeError {
     DecodeError::NotACommand { start: excerpt(&bytes[..end]), hint }
 }
 
-/// Bytes from a client made fit for a message to people: printable, one line, short.
-fn excerpt(bytes: &[u8]) -> String {
-    const LEN: usize = 48;
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(LEN)]).escape_debug().to_string();
-    if bytes.len() > LEN { format!("{text}...") } else { text }
-}
+#[cfg(test)]
+mod tests;

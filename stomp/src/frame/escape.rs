@@ -34,8 +34,8 @@ impl Escaping {
         }
     }
 
-    /// Writes a header text. What this version can't carry is replaced (line breaks and NUL by a space, a colon in a
-    /// name by `_`), so that no text ever ends a header line or a frame.
+    /// Writes a header text. What this version can't carry is replaced (line breaks and NUL, in a name also a colon), so
+    /// that no text ever ends a header line or a frame.
     pub(super) fn put(self, out: &mut BytesMut, text: &str, part: Part) {
         let mut rest = text.as_bytes();
         while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r' | b':' | b'\\' | 0)) {
@@ -47,7 +47,7 @@ impl Escaping {
                 (b'\\', Self::Lf | Self::CrLf) => b"\\\\",
                 (b'\\', Self::None) => b"\\",
                 (b':', Self::None) if part == Part::Value => b":",
-                (b':', Self::None) => b"_",
+                _ if part == Part::Name => b"_",
                 _ => b" ",
             };
             out.put_slice(replacement);
@@ -94,7 +94,7 @@ mod tests {
     fn each_version_writes_what_it_can_carry() {
         let text = "a\nb\rc:d\\e\0f";
         assert_eq!(put(Escaping::None, text, Part::Value), "a b c:d\\e f");
-        assert_eq!(put(Escaping::None, text, Part::Name), "a b c_d\\e f");
+        assert_eq!(put(Escaping::None, text, Part::Name), "a_b_c_d\\e_f");
         assert_eq!(put(Escaping::Lf, text, Part::Value), "a\\nb c\\cd\\\\e f");
         assert_eq!(put(Escaping::CrLf, text, Part::Value), "a\\nb\\rc\\cd\\\\e f");
     }

@@ -5,11 +5,13 @@
 
 mod decode;
 mod encode;
+mod error;
 mod escape;
 mod head;
 mod types;
 
-pub use decode::{DecodeError, Decoder};
+pub use decode::Decoder;
 pub use encode::{HeadWriter, encode};
+pub use error::DecodeError;
 pub use head::{HOP_HEADERS, decode_stored_head, encode_stored_head};
 pub use types::{Command, Frame, Headers, Version};
