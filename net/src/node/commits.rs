@@ -1,0 +1,186 @@
+//! What a durable commit sets free: events for the layer above, pushes to the other holders, and confirmations once
+//! enough of them answered.
+
+use std::collections::BTreeMap;
+
+use rhizomq_engine::{BlockRef, Committed, Epoch, NewBlock, NodeId, Now, RangeSet, SegmentId, Slot, Value};
+
+use super::{Event, Node, Output, PublishId};
+use crate::{
+    registry_sync,
+    wire::{self, Control},
+};
+
+/// Units that wait for backups, and what each node is known to have on its disk.
+#[derive(Debug, Default)]
+pub(super) struct Confirms {
+    waiting: BTreeMap<(SegmentId, Slot), (BlockRef, Vec<PublishId>)>,
+    stored: BTreeMap<NodeId, (Epoch, BTreeMap<SegmentId, RangeSet>)>,
+}
+
+impl Confirms {
+    /// A node in this life: what an earlier life of it had stored may be gone.
+    pub(super) fn meet(&mut self, node: NodeId, epoch: Epoch) {
+        let known = self.stored.entry(node).or_insert_with(|| (epoch, BTreeMap::new()));
+        if known.0 != epoch {
+            *known = (epoch, BTreeMap::new());
+        }
+    }
+
+    pub(super) fn note_stored(&mut self, node: NodeId, segment: SegmentId, slots: &RangeSet) {
+        if let Some((_, segments)) = self.stored.get_mut(&node) {
+            segments.entry(segment).or_default().union_with(slots);
+        }
+    }
+
+    pub(super) fn forget_segment(&mut self, segment: SegmentId) {
+        for (_, segments) in self.stored.values_mut() {
+            segments.remove(&segment);
+        }
+    }
+
+    pub(super) fn has(&self, node: NodeId, segment: SegmentId) -> Option<&RangeSet> {
+        self.stored.get(&node)?.1.get(&segment)
+    }
+}
+
+impl Node {
+    pub(super) fn take_over_commit(&mut self, now: Now) {
+        let report = self.engine.handle_committed();
+        self.follow_registry(&report);
+        for (ticket, place) in &report.units {
+            self.expect(PublishId(ticket.0), *place);
+        }
+        for new in report.blocks.iter().filter(|new| new.local) {
+            self.push_block(new);
+        }
+        self.acknowledge(&report.blocks);
+        for (segment, slots) in report.removed {
+            self.push_consumed(segment, &slots);
+            self.events.push_back(Event::Removed { segment, slots });
+        }
+        for (segment, slots) in report.arrived {
+            self.events.push_back(Event::Arrived { segment, slots });
+        }
+        for segment in report.retired {
+            self.forget_holders(segment);
+            self.confirms.forget_segment(segment);
+        }
+        for segment in report.dropped {
+            self.events.push_back(Event::Dropped { segment });
+        }
+        self.handoffs.note_changes(&report.changed, &self.config.planted);
+        self.confirm_ready();
+        self.start_pulls(now);
+    }
+
+    /// Registry changes: followed here, and pushed if they were made here.
+    fn follow_registry(&mut self, report: &Committed) {
+        let mut pushed: Vec<(rhizomq_engine::Key, Value)> = Vec::new();
+        for key in &report.registry {
+            self.note_holders(key);
+            if self.changed_keys.remove(key) {
+                pushed.extend(self.engine.registry().get(key).map(|value| (key.clone(), value.clone())));
+            }
+        }
+        if !report.registry.is_empty() {
+            self.dial_roster();
+            self.handoffs.note_registry(&report.registry);
+        }
+        for message in registry_sync::push(pushed) {
+            for peer in self.linked() {
+                self.send_control(peer, &Control::Registry(message.clone()));
+            }
+        }
+    }
+
+    fn expect(&mut self, publish: PublishId, place: Option<BlockRef>) {
+        match place {
+            Some(place) if place.persistent => {
+                let name = (place.segment, place.first);
+                self.confirms.waiting.entry(name).or_insert_with(|| (place, Vec::new())).1.push(publish);
+            }
+            _ => self.events.push_back(Event::Confirmed { publish, copies: 1 }),
+        }
+    }
+
+    /// The planted mistake: confirms what is only handed to the disk.
+    #[cfg(feature = "mistakes")]
+    pub(super) fn confirm_before_sync(&mut self) {
+        if self.config.planted.is(rhizomq_engine::Mistake::ConfirmBeforeSync) {
+            for ticket in self.engine.staged_tickets() {
+                self.events.push_back(Event::Confirmed { publish: PublishId(ticket.0), copies: self.config.confirm });
+            }
+        }
+    }
+
+    /// Confirms every unit whose block is on enough disks: as many as configured, or as can be reached.
+    pub(super) fn confirm_ready(&mut self) {
+        #[cfg(feature = "mistakes")]
+        if self.config.planted.is(rhizomq_engine::Mistake::ConfirmBeforeSync) {
+            self.confirms.waiting.clear();
+        }
+        let mut ready = Vec::new();
+        for (name, (place, _)) in &self.confirms.waiting {
+            let others = self.holders.of(place.segment).iter().filter(|&&node| node != self.id());
+            let (mut copies, mut reachable) = (1, 1);
+            for &node in others {
+                let has = self.confirms.has(node, place.segment);
+                copies += u32::from(has.is_some_and(|has| has.complement_within(place.first, place.last).is_empty()));
+                reachable += u32::from(self.is_linked(node));
+            }
+            if copies >= self.config.confirm.min(reachable) {
+                ready.push((*name, copies));
+            }
+        }
+        for (name, copies) in ready {
+            let (_, publishes) = self.confirms.waiting.remove(&name).unwrap_or_else(|| unreachable!("just seen"));
+            self.events.extend(publishes.into_iter().map(|publish| Event::Confirmed { publish, copies }));
+        }
+    }
+
+    fn push_block(&mut self, new: &NewBlock) {
+        let block = &new.block;
+        let (me, segment) = (self.id(), block.segment());
+        let bytes = wire::block(block.bytes());
+        for node in self.holders.of(segment).to_vec() {
+            let Some(peer) = self.peers.get_mut(&node).filter(|_| node != me) else { continue };
+            if !peer.has_room() {
+                peer.dirty = true;
+                continue;
+            }
+            peer.note_sent(segment, block.first(), block.last(), bytes.len());
+            self.outputs.push_back(Output::Send { link: peer.link, bytes: bytes.clone() });
+        }
+    }
+
+    /// Tells the other holders what this node has on its disk now.
+    fn acknowledge(&mut self, blocks: &[NewBlock]) {
+        let mut slots: BTreeMap<SegmentId, RangeSet> = BTreeMap::new();
+        for new in blocks.iter().filter(|new| !new.local) {
+            slots.entry(new.block.segment()).or_default().insert_range(new.block.first(), new.block.last());
+        }
+        for (segment, slots) in slots {
+            let message = Control::Stored { segment, slots };
+            for node in self.candidates(segment) {
+                self.send_control(node, &message);
+            }
+        }
+    }
+
+    /// Pushes what was consumed here to the other holders.
+    fn push_consumed(&mut self, segment: SegmentId, slots: &RangeSet) {
+        let Some(consumed) = self.consumed.get_mut(&segment) else { return };
+        let news = consumed.intersection(slots);
+        *consumed = consumed.difference(slots);
+        if consumed.is_empty() {
+            self.consumed.remove(&segment);
+        }
+        if !news.is_empty() {
+            let message = Control::Removed { segment, slots: news };
+            for node in self.candidates(segment) {
+                self.send_control(node, &message);
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! How a surplus copy leaves: declare it, collect durable proofs from enough holders that stay, drop.
+//!
+//! A proof says: "on my disk is all that you hold, and all that you know to be consumed". It is about one state of one
+//! replica and one list of holders; any change of either voids all proofs. A holder that has itself declared to leave
+//! vouches for nobody.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rhizomq_engine::{Key, Mistake, NodeId, Planted, SegmentId, SegmentState};
+
+use super::{
+    Node,
+    placement::{holders_key, leaving_key},
+};
+use crate::wire::Control;
+
+/// Hand-offs under way.
+#[derive(Debug, Default)]
+pub(super) struct Handoffs {
+    proofs: BTreeMap<SegmentId, Proofs>,
+}
+
+#[derive(Debug)]
+struct Proofs {
+    nonce: u64,
+    from: BTreeSet<NodeId>,
+}
+
+impl Handoffs {
+    /// Replicas changed: what was proven was about another state.
+    pub(super) fn note_changes(&mut self, changed: &[SegmentId], planted: &Planted) {
+        if !planted.is(Mistake::StaleProofs) {
+            changed.iter().for_each(|segment| drop(self.proofs.remove(segment)));
+        }
+    }
+
+    /// Holder lists changed.
+    pub(super) fn note_registry(&mut self, keys: &[Key]) {
+        self.proofs
+            .retain(|segment, _| !keys.contains(&holders_key(*segment)) && !keys.contains(&leaving_key(*segment)));
+    }
+
+    /// A peer is gone: it may come back in another life, on another disk.
+    pub(super) fn forget_peer(&mut self, peer: NodeId) {
+        self.proofs.values_mut().for_each(|proofs| drop(proofs.from.remove(&peer)));
+    }
+}
+
+impl Node {
+    /// Declares, asks for proofs, or drops, wherever this node's replica is surplus.
+    pub(super) fn hand_off(&mut self) {
+        let segments: Vec<_> = self.engine.segments().filter(|&segment| self.is_surplus(segment)).collect();
+        self.handoffs.proofs.retain(|segment, _| segments.contains(segment));
+        for segment in segments {
+            let me = self.id();
+            let holder = self.holders.has(segment, me);
+            if holder && !self.holders.is_leaving(segment, me) {
+                let key = leaving_key(segment);
+                if self.engine.set_add(key.clone(), me.0.to_vec()).is_ok() {
+                    self.changed_keys.insert(key);
+                }
+            } else {
+                self.ask_for_proofs(segment);
+            }
+        }
+        self.stay_if_needed();
+    }
+
+    /// Whether enough others hold the segment, and this node is the last that should: a node outside the list (it only
+    /// keeps removals), or the lowest-ranked of more live holders than copies are wanted.
+    fn is_surplus(&self, segment: SegmentId) -> bool {
+        let me = self.id();
+        if segment.node == me || !self.engine.is_settled(segment) {
+            return false;
+        }
+        if !self.holders.has(segment, me) {
+            return !self.holders.of(segment).is_empty();
+        }
+        let staying = |node: &&NodeId| self.is_linked(**node) && !self.holders.is_leaving(segment, **node);
+        let others = self.holders.of(segment).iter().filter(|&&node| node != me).filter(staying);
+        let others: Vec<_> = others.collect();
+        let last = self.holders.of(segment).iter().rev().find(|&node| *node == me || staying(&node));
+        others.len() >= self.config.copies as usize && (self.holders.is_leaving(segment, me) || last == Some(&me))
+    }
+
+    /// Declared to leave, but the others went away meanwhile: take it back.
+    fn stay_if_needed(&mut self) {
+        let me = self.id();
+        let declared: Vec<_> = self.engine.segments().filter(|&segment| self.holders.is_leaving(segment, me)).collect();
+        for segment in declared {
+            if !self.is_surplus(segment) && self.engine.is_settled(segment) {
+                let key = leaving_key(segment);
+                if self.engine.set_remove(key.clone(), &me.0).is_ok() {
+                    self.changed_keys.insert(key);
+                }
+            }
+        }
+    }
+
+    fn ask_for_proofs(&mut self, segment: SegmentId) {
+        let nonce = self.next_nonce();
+        let Some(state) = self.engine.segment(segment).cloned() else { return };
+        let kept = self.config.planted.is(Mistake::StaleProofs) && self.handoffs.proofs.contains_key(&segment);
+        if !kept {
+            self.handoffs.proofs.insert(segment, Proofs { nonce, from: BTreeSet::new() });
+        }
+        let nonce = self.handoffs.proofs.get(&segment).map_or(nonce, |proofs| proofs.nonce);
+        for node in self.holders.of(segment).to_vec() {
+            self.send_control(node, &Control::Prove { segment, nonce, state: state.clone() });
+        }
+    }
+
+    /// Vouches, if this node stays and its disk has all of it. What it lacks it takes as news or pulls.
+    pub(super) fn answer_prove(&mut self, from: NodeId, segment: SegmentId, nonce: u64, theirs: &SegmentState) {
+        if self.engine.is_retired(segment) {
+            let mut retired = rhizomq_engine::Retired::default();
+            retired.insert(segment);
+            self.send_control(from, &Control::Retired(retired));
+            return;
+        }
+        self.engine.merge_removed(segment, &theirs.removed);
+        let me = self.id();
+        let leaving = self.holders.is_leaving(segment, me) && !self.config.planted.is(Mistake::DrainingVouches);
+        let has_all = self.engine.segment(segment).is_some_and(|mine| {
+            theirs.known.is_subset(&mine.known)
+                && theirs.removed.is_subset(&mine.removed)
+                && mine.length >= theirs.length
+        });
+        if has_all && !leaving && self.holders.has(segment, me) {
+            self.send_control(from, &Control::Proof { segment, nonce });
+        } else if let Some(peer) = self.peers.get_mut(&from)
+            && self.holders.has(segment, me)
+        {
+            peer.wants.insert(segment);
+        }
+    }
+
+    pub(super) fn take_proof(&mut self, from: NodeId, segment: SegmentId, nonce: u64) {
+        let holders = self.holders.of(segment).iter().filter(|&&node| node != self.id()).count();
+        let needed = (self.config.copies as usize).min(holders).max(1);
+        let Some(proofs) = self.handoffs.proofs.get_mut(&segment).filter(|proofs| proofs.nonce == nonce) else {
+            return;
+        };
+        proofs.from.insert(from);
+        let enough = proofs.from.len() >= needed;
+        if enough && self.is_surplus(segment) {
+            self.handoffs.proofs.remove(&segment);
+            self.engine.drop_replica(segment);
+            let me = self.id();
+            for key in [holders_key(segment), leaving_key(segment)] {
+                if self.engine.set_remove(key.clone(), &me.0).is_ok() {
+                    self.changed_keys.insert(key);
+                }
+            }
+        }
+    }
+}

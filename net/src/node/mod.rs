@@ -1,0 +1,505 @@
+//! One node of the cluster, without IO: the engine, its peers, and what they owe each other.
+//!
+//! Four kinds of methods, by name: getters; `handle_*` for inputs of the driver; commands of the layer above; `poll_*`.
+//! After any `handle_*` or command, poll outputs and events until both are empty, then wait for input or for
+//! [`Node::deadline`]. Nothing is sent that is not on disk, and nothing here decides by majority.
+//!
+//! - `mod.rs`: inputs, outputs, and the pump that turns queued changes into commits
+//! - `commits.rs`: what a durable commit sets free: events, pushes, confirmations
+//! - `peer.rs`: what is remembered of a linked peer
+//! - `sync.rs`: anti-entropy: summaries, pulls, registry and retired set
+//! - `placement.rs`: who holds a segment, successors for the dead
+//! - `handoff.rs`: how a surplus copy leaves
+//! - `closing.rs`: how a segment ends whose origin crashed
+//! - `roster.rs`: who is who
+
+mod closing;
+mod commits;
+mod handoff;
+mod peer;
+mod placement;
+mod roster;
+mod sync;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::SocketAddr,
+};
+
+use bytes::Bytes;
+use rhizomq_engine::{Batch, Dot, Engine, Epoch, NodeId, Now, Planted, PublishError, RangeSet, SegmentId, Unit};
+
+pub use self::roster::RosterEntry;
+use self::{closing::Closing, commits::Confirms, handoff::Handoffs, peer::Peer, placement::Holders};
+use crate::{
+    link::{LinkId, PeerHello},
+    swim::{Swim, SwimConfig, SwimEvent},
+    wire::{self, Control, Wire},
+};
+
+/// A published unit, until it is confirmed or rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PublishId(pub u64);
+
+/// The write of a commit failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// Nothing was written; the next commit may succeed (a full disk).
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// How a node behaves.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// For people.
+    pub name: String,
+    /// Where it stands; empty if it does not matter.
+    pub site: String,
+    /// Where peers reach it.
+    pub addresses: Vec<SocketAddr>,
+    /// Replicas per segment, the origin's included; at least 1.
+    pub copies: u32,
+    /// Disks that hold a message before its receipt; 1 to `copies`. Fewer when fewer nodes are reachable.
+    pub confirm: u32,
+    /// Seeds everything that wants randomness.
+    pub seed: u64,
+    /// Delays, in milliseconds.
+    pub timing: Timing,
+    /// Failure detection.
+    pub swim: SwimConfig,
+    /// For tests of the simulator.
+    pub planted: Planted,
+}
+
+/// Delays of the protocol, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Between two summaries to a peer: how long a difference can go unnoticed.
+    pub sync_ms: u64,
+    /// Between two looks at placement, hand-off and closing.
+    pub upkeep_ms: u64,
+    /// How long a holder may be away before a successor is named.
+    pub successor_ms: u64,
+    /// After which an unanswered pull is given up.
+    pub pull_ms: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { sync_ms: 1_000, upkeep_ms: 500, successor_ms: 10_000, pull_ms: 5_000 }
+    }
+}
+
+/// What the driver is to do.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Output {
+    /// Send on a link, reliably and in order.
+    Send {
+        /// The link.
+        link: LinkId,
+        /// The message.
+        bytes: Bytes,
+    },
+    /// Send without any promise.
+    Datagram {
+        /// The link.
+        link: LinkId,
+        /// The packet, at most 1178 bytes.
+        bytes: Bytes,
+    },
+    /// Close a link.
+    Close {
+        /// The link.
+        link: LinkId,
+        /// For the log of both sides.
+        reason: String,
+    },
+    /// Write and sync, then call [`Node::handle_committed`].
+    Commit {
+        /// Its number.
+        seq: u64,
+        /// The rows.
+        batch: Batch,
+    },
+    /// Keep trying to be linked with all of these, for ever; replaces the last such list.
+    Dial(Vec<(NodeId, Vec<SocketAddr>)>),
+}
+
+/// What the layer above hears.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A peer can be sent to.
+    LinkUp(NodeId),
+    /// It can't any more; what was under way is lost.
+    LinkDown(NodeId),
+    /// This node's opinion of another changed.
+    Liveness {
+        /// Which.
+        node: NodeId,
+        /// Whether it is held alive.
+        alive: bool,
+    },
+    /// A message of the layer above.
+    App {
+        /// Its sender.
+        from: NodeId,
+        /// Its content.
+        payload: Bytes,
+    },
+    /// A unit is durable on `copies` nodes, as many as were asked for and reachable.
+    Confirmed {
+        /// Which.
+        publish: PublishId,
+        /// On how many disks.
+        copies: u32,
+    },
+    /// A unit was not written; nothing of it happened.
+    Rejected {
+        /// Which.
+        publish: PublishId,
+        /// Why.
+        reason: String,
+    },
+    /// Messages wait here that did not before.
+    Arrived {
+        /// Where.
+        segment: SegmentId,
+        /// Which.
+        slots: RangeSet,
+    },
+    /// Messages are known to be consumed that were not before.
+    Removed {
+        /// Where.
+        segment: SegmentId,
+        /// Which.
+        slots: RangeSet,
+    },
+    /// This node gave up its replica; others hold it.
+    Dropped {
+        /// Of what.
+        segment: SegmentId,
+    },
+    /// A block could not be read; its slots are fetched again from other holders.
+    Damaged {
+        /// What, where, why.
+        what: String,
+    },
+}
+
+/// See the module docs.
+pub struct Node {
+    engine: Engine,
+    config: NodeConfig,
+    swim: Swim,
+    peers: BTreeMap<NodeId, Peer>,
+    links: BTreeMap<LinkId, NodeId>,
+    holders: Holders,
+    confirms: Confirms,
+    handoffs: Handoffs,
+    closing: Closing,
+    alive: BTreeMap<NodeId, bool>,
+    /// Consumed here and not yet pushed to the other holders.
+    consumed: BTreeMap<SegmentId, RangeSet>,
+    /// Registry keys changed here and not yet pushed.
+    changed_keys: BTreeSet<rhizomq_engine::Key>,
+    dialled: Vec<(NodeId, Vec<SocketAddr>)>,
+    upkeep_at: u64,
+    committed_seq: u64,
+    nonce: u64,
+    outputs: VecDeque<Output>,
+    events: VecDeque<Event>,
+}
+
+impl Node {
+    /// A node in a new life, on an engine just opened.
+    pub fn new(now: Now, engine: Engine, config: NodeConfig) -> Self {
+        let swim = Swim::new(engine.node(), engine.epoch(), now.wall_ms, config.seed, config.swim.clone());
+        let mut node = Self {
+            engine,
+            swim,
+            peers: BTreeMap::new(),
+            links: BTreeMap::new(),
+            holders: Holders::default(),
+            confirms: Confirms::default(),
+            handoffs: Handoffs::default(),
+            closing: Closing::default(),
+            alive: BTreeMap::new(),
+            consumed: BTreeMap::new(),
+            changed_keys: BTreeSet::new(),
+            dialled: Vec::new(),
+            upkeep_at: now.mono_ms + config.timing.upkeep_ms,
+            committed_seq: 0,
+            nonce: config.seed,
+            outputs: VecDeque::new(),
+            events: VecDeque::new(),
+            config,
+        };
+        node.read_holders();
+        node.enrol(now);
+        node.dial_roster();
+        node.pump(now);
+        node
+    }
+
+    /// This node.
+    pub fn id(&self) -> NodeId {
+        self.engine.node()
+    }
+
+    /// This life.
+    pub fn epoch(&self) -> Epoch {
+        self.engine.epoch()
+    }
+
+    /// The name for people.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// What this node holds.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Nodes that can be sent to.
+    pub fn linked(&self) -> Vec<NodeId> {
+        self.peers.keys().copied().collect()
+    }
+
+    /// Whether the node can be sent to.
+    pub fn is_linked(&self, node: NodeId) -> bool {
+        self.peers.contains_key(&node)
+    }
+
+    /// This node's opinion: itself, whoever is linked, and whom SWIM says to be active.
+    pub fn is_alive(&self, node: NodeId) -> bool {
+        node == self.id() || self.is_linked(node) || self.swim.is_active(node)
+    }
+
+    /// Equal on two nodes exactly when their registries, retired sets and replicas are equal.
+    pub fn digest(&mut self) -> [u8; 32] {
+        self.engine.digest()
+    }
+
+    /// A link is up, the handshake done.
+    pub fn handle_link_up(&mut self, now: Now, link: LinkId, hello: PeerHello) {
+        let node = hello.node;
+        if node == self.id() {
+            self.outputs.push_back(Output::Close { link, reason: "this is a link to itself".to_owned() });
+            return;
+        }
+        self.links.insert(link, node);
+        self.confirms.meet(node, hello.epoch);
+        self.peers.insert(node, Peer::new(link, hello, now));
+        self.swim.add_peer(now.mono_ms, node);
+        self.events.push_back(Event::LinkUp(node));
+        self.observe_liveness();
+        self.finish(now);
+    }
+
+    /// A link is gone.
+    pub fn handle_link_down(&mut self, now: Now, link: LinkId) {
+        let Some(node) = self.links.remove(&link) else { return };
+        if self.peers.get(&node).is_some_and(|peer| peer.link == link) {
+            self.peers.remove(&node);
+            self.swim.remove_peer(node);
+            self.handoffs.forget_peer(node);
+            self.closing.forget_peer(node);
+            self.events.push_back(Event::LinkDown(node));
+            self.observe_liveness();
+            self.confirm_ready();
+        }
+        self.finish(now);
+    }
+
+    /// A message arrived on a link.
+    pub fn handle_message(&mut self, now: Now, link: LinkId, bytes: Bytes) {
+        let Some(&from) = self.links.get(&link) else { return };
+        match wire::decode(bytes) {
+            Ok(Wire::App(payload)) => self.events.push_back(Event::App { from, payload }),
+            Ok(Wire::Block(bytes)) => {
+                if let Err(error) = self.engine.merge_block(bytes) {
+                    self.outputs.push_back(Output::Close { link, reason: error.to_string() });
+                }
+            }
+            Ok(Wire::Control(message)) => self.handle_control(now, from, message),
+            Err(error) => self.outputs.push_back(Output::Close { link, reason: error.to_string() }),
+        }
+        self.finish(now);
+    }
+
+    /// A datagram arrived; garbage is dropped.
+    pub fn handle_datagram(&mut self, now: Now, link: LinkId, bytes: Bytes) {
+        if self.links.contains_key(&link) {
+            // Only SWIM uses datagrams, and a packet it can't read is one that was lost.
+            let _ = self.swim.handle_datagram(now.mono_ms, &bytes);
+            self.finish(now);
+        }
+    }
+
+    /// The write of a commit ended.
+    pub fn handle_committed(&mut self, now: Now, seq: u64, result: Result<(), CommitError>) {
+        self.committed_seq = seq;
+        match result {
+            Ok(()) => self.take_over_commit(now),
+            Err(error) => {
+                for ticket in self.engine.handle_commit_failed() {
+                    let publish = PublishId(ticket.0);
+                    self.events.push_back(Event::Rejected { publish, reason: error.to_string() });
+                }
+            }
+        }
+        self.finish(now);
+    }
+
+    /// Time passed.
+    pub fn handle_timeout(&mut self, now: Now) {
+        if now.mono_ms >= self.swim.deadline() {
+            self.swim.handle_timeout(now.mono_ms);
+        }
+        if now.mono_ms >= self.upkeep_at {
+            self.upkeep_at = now.mono_ms + self.config.timing.upkeep_ms;
+            self.place(now);
+            self.hand_off();
+            self.close_crashed();
+        }
+        self.sync_peers(now);
+        self.finish(now);
+    }
+
+    /// When [`Node::handle_timeout`] is wanted, on the monotonic clock.
+    pub fn deadline(&self) -> u64 {
+        let peers = self.peers.values().map(|peer| peer.sync_at);
+        peers.chain([self.swim.deadline(), self.upkeep_at]).min().unwrap_or(u64::MAX)
+    }
+
+    /// Publishes and consumes, all or nothing; [`Event::Confirmed`] or [`Event::Rejected`] follows.
+    ///
+    /// # Errors
+    /// A limit is exceeded; nothing happened.
+    pub fn publish(&mut self, now: Now, unit: Unit) -> Result<PublishId, PublishError> {
+        for dot in &unit.removals {
+            self.note_consumed(*dot);
+        }
+        let ticket = self.engine.publish(unit)?;
+        self.finish(now);
+        Ok(PublishId(ticket.0))
+    }
+
+    /// Consumes a message: durable here with the next commit, then pushed to all holders.
+    pub fn remove(&mut self, now: Now, dot: Dot) {
+        self.note_consumed(dot);
+        self.engine.remove(dot);
+        self.finish(now);
+    }
+
+    /// Takes over consumptions that another node told of.
+    pub fn merge_removed(&mut self, now: Now, segment: SegmentId, slots: &RangeSet) {
+        self.engine.merge_removed(segment, slots);
+        self.finish(now);
+    }
+
+    /// Sends a message of the layer above; lost if there is no link, as [`Event::LinkDown`] told.
+    pub fn send(&mut self, peer: NodeId, payload: &[u8]) {
+        self.send_bytes(peer, wire::app(payload));
+    }
+
+    /// Closes the open segment and says what else is to be said before the process ends; then poll until no commit is
+    /// under way ([`Node::is_quiet`]).
+    pub fn close(&mut self, now: Now) {
+        self.engine.close_segment();
+        self.finish(now);
+    }
+
+    /// Whether no commit is under way or wanted.
+    pub fn is_quiet(&self) -> bool {
+        !self.engine.is_writing() && !self.engine.has_queued()
+    }
+
+    /// A message's block can't be read: forget it, so that it is fetched again.
+    pub fn report_damage(&mut self, now: Now, dot: Dot, why: &str) {
+        let slots = self.engine.forget_damaged(dot);
+        self.events.push_back(Event::Damaged { what: format!("segment {} slots {slots:?}: {why}", dot.segment) });
+        self.finish(now);
+    }
+
+    /// What the driver is to do next.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// What the layer above is to hear next.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn note_consumed(&mut self, dot: Dot) {
+        self.consumed.entry(dot.segment).or_default().insert(dot.slot);
+    }
+
+    fn send_bytes(&mut self, peer: NodeId, bytes: Bytes) {
+        if let Some(peer) = self.peers.get(&peer) {
+            self.outputs.push_back(Output::Send { link: peer.link, bytes });
+        }
+    }
+
+    fn send_control(&mut self, peer: NodeId, message: &Control) {
+        self.send_bytes(peer, wire::control(message));
+    }
+
+    /// The end of every input: SWIM's packets and opinions, then the next commit.
+    fn finish(&mut self, now: Now) {
+        while let Some((node, bytes)) = self.swim.poll_datagram() {
+            if let Some(peer) = self.peers.get(&node) {
+                self.outputs.push_back(Output::Datagram { link: peer.link, bytes });
+            }
+        }
+        let mut changed = false;
+        while let Some(event) = self.swim.poll_event() {
+            match event {
+                SwimEvent::Up(_) | SwimEvent::Down(_) => changed = true,
+            }
+        }
+        if changed {
+            self.observe_liveness();
+        }
+        self.pump(now);
+    }
+
+    /// Turns what is queued into the next commit, if none is under way.
+    fn pump(&mut self, now: Now) {
+        if self.engine.is_writing() {
+            return;
+        }
+        if self.engine.needs_segment() {
+            let segment = self.engine.begin_segment(now);
+            self.choose_holders(segment);
+        }
+        if let Some(commit) = self.engine.poll_commit(now) {
+            #[cfg(feature = "mistakes")]
+            self.confirm_before_sync();
+            self.outputs.push_back(Output::Commit { seq: commit.seq, batch: commit.batch });
+        }
+    }
+
+    /// Tells the layer above whose liveness changed.
+    fn observe_liveness(&mut self) {
+        let mut nodes: BTreeSet<_> = self.roster_ids().into_iter().collect();
+        nodes.extend(self.peers.keys());
+        nodes.remove(&self.id());
+        for node in nodes {
+            let alive = self.is_alive(node);
+            if self.alive.insert(node, alive).unwrap_or(false) != alive {
+                self.events.push_back(Event::Liveness { node, alive });
+            }
+        }
+    }
+
+    fn next_nonce(&mut self) -> u64 {
+        self.nonce = self.nonce.wrapping_add(1);
+        self.nonce
+    }
+}

@@ -1,0 +1,79 @@
+//! What is remembered of a linked peer; all of it goes with the link.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rhizomq_engine::{Now, RangeSet, SegmentId, Slot};
+
+use crate::link::{LinkId, PeerHello};
+
+/// Bytes of blocks on their way to a peer that it has not yet stored. Beyond it nothing is pushed; the peer pulls what
+/// it misses when it has caught up.
+pub(super) const PUSH_WINDOW_BYTES: usize = 16 << 20;
+
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) link: LinkId,
+    pub(super) hello: PeerHello,
+    /// When to send the next summary.
+    pub(super) sync_at: u64,
+    /// Something was not pushed: summarise as soon as the window allows.
+    pub(super) dirty: bool,
+    /// Segments to be pulled from it.
+    pub(super) wants: BTreeSet<SegmentId>,
+    /// The pull under way, and since when.
+    pub(super) pulling: Option<(SegmentId, u64)>,
+    /// No new pull before this commit is durable: what it would ask for is still queued.
+    pub(super) pull_after: u64,
+    on_the_way: BTreeMap<(SegmentId, Slot), (Slot, usize)>,
+    on_the_way_bytes: usize,
+}
+
+impl Peer {
+    pub(super) fn new(link: LinkId, hello: PeerHello, now: Now) -> Self {
+        Self {
+            link,
+            hello,
+            sync_at: now.mono_ms,
+            dirty: false,
+            wants: BTreeSet::new(),
+            pulling: None,
+            pull_after: 0,
+            on_the_way: BTreeMap::new(),
+            on_the_way_bytes: 0,
+        }
+    }
+
+    /// Whether a block may be sent now.
+    pub(super) fn has_room(&self) -> bool {
+        self.on_the_way_bytes < PUSH_WINDOW_BYTES
+    }
+
+    pub(super) fn note_sent(&mut self, segment: SegmentId, first: Slot, last: Slot, bytes: usize) {
+        if self.on_the_way.insert((segment, first), (last, bytes)).is_none() {
+            self.on_the_way_bytes += bytes;
+        }
+    }
+
+    /// The peer has these on disk. Whether the window has room again after it had none.
+    pub(super) fn note_stored(&mut self, segment: SegmentId, slots: &RangeSet) -> bool {
+        let full = !self.has_room();
+        for (first, last) in slots.iter_ranges() {
+            let here: Vec<_> = self.on_the_way.range((segment, first)..=(segment, last)).map(|(key, _)| *key).collect();
+            for key in here {
+                if let Some((_, bytes)) = self.on_the_way.remove(&key) {
+                    self.on_the_way_bytes -= bytes;
+                }
+            }
+        }
+        full && self.has_room()
+    }
+
+    /// Slots of a segment that travel on this link now.
+    pub(super) fn travelling(&self, segment: SegmentId) -> RangeSet {
+        let mut slots = RangeSet::new();
+        for ((_, first), (last, _)) in self.on_the_way.range((segment, 0)..=(segment, Slot::MAX)) {
+            slots.insert_range(*first, *last);
+        }
+        slots
+    }
+}

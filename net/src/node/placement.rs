@@ -1,0 +1,190 @@
+//! Who holds a segment: its origin, and others by rendezvous hashing, written to the registry before the first byte
+//! goes there. Sticky: a holder that is away stays one, and gets a successor beside it after a while.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rhizomq_engine::{Key, NodeId, Now, SegmentId};
+
+use super::Node;
+
+const HOLDERS: &str = "holders/";
+const LEAVING: &str = "leaving/";
+
+/// Holders by segment, as the registry has them.
+#[derive(Debug, Default)]
+pub(super) struct Holders {
+    /// In order of precedence.
+    holders: BTreeMap<SegmentId, Vec<NodeId>>,
+    leaving: BTreeMap<SegmentId, BTreeSet<NodeId>>,
+    /// Since when a holder is not seen alive.
+    away_since: BTreeMap<NodeId, u64>,
+}
+
+impl Holders {
+    /// In order of precedence: the origin, then the rest in rendezvous order.
+    pub(super) fn of(&self, segment: SegmentId) -> &[NodeId] {
+        self.holders.get(&segment).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    pub(super) fn has(&self, segment: SegmentId, node: NodeId) -> bool {
+        self.of(segment).contains(&node)
+    }
+
+    /// Whether a holder has declared that it leaves: it vouches for nobody.
+    pub(super) fn is_leaving(&self, segment: SegmentId, node: NodeId) -> bool {
+        self.leaving.get(&segment).is_some_and(|nodes| nodes.contains(&node))
+    }
+}
+
+/// Key of the set of a segment's holders.
+pub(super) fn holders_key(segment: SegmentId) -> Key {
+    Key::set(&format!("{HOLDERS}{segment}"))
+}
+
+/// Key of the set of holders that are leaving.
+pub(super) fn leaving_key(segment: SegmentId) -> Key {
+    Key::set(&format!("{LEAVING}{segment}"))
+}
+
+/// Weight of a node for a segment: highest random weight wins (Thaler and Ravishankar, 1998).
+fn weight(segment: SegmentId, node: NodeId) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(segment.to_string().as_bytes()).update(&node.0);
+    *hasher.finalize().as_bytes()
+}
+
+/// Which of two segment sets a key names, and of which segment.
+fn parse(key: &Key) -> Option<(bool, SegmentId)> {
+    let name = key.set_name()?;
+    let (is_holders, text) = match name.strip_prefix(HOLDERS) {
+        Some(text) => (true, text),
+        None => (false, name.strip_prefix(LEAVING)?),
+    };
+    let dot: rhizomq_engine::Dot = format!("{text}-1").parse().ok()?;
+    Some((is_holders, dot.segment))
+}
+
+fn members(node: &Node, key: &Key) -> BTreeSet<NodeId> {
+    let read = |member: Vec<u8>| member.try_into().ok().map(NodeId);
+    node.engine.set_members(key).into_iter().filter_map(read).collect()
+}
+
+impl Node {
+    /// Who may own a segment's messages, in order of precedence: its origin, then the other holders.
+    pub fn candidates(&self, segment: SegmentId) -> Vec<NodeId> {
+        let mut nodes = self.holders.of(segment).to_vec();
+        if nodes.first() != Some(&segment.node) {
+            nodes.insert(0, segment.node);
+        }
+        nodes
+    }
+
+    /// Waiting messages on segments that this node looks after with fewer than the wanted number of replicas alive.
+    pub fn under_replicated(&self) -> u64 {
+        let wanted = (self.config.copies as usize).min(self.roster_ids().len());
+        let lacking = self.engine.segments().filter(|&segment| {
+            let complete = |node: NodeId| {
+                node == self.id()
+                    || self
+                        .confirms
+                        .has(node, segment)
+                        .is_some_and(|has| self.engine.waiting_in(segment).is_subset(has))
+            };
+            let holders = self.holders.of(segment).iter().filter(|&&node| self.is_alive(node) && complete(node));
+            self.looks_after(segment) && holders.count() < wanted
+        });
+        lacking.map(|segment| self.engine.waiting_in(segment).len()).sum()
+    }
+
+    /// Whether this node is the first candidate alive.
+    pub(super) fn looks_after(&self, segment: SegmentId) -> bool {
+        self.candidates(segment).into_iter().find(|&node| self.is_alive(node)) == Some(self.id())
+    }
+
+    /// Whether the key belongs to a finished segment and must not come back.
+    pub(super) fn is_forgotten(&self, key: &Key) -> bool {
+        parse(key).is_some_and(|(_, segment)| self.engine.is_retired(segment))
+    }
+
+    pub(super) fn read_holders(&mut self) {
+        let keys: Vec<Key> = self.engine.registry().keys().cloned().collect();
+        keys.iter().for_each(|key| self.note_holders(key));
+    }
+
+    /// A registry key changed: follow it if it tells of holders.
+    pub(super) fn note_holders(&mut self, key: &Key) {
+        let Some((is_holders, segment)) = parse(key) else { return };
+        let nodes = members(self, key);
+        if is_holders {
+            let mut nodes: Vec<_> = nodes.into_iter().collect();
+            nodes.sort_by_cached_key(|&node| (node != segment.node, std::cmp::Reverse(weight(segment, node))));
+            self.holders.holders.insert(segment, nodes);
+        } else {
+            self.holders.leaving.insert(segment, nodes);
+        }
+        if self.engine.is_retired(segment) {
+            self.forget_holders(segment);
+        }
+    }
+
+    /// The segment is finished: its keys go, everywhere.
+    pub(super) fn forget_holders(&mut self, segment: SegmentId) {
+        self.engine.unregister(holders_key(segment));
+        self.engine.unregister(leaving_key(segment));
+        self.holders.holders.remove(&segment);
+        self.holders.leaving.remove(&segment);
+    }
+
+    /// Holders of a segment about to be opened here, in the same commit as its first block.
+    pub(super) fn choose_holders(&mut self, segment: SegmentId) {
+        let mut nodes = vec![self.id()];
+        nodes.extend(self.ranked_outsiders(segment, &nodes));
+        nodes.truncate(self.config.copies as usize);
+        for node in nodes {
+            self.add_holder(segment, node);
+        }
+        self.note_holders(&holders_key(segment));
+    }
+
+    /// Live nodes that do not hold the segment, best first.
+    fn ranked_outsiders(&self, segment: SegmentId, holders: &[NodeId]) -> Vec<NodeId> {
+        let candidates = self.linked().into_iter().chain([self.id()]);
+        let mut outsiders: Vec<_> = candidates.filter(|node| !holders.contains(node)).collect();
+        outsiders.sort_by_cached_key(|&node| std::cmp::Reverse(weight(segment, node)));
+        outsiders
+    }
+
+    pub(super) fn add_holder(&mut self, segment: SegmentId, node: NodeId) {
+        let key = holders_key(segment);
+        if self.engine.set_add(key.clone(), node.0.to_vec()).is_ok() {
+            self.changed_keys.insert(key);
+        }
+    }
+
+    /// Names successors for holders that stay away, for the segments that this node looks after.
+    pub(super) fn place(&mut self, now: Now) {
+        for node in self.roster_ids() {
+            if self.is_alive(node) {
+                self.holders.away_since.remove(&node);
+            } else {
+                self.holders.away_since.entry(node).or_insert(now.mono_ms);
+            }
+        }
+        let copies = self.config.copies as usize;
+        let segments: Vec<_> = self.engine.segments().filter(|&segment| self.looks_after(segment)).collect();
+        for segment in segments {
+            // What is committed and what waits for its commit: a successor is named once.
+            let named = members(self, &holders_key(segment));
+            let stays = |node: &&NodeId| {
+                let since = self.holders.away_since.get(node);
+                let gone = since.is_some_and(|since| now.mono_ms >= since + self.config.timing.successor_ms);
+                !gone && !self.holders.is_leaving(segment, **node)
+            };
+            let missing = copies.saturating_sub(named.iter().filter(stays).count());
+            let named: Vec<_> = named.into_iter().collect();
+            for node in self.ranked_outsiders(segment, &named).into_iter().take(missing) {
+                self.add_holder(segment, node);
+            }
+        }
+    }
+}

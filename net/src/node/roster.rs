@@ -1,0 +1,119 @@
+//! Who is who: every node is in the roster set for ever (until an operator forgets it), and publishes a record of itself.
+
+use std::net::SocketAddr;
+
+use rhizomq_engine::{Epoch, Key, NodeId, Now};
+use serde::{Deserialize, Serialize};
+
+use super::{Node, Output};
+
+/// What a node publishes of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct NodeRecord {
+    name: String,
+    site: String,
+    version: String,
+    epoch: Epoch,
+    addresses: Vec<SocketAddr>,
+}
+
+/// A node as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RosterEntry {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name for people; empty until its record arrives.
+    pub name: String,
+    /// Where it stands.
+    pub site: String,
+    /// The life it last published.
+    pub epoch: Option<Epoch>,
+    /// Whether this node holds it alive.
+    pub alive: bool,
+    /// Whether it is linked with this node.
+    pub linked: bool,
+    /// Where it is reached.
+    pub addresses: Vec<SocketAddr>,
+}
+
+fn roster_key() -> Key {
+    Key::set("roster")
+}
+
+fn record_key(node: NodeId) -> Key {
+    Key::register(&format!("node/{node}"))
+}
+
+impl Node {
+    /// All nodes ever known, this one among them.
+    pub fn roster(&self) -> Vec<RosterEntry> {
+        let entry = |id| {
+            let record = self.record(id);
+            RosterEntry {
+                id,
+                name: record.as_ref().map(|record| record.name.clone()).unwrap_or_default(),
+                site: record.as_ref().map(|record| record.site.clone()).unwrap_or_default(),
+                epoch: record.as_ref().map(|record| record.epoch),
+                alive: self.is_alive(id),
+                linked: id == self.id() || self.is_linked(id),
+                addresses: record.map(|record| record.addresses).unwrap_or_default(),
+            }
+        };
+        self.roster_ids().into_iter().map(entry).collect()
+    }
+
+    /// Their ids, in order.
+    pub(super) fn roster_ids(&self) -> Vec<NodeId> {
+        let read = |member: Vec<u8>| member.try_into().ok().map(NodeId);
+        self.engine.set_members(&roster_key()).into_iter().filter_map(read).collect()
+    }
+
+    fn record(&self, node: NodeId) -> Option<NodeRecord> {
+        let bytes = self.engine.registry().register(&record_key(node))?;
+        postcard::from_bytes(bytes).ok()
+    }
+
+    /// Publishes this node in its new life.
+    pub(super) fn enrol(&mut self, now: Now) {
+        let me = self.id();
+        if !self.roster_ids().contains(&me) && self.engine.set_add(roster_key(), me.0.to_vec()).is_ok() {
+            self.changed_keys.insert(roster_key());
+        }
+        let record = NodeRecord {
+            name: self.config.name.clone(),
+            site: self.config.site.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            epoch: self.epoch(),
+            addresses: self.config.addresses.clone(),
+        };
+        let bytes = postcard::to_stdvec(&record).expect("a record of strings and numbers always encodes");
+        if self.engine.register_set(record_key(me), bytes, now).is_ok() {
+            self.changed_keys.insert(record_key(me));
+        }
+    }
+
+    /// Tells the driver whom to dial, when that changed.
+    pub(super) fn dial_roster(&mut self) {
+        let me = self.id();
+        let targets: Vec<_> = self
+            .roster_ids()
+            .into_iter()
+            .filter(|&id| id != me)
+            .filter_map(|id| self.record(id).map(|record| (id, record.addresses)))
+            .filter(|(_, addresses)| !addresses.is_empty())
+            .collect();
+        if targets != self.dialled {
+            self.dialled.clone_from(&targets);
+            self.outputs.push_back(Output::Dial(targets));
+        }
+    }
+
+    /// Digest of who is in the roster: a pass over it counts only if it did not change.
+    pub(super) fn roster_digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        self.roster_ids().iter().for_each(|node| {
+            hasher.update(&node.0);
+        });
+        *hasher.finalize().as_bytes()
+    }
+}

@@ -1,0 +1,209 @@
+//! Anti-entropy: by request, both directions the same.
+//!
+//! Every so often each node sends each peer a *summary*: digests of the registry, of the retired set, and of every
+//! replica that the peer should hold too. In sync, that is all. Where a digest differs the receiver *pulls*: it says what
+//! it has on disk, and gets consumed slots first, then missing blocks in bounded chunks, each asked for after the last
+//! is durable. A new or long-gone replica is the same pull from zero. What a push lost, the next summary finds.
+
+use rhizomq_engine::{Mistake, NodeId, Now, RangeSet, Retired, SegmentId, SegmentState};
+
+use super::{Node, Output};
+use crate::{
+    registry_sync,
+    wire::{self, Control},
+};
+
+/// Bytes of blocks in one answer to a pull.
+const PULL_CHUNK_BYTES: usize = 1 << 20;
+
+/// Delay of the summary to a peer that was left behind and has caught up.
+const DIRTY_SYNC_MS: u64 = 50;
+
+impl Node {
+    pub(super) fn handle_control(&mut self, now: Now, from: NodeId, message: Control) {
+        match message {
+            Control::Removed { segment, slots } => self.take_removed(from, segment, &slots),
+            Control::Stored { segment, slots } => self.take_stored(now, from, segment, &slots),
+            Control::Summary { registry, retired, segments } => {
+                self.compare(from, registry, retired, segments);
+                self.start_pulls(now);
+            }
+            Control::Registry(message) => self.take_registry(from, message),
+            Control::Retired(retired) => self.take_retired(from, &retired),
+            Control::Pull { segment, have } => self.answer_pull(from, segment, &have),
+            Control::Pulled { segment, length, more } => self.end_pull(from, segment, length, more),
+            Control::Pass { segment, nonce } => self.answer_pass(from, segment, nonce),
+            Control::PassAnswer { segment, nonce, answer } => self.take_pass_answer(from, segment, nonce, answer),
+            Control::Prove { segment, nonce, state } => self.answer_prove(from, segment, nonce, &state),
+            Control::Proof { segment, nonce } => self.take_proof(from, segment, nonce),
+        }
+    }
+
+    /// Sends the summaries that are due and gives up pulls that nobody answers.
+    pub(super) fn sync_peers(&mut self, now: Now) {
+        for node in self.linked() {
+            let due = self.peers.get(&node).is_some_and(|peer| now.mono_ms >= peer.sync_at);
+            if due {
+                let segments = self.shared_with(node);
+                let registry = self.engine.registry().digest();
+                let retired = self.engine.retired().digest();
+                self.send_control(node, &Control::Summary { registry, retired, segments });
+            }
+            let timing = self.config.timing;
+            if let Some(peer) = self.peers.get_mut(&node) {
+                if due {
+                    peer.sync_at = now.mono_ms + timing.sync_ms;
+                }
+                if peer.pulling.is_some_and(|(_, since)| now.mono_ms >= since + timing.pull_ms) {
+                    peer.pulling = None;
+                }
+            }
+        }
+        self.start_pulls(now);
+    }
+
+    /// Digests of the replicas here that the peer should hold too.
+    fn shared_with(&mut self, peer: NodeId) -> Vec<(SegmentId, [u8; 32])> {
+        let ids: Vec<_> = self.engine.segments().filter(|id| id.node == peer || self.holders.has(*id, peer)).collect();
+        let digest = |id| self.engine.segment_digest(id).map(|digest| (id, digest));
+        ids.into_iter().take(wire::SUMMARY_SEGMENTS).filter_map(digest).collect()
+    }
+
+    fn compare(&mut self, from: NodeId, registry: [u8; 32], retired: [u8; 32], segments: Vec<(SegmentId, [u8; 32])>) {
+        if registry != self.engine.registry().digest() {
+            for message in registry_sync::start(self.engine.registry()) {
+                self.send_control(from, &Control::Registry(message));
+            }
+        }
+        if retired != self.engine.retired().digest() {
+            let mine = self.engine.retired().clone();
+            self.send_control(from, &Control::Retired(mine));
+        }
+        for (segment, digest) in segments.into_iter().take(wire::SUMMARY_SEGMENTS) {
+            if self.engine.is_retired(segment) || self.engine.segment_digest(segment) == Some(digest) {
+                continue;
+            }
+            if let Some(peer) = self.peers.get_mut(&from) {
+                peer.wants.insert(segment);
+            }
+        }
+    }
+
+    fn take_registry(&mut self, from: NodeId, message: registry_sync::RegistryMsg) {
+        let (replies, news) = registry_sync::respond(self.engine.registry(), message);
+        for (key, value) in news {
+            if !self.is_forgotten(&key) {
+                self.engine.merge_registry(key, &value);
+            }
+        }
+        for reply in replies {
+            self.send_control(from, &Control::Registry(reply));
+        }
+    }
+
+    fn take_retired(&mut self, from: NodeId, theirs: &Retired) {
+        self.engine.merge_retired(theirs);
+        let missing = self.engine.retired().delta(theirs);
+        if !missing.is_empty() {
+            self.send_control(from, &Control::Retired(missing));
+        }
+    }
+
+    fn take_removed(&mut self, _from: NodeId, segment: SegmentId, slots: &RangeSet) {
+        self.engine.merge_removed(segment, slots);
+    }
+
+    fn take_stored(&mut self, now: Now, from: NodeId, segment: SegmentId, slots: &RangeSet) {
+        self.confirms.note_stored(from, segment, slots);
+        if let Some(peer) = self.peers.get_mut(&from)
+            && peer.note_stored(segment, slots)
+            && std::mem::take(&mut peer.dirty)
+        {
+            peer.sync_at = peer.sync_at.min(now.mono_ms + DIRTY_SYNC_MS);
+        }
+        self.confirm_ready();
+    }
+
+    /// One pull per peer at a time, each segment from one peer at a time, and only when the disk has what came before.
+    pub(super) fn start_pulls(&mut self, now: Now) {
+        for node in self.linked() {
+            let busy: Vec<_> =
+                self.peers.values().filter_map(|peer| peer.pulling.map(|(segment, _)| segment)).collect();
+            let Some(peer) = self.peers.get_mut(&node) else { continue };
+            if peer.pulling.is_some() || peer.pull_after > self.committed_seq {
+                continue;
+            }
+            let Some(segment) = peer.wants.iter().find(|segment| !busy.contains(segment)).copied() else { continue };
+            peer.wants.remove(&segment);
+            peer.pulling = Some((segment, now.mono_ms));
+            let have = self.engine.segment(segment).cloned().unwrap_or_default();
+            self.send_control(node, &Control::Pull { segment, have });
+        }
+    }
+
+    fn answer_pull(&mut self, from: NodeId, segment: SegmentId, have: &SegmentState) {
+        self.confirms.note_stored(from, segment, &have.known.difference(&have.removed));
+        if self.engine.is_retired(segment) {
+            let mut retired = Retired::default();
+            retired.insert(segment);
+            self.send_control(from, &Control::Retired(retired));
+        }
+        let Some(mine) = self.engine.segment(segment).cloned() else {
+            self.send_control(from, &Control::Pulled { segment, length: None, more: false });
+            return;
+        };
+        if self.config.planted.is(Mistake::RemovalFromAbsence) && from == segment.node {
+            self.engine.merge_removed(segment, &mine.known.difference(&have.known));
+        }
+        let news = mine.delta(have);
+        if !news.removed.is_empty() {
+            self.send_control(from, &Control::Removed { segment, slots: news.removed.clone() });
+        }
+        let more = self.send_blocks(from, segment, &news.known.difference(&mine.removed));
+        self.send_control(from, &Control::Pulled { segment, length: news.length, more });
+        if self.config.planted.is(Mistake::KnowledgeAheadOfBlocks) {
+            self.engine.adopt_known(segment, have);
+        }
+    }
+
+    /// Sends blocks with any of the slots, up to a chunk, but for those that travel already. Whether some are left.
+    fn send_blocks(&mut self, to: NodeId, segment: SegmentId, slots: &RangeSet) -> bool {
+        let Some(peer) = self.peers.get(&to) else { return false };
+        let link = peer.link;
+        let missing = slots.difference(&peer.travelling(segment));
+        let mut bytes = 0;
+        for first in self.engine.blocks_with(segment, &missing) {
+            if bytes >= PULL_CHUNK_BYTES {
+                return true;
+            }
+            let block = match self.engine.block(segment, first) {
+                Ok(Some(block)) => block,
+                Ok(None) => continue,
+                Err(error) => {
+                    let dot = rhizomq_engine::Dot { segment, slot: first };
+                    self.engine.forget_damaged(dot);
+                    self.events.push_back(super::Event::Damaged { what: error.to_string() });
+                    continue;
+                }
+            };
+            bytes += block.bytes().len();
+            self.outputs.push_back(Output::Send { link, bytes: wire::block(block.bytes()) });
+        }
+        false
+    }
+
+    fn end_pull(&mut self, from: NodeId, segment: SegmentId, length: Option<u32>, more: bool) {
+        if let Some(length) = length {
+            self.engine.merge_length(segment, length);
+        }
+        let after = self.engine.barrier();
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        if peer.pulling.is_some_and(|(pulled, _)| pulled == segment) {
+            peer.pulling = None;
+        }
+        peer.pull_after = after;
+        if more {
+            peer.wants.insert(segment);
+        }
+    }
+}
