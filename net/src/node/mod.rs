@@ -20,6 +20,8 @@ mod peer;
 mod placement;
 mod roster;
 mod sync;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

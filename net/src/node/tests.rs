@@ -1,0 +1,318 @@
+//! A few nodes joined by perfect links, under a virtual clock. Faults of every kind are for the simulator; here the
+//! protocol's steps are seen one by one.
+
+use std::collections::BTreeMap;
+
+use rhizomq_engine::{
+    Entry, Store,
+    store::{MemoryStore, Snapshot},
+};
+
+use super::*;
+
+struct Host {
+    store: MemoryStore,
+    node: Node,
+    events: Vec<Event>,
+}
+
+struct World {
+    now: Now,
+    hosts: BTreeMap<u8, Host>,
+    /// Link id to (from, to); the other direction of a pair has another id.
+    links: BTreeMap<LinkId, (u8, u8)>,
+    next_link: u64,
+    lives: u64,
+    copies: u32,
+}
+
+impl World {
+    fn new(copies: u32) -> Self {
+        let now = Now { mono_ms: 1_000, wall_ms: 1_000_000 };
+        Self { now, hosts: BTreeMap::new(), links: BTreeMap::new(), next_link: 0, lives: 0, copies }
+    }
+
+    fn start(&mut self, index: u8, store: MemoryStore) {
+        self.lives += 1;
+        let id = NodeId([index; 16]);
+        let planted = Planted::default();
+        let (engine, report) = Engine::open(store.reader(), id, Epoch(self.lives), self.now, planted).expect("opens");
+        assert!(report.losses.is_empty(), "{report:?}");
+        let config = NodeConfig {
+            name: format!("n{index}"),
+            site: String::new(),
+            addresses: vec![SocketAddr::from(([127, 0, 0, 1], u16::from(index)))],
+            copies: self.copies,
+            confirm: 2,
+            seed: self.lives,
+            timing: Timing { successor_ms: 3_000, ..Timing::default() },
+            swim: SwimConfig::default(),
+            planted,
+        };
+        let node = Node::new(self.now, engine, config);
+        self.hosts.insert(index, Host { store, node, events: Vec::new() });
+    }
+
+    /// Links a node with all others that run.
+    fn join(&mut self, index: u8) {
+        let others: Vec<u8> = self.hosts.keys().copied().filter(|&other| other != index).collect();
+        for other in others {
+            for (here, there) in [(index, other), (other, index)] {
+                self.next_link += 1;
+                let link = LinkId(self.next_link);
+                self.links.insert(link, (here, there));
+                let peer = &self.hosts[&there].node;
+                let hello = PeerHello { node: peer.id(), epoch: peer.epoch(), name: String::new(), wall_ms: 0 };
+                let now = self.now;
+                self.host(here).node.handle_link_up(now, link, hello);
+            }
+        }
+    }
+
+    fn host(&mut self, index: u8) -> &mut Host {
+        self.hosts.get_mut(&index).expect("runs")
+    }
+
+    /// Kills a node; its disk stays.
+    fn kill(&mut self, index: u8) -> MemoryStore {
+        let mut host = self.hosts.remove(&index).expect("runs");
+        host.store.crash(0);
+        let fallen: Vec<_> = self.links.iter().filter(|(_, ends)| ends.0 == index || ends.1 == index).collect();
+        let fallen: Vec<_> = fallen.into_iter().map(|(link, ends)| (*link, *ends)).collect();
+        for (link, (here, _)) in fallen {
+            self.links.remove(&link);
+            if let Some(host) = self.hosts.get_mut(&here) {
+                host.node.handle_link_down(self.now, link);
+            }
+        }
+        host.store
+    }
+
+    /// Delivers and writes everything until nothing is left to do now.
+    fn drain(&mut self) {
+        loop {
+            let mut idle = true;
+            for index in self.hosts.keys().copied().collect::<Vec<_>>() {
+                while let Some(output) = self.host(index).node.poll_output() {
+                    idle = false;
+                    self.perform(index, output);
+                }
+                let host = self.host(index);
+                while let Some(event) = host.node.poll_event() {
+                    host.events.push(event);
+                }
+            }
+            if idle {
+                return;
+            }
+        }
+    }
+
+    fn perform(&mut self, index: u8, output: Output) {
+        let now = self.now;
+        let other_end = |world: &Self, link: LinkId| {
+            let (here, there) = world.links.get(&link).copied()?;
+            let back = world.links.iter().find(|(_, ends)| **ends == (there, here)).map(|(link, _)| *link)?;
+            Some((there, back))
+        };
+        match output {
+            Output::Send { link, bytes } => {
+                if let Some((there, back)) = other_end(self, link) {
+                    self.host(there).node.handle_message(now, back, bytes);
+                }
+            }
+            Output::Datagram { link, bytes } => {
+                if let Some((there, back)) = other_end(self, link) {
+                    self.host(there).node.handle_datagram(now, back, bytes);
+                }
+            }
+            Output::Commit { seq, batch } => {
+                let host = self.host(index);
+                host.store.commit(&[batch]).expect("memory");
+                host.node.handle_committed(now, seq, Ok(()));
+            }
+            Output::Close { reason, .. } => panic!("a correct peer's link was closed: {reason}"),
+            Output::Dial(_) => {}
+        }
+    }
+
+    fn run(&mut self, ms: u64) {
+        let end = self.now.mono_ms + ms;
+        self.drain();
+        while self.now.mono_ms < end {
+            self.now.mono_ms += 10;
+            self.now.wall_ms += 10;
+            let now = self.now;
+            for host in self.hosts.values_mut().filter(|host| host.node.deadline() <= now.mono_ms) {
+                host.node.handle_timeout(now);
+            }
+            self.drain();
+        }
+    }
+
+    fn publish(&mut self, index: u8, body: &str) {
+        let entry = Entry {
+            inboxes: vec!["q".to_owned()],
+            head: Bytes::new(),
+            body: Bytes::copy_from_slice(body.as_bytes()),
+            persistent: true,
+        };
+        let now = self.now;
+        let unit = Unit { entries: vec![entry], removals: Vec::new() };
+        self.host(index).node.publish(now, unit).expect("within limits");
+        self.drain();
+    }
+
+    fn copies_confirmed(&mut self, index: u8) -> Vec<u32> {
+        let events = std::mem::take(&mut self.host(index).events);
+        let copies = |event| if let Event::Confirmed { copies, .. } = event { Some(copies) } else { None };
+        events.into_iter().filter_map(copies).collect()
+    }
+
+    fn waiting(&mut self, index: u8) -> Vec<(Dot, String)> {
+        let engine = self.host(index).node.engine();
+        let slots = |segment| engine.waiting_in(segment).iter().map(|slot| Dot { segment, slot }).collect::<Vec<_>>();
+        let dots: Vec<Dot> = engine.segments().flat_map(slots).collect();
+        let body = |dot| engine.message(dot).expect("reads").expect("waits").body;
+        dots.into_iter().map(|dot| (dot, String::from_utf8_lossy(&body(dot)).into_owned())).collect()
+    }
+
+    fn assert_converged(&mut self) {
+        let mut digests: Vec<_> = self.hosts.values_mut().map(|host| host.node.digest()).collect();
+        digests.dedup();
+        assert_eq!(digests.len(), 1, "nodes differ");
+    }
+}
+
+fn three() -> World {
+    let mut world = World::new(3);
+    for index in 1..=3 {
+        world.start(index, MemoryStore::new());
+        world.join(index);
+        world.run(50);
+    }
+    world.run(1_000);
+    world
+}
+
+#[test]
+fn a_confirmed_message_outlives_the_node_that_took_it() {
+    let mut world = three();
+    world.publish(1, "kept");
+    assert_eq!(world.copies_confirmed(1), [2]);
+    world.kill(1);
+    world.run(5_000);
+    for index in [2, 3] {
+        assert_eq!(world.waiting(index).into_iter().map(|(_, body)| body).collect::<Vec<_>>(), ["kept"]);
+    }
+    assert!(!world.host(2).node.is_alive(NodeId([1; 16])));
+}
+
+#[test]
+fn alone_a_node_confirms_with_the_one_disk_there_is() {
+    let mut world = World::new(3);
+    world.start(1, MemoryStore::new());
+    world.publish(1, "alone");
+    assert_eq!(world.copies_confirmed(1), [1]);
+    world.start(2, MemoryStore::new());
+    world.join(2);
+    world.run(3_000);
+    assert_eq!(world.waiting(2).len(), 1, "a later holder is filled");
+    assert_eq!(world.host(1).node.under_replicated(), 0);
+    world.assert_converged();
+}
+
+#[test]
+fn a_node_that_was_away_learns_what_was_consumed_before_it_could_bring_it_back() {
+    let mut world = three();
+    for n in 0..20 {
+        world.publish(1, &n.to_string());
+    }
+    world.run(100);
+    let disk = world.kill(3);
+    let gone: Vec<Dot> = world.waiting(2).into_iter().map(|(dot, _)| dot).take(15).collect();
+    for dot in gone {
+        let now = world.now;
+        world.host(2).node.remove(now, dot);
+        world.drain();
+    }
+    world.start(3, disk);
+    assert_eq!(world.waiting(3).len(), 20, "an old state, so far");
+    world.join(3);
+    world.run(3_000);
+    for index in 1..=3 {
+        assert_eq!(world.waiting(index).len(), 5);
+    }
+    world.assert_converged();
+}
+
+#[test]
+fn a_node_restored_from_an_old_copy_converges() {
+    let mut world = three();
+    world.publish(1, "before");
+    world.run(100);
+    let copy: Snapshot = world.host(1).store.snapshot();
+    world.publish(1, "after");
+    world.run(100);
+    world.kill(1);
+    world.start(1, copy.into());
+    world.join(1);
+    world.publish(1, "new life");
+    world.run(4_000);
+    for index in 1..=3 {
+        let mut bodies: Vec<_> = world.waiting(index).into_iter().map(|(_, body)| body).collect();
+        bodies.sort();
+        assert_eq!(bodies, ["after", "before", "new life"]);
+    }
+    world.assert_converged();
+}
+
+#[test]
+fn a_crashed_life_is_closed_by_two_passes_and_leaves_nothing_but_its_name() {
+    let mut world = three();
+    world.publish(1, "x");
+    world.run(100);
+    let disk = world.kill(1);
+    let (dot, _) = world.waiting(2)[0].clone();
+    let now = world.now;
+    world.host(2).node.remove(now, dot);
+    world.run(6_000);
+    assert!(world.host(2).node.engine().has_replica(dot.segment), "the origin has not been asked");
+    world.start(1, disk);
+    world.join(1);
+    world.run(6_000);
+    for index in 1..=3 {
+        let engine = world.host(index).node.engine();
+        assert!(engine.is_retired(dot.segment) && !engine.has_replica(dot.segment), "node {index}");
+        assert!(engine.registry().keys().all(|key| key.set_name().is_none_or(|name| !name.starts_with("holders/"))));
+    }
+    world.assert_converged();
+}
+
+#[test]
+fn a_dead_holder_gets_a_successor_and_the_surplus_copy_leaves_when_it_returns() {
+    let mut world = World::new(2);
+    for index in 1..=4 {
+        world.start(index, MemoryStore::new());
+        world.join(index);
+        world.run(50);
+    }
+    world.publish(1, "x");
+    world.run(500);
+    let (dot, _) = world.waiting(1)[0].clone();
+    let holders = world.host(1).node.candidates(dot.segment);
+    assert_eq!(holders.len(), 2);
+    let second = holders[1].0[0];
+    let disk = world.kill(second);
+    world.run(8_000);
+    let holders = world.host(1).node.candidates(dot.segment);
+    assert_eq!(holders.len(), 3, "a successor beside the dead holder: {holders:?}");
+    assert_eq!(world.host(1).node.under_replicated(), 0);
+    world.start(second, disk);
+    world.join(second);
+    world.run(8_000);
+    let holders = world.host(1).node.candidates(dot.segment);
+    assert_eq!(holders.len(), 2, "{holders:?}");
+    let kept: Vec<_> = (1..=4).filter(|&index| world.host(index).node.engine().has_replica(dot.segment)).collect();
+    assert_eq!(kept.len(), 2, "{kept:?}");
+}
