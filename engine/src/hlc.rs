@@ -33,13 +33,14 @@ impl Clock {
         Self { node, epoch, last: (0, 0) }
     }
 
-    /// The next stamp: `max(seen + 1, wall clock)`.
+    /// The next stamp: `max(seen + 1, wall clock)`. At the end of all numbers, where only a forged stamp can lead, it stays
+    /// there: registers converge even then, by their content.
     pub fn tick(&mut self, wall_ms: u64) -> Stamp {
         let (seen, counter) = self.last;
         self.last = match counter.checked_add(1) {
             _ if wall_ms > seen => (wall_ms, 0),
             Some(counter) => (seen, counter),
-            None => (seen + 1, 0),
+            None => seen.checked_add(1).map_or((u64::MAX, u32::MAX), |next| (next, 0)),
         };
         Stamp { wall_ms: self.last.0, counter: self.last.1, node: self.node, epoch: self.epoch }
     }
@@ -66,5 +67,18 @@ mod tests {
         let after = clock.tick(200);
         assert!(after > ahead && after.wall_ms == 1_001, "an overflowing counter carries: {after:?}");
         assert!(clock.tick(5_000) > after);
+    }
+
+    #[test]
+    fn a_new_life_mints_other_stamps_from_the_same_reading() {
+        let [one, two] = [1, 2].map(|epoch| Clock::new(NodeId([1; 16]), Epoch(epoch)).tick(100));
+        assert!(one != two && one.wall_ms == two.wall_ms);
+    }
+
+    #[test]
+    fn the_greatest_stamp_is_survived() {
+        let mut clock = Clock::new(NodeId([1; 16]), Epoch(1));
+        clock.observe(&Stamp { wall_ms: u64::MAX, counter: u32::MAX, node: NodeId([9; 16]), epoch: Epoch(9) });
+        assert_eq!((clock.tick(5).wall_ms, clock.tick(u64::MAX).counter), (u64::MAX, u32::MAX));
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crdts::{CmRDT, CvRDT, LWWReg, Orswot, VClock};
 use serde::{Deserialize, Serialize};
 
-use super::VALUE_BYTES;
+use super::{MERGED_VALUE_BYTES, RegistryError};
 use crate::{Epoch, NodeId, hlc::Stamp};
 
 const VERSION: u8 = 1;
@@ -36,7 +36,7 @@ pub enum ValueError {
     #[error("registry value version {0} is unknown here; this program reads version 1")]
     Version(u8),
     /// Too many bytes.
-    #[error("a registry value of {0} bytes; at most {VALUE_BYTES} are possible")]
+    #[error("a registry value of {0} bytes; at most {MERGED_VALUE_BYTES} are possible")]
     TooLarge(usize),
     /// Not of the layout, or not in canonical order.
     #[error("malformed registry value")]
@@ -92,11 +92,14 @@ impl Value {
         }
     }
 
-    pub(super) fn add(&mut self, member: Vec<u8>, actor: Actor) {
-        if let Self::Set(set) = self {
-            let context = set.read_ctx().derive_add_ctx(actor);
-            set.apply(set.add(member, context));
+    pub(super) fn add(&mut self, member: Vec<u8>, actor: Actor) -> Result<(), RegistryError> {
+        let Self::Set(set) = self else { return Err(RegistryError::Kind) };
+        let context = set.read_ctx();
+        if context.add_clock.get(&actor) == u64::MAX {
+            return Err(RegistryError::Exhausted);
         }
+        set.apply(set.add(member, context.derive_add_ctx(actor)));
+        Ok(())
     }
 
     /// Whether it was in the set.
@@ -146,7 +149,7 @@ impl Value {
     /// # Errors
     /// See [`ValueError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
-        if bytes.len() > VALUE_BYTES {
+        if bytes.len() > MERGED_VALUE_BYTES {
             return Err(ValueError::TooLarge(bytes.len()));
         }
         let (kind, content) = match bytes {
@@ -154,15 +157,31 @@ impl Value {
             [version, ..] if *version != VERSION => return Err(ValueError::Version(*version)),
             _ => return Err(ValueError::Malformed),
         };
-        let malformed = |_| ValueError::Malformed;
         let value = match kind {
-            SET => match postcard::from_bytes::<SortedSet>(content).map_err(malformed)? {
-                SortedSet { deferred: 0, .. } => Self::Set(postcard::from_bytes(content).map_err(malformed)?),
-                _ => return Err(ValueError::Malformed),
-            },
-            REGISTER => Self::Register(postcard::from_bytes(content).map_err(malformed)?),
-            _ => return Err(ValueError::Malformed),
+            SET => decode_set(content).map(Self::Set),
+            REGISTER => decode_register(content).map(Self::Register),
+            _ => None,
         };
-        if value.encode() == bytes { Ok(value) } else { Err(ValueError::Malformed) }
+        value.ok_or(ValueError::Malformed)
     }
+}
+
+/// Reads a set that some history of adds, removals and merges of whole states can have made: the laws of merge hold
+/// for those only.
+fn decode_set(content: &[u8]) -> Option<Orswot<Vec<u8>, Actor>> {
+    let sorted: SortedSet = postcard::from_bytes(content).ok()?;
+    let sound = |clock: &VClock<Actor>| {
+        !clock.is_empty() && clock.iter().all(|dot| (1..=sorted.clock.get(dot.actor)).contains(&dot.counter))
+    };
+    let lawful = (sorted.clock.is_empty() || sound(&sorted.clock))
+        && sorted.entries.values().all(sound)
+        // Only an operation that comes too early is ever deferred, and we ship none.
+        && sorted.deferred == 0;
+    let canonical = postcard::to_stdvec(&sorted).ok()? == content;
+    if lawful && canonical { postcard::from_bytes(content).ok() } else { None }
+}
+
+fn decode_register(content: &[u8]) -> Option<LWWReg<Vec<u8>, Stamp>> {
+    let register = postcard::from_bytes(content).ok()?;
+    (postcard::to_stdvec(&register).ok()? == content).then_some(register)
 }
