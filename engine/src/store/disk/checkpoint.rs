@@ -52,7 +52,7 @@ impl DiskStore {
     }
 
     /// Writes the overlay to the index, between two markers.
-    fn write_index(&mut self) -> Result<(), StoreError> {
+    pub(super) fn write_index(&mut self) -> Result<(), StoreError> {
         let to = self.log.position();
         // Cheap: keys are shared, large values are pointers. The overlay stays for readers until all is durable.
         let rows = self.shared.overlay().clone();
@@ -75,7 +75,7 @@ impl DiskStore {
             self.index_is_suspect = true;
             return Err(error);
         }
-        let writing = Marker { writing_to: Some(to), sum: untouched, ..self.marker };
+        let writing = Marker { newest: to.file, writing_to: Some(to), sum: untouched, ..self.marker };
         writing.write(&self.places.marker)?;
         self.marker = writing;
         self.unsure = rows.keys().cloned().collect();
@@ -94,7 +94,7 @@ impl DiskStore {
         let mut live = self.live.clone();
         superseded.into_iter().for_each(|(file, weight)| forget(&mut live, file, weight));
         let first = live.keys().next().map_or(to.file, |first| (*first).min(to.file));
-        let done = Marker { first, replay_from: to, writing_to: None, sum };
+        let done = Marker { first, newest: to.file, replay_from: to, writing_to: None, sum };
         done.write(&self.places.marker)?;
 
         (self.marker, self.live) = (done, live);
@@ -145,7 +145,8 @@ impl DiskStore {
             // Damage that it meets is met again, and reported, by the next open or verify.
             let (loaded, _, _) = rebuild_index(&source, options)?;
             let first = numbers.first().copied().unwrap_or(self.marker.first);
-            let marker = Marker { first, replay_from: self.log.position(), writing_to: None, sum: loaded.sum };
+            let at = self.log.position();
+            let marker = Marker { first, newest: at.file, replay_from: at, writing_to: None, sum: loaded.sum };
             finish_rebuild(&self.places, &marker)?;
             (self.marker, self.live) = (marker, loaded.live);
             self.unsure.clear();

@@ -1,13 +1,13 @@
 //! Cleaning: what still lives in the oldest log files is put again at the head, so that they can go.
 
-use std::{io, ops::ControlFlow};
+use std::{collections::BTreeSet, io, ops::ControlFlow};
 
 use bytes::Bytes;
 
 use super::{
     DiskStore,
     file::{io_error, read_all},
-    frame::{FILE_HEADER, Kind, Record, records},
+    frame::{AFTER_ALL, FILE_HEADER, Kind, Record, records},
     walk::{Piece, Walk},
 };
 use crate::StoreError;
@@ -21,17 +21,19 @@ impl DiskStore {
     /// Carries the front files' live rows to the head of the log while too much of it is dead. The files themselves go
     /// after the checkpoint that follows.
     pub(super) fn clean(&mut self) -> Result<(), StoreError> {
-        let fronts: Vec<u64> = self.log.sizes.keys().copied().collect();
+        // A file that rows point to and that is not there must be dealt with, too, or nothing behind it could ever go.
+        let fronts: BTreeSet<u64> = self.log.sizes.keys().chain(self.live.keys()).copied().collect();
         let head = self.log.position().file;
         let mut carried = 0;
         let mut gone = 0;
         for front in fronts.into_iter().filter(|front| *front < head) {
             let live: u64 = self.live.values().sum();
             let log: u64 = self.log.sizes.values().sum::<u64>() - gone;
-            if carried >= FILES_AT_ONCE || log <= 2 * live + 2 * self.options.roll_at {
+            let size = self.log.sizes.get(&front);
+            if carried >= FILES_AT_ONCE || (size.is_some() && log <= 2 * live + 2 * self.options.roll_at) {
                 break;
             }
-            gone += self.log.sizes.get(&front).copied().unwrap_or_default();
+            gone += size.copied().unwrap_or_default();
             if self.live.contains_key(&front) {
                 self.carry(front)?;
                 carried += 1;
@@ -55,9 +57,11 @@ impl DiskStore {
                 whole = false;
                 continue;
             };
-            for (record, _) in records(&bytes[frame.payload]).flatten() {
-                if record.kind != Kind::Delete {
-                    self.carry_key(&mut carrier, record.key)?;
+            for record in records(&bytes[frame.payload]) {
+                match record {
+                    Ok((record, _)) if record.kind == Kind::Delete => {}
+                    Ok((record, _)) => self.carry_key(&mut carrier, record.key)?,
+                    Err(()) => whole = false,
                 }
             }
         }
@@ -65,7 +69,7 @@ impl DiskStore {
             // Rows may point into what can not be read: only the index knows them.
             let shared = self.shared.clone();
             let mut keys: Vec<Bytes> = Vec::new();
-            shared.rows(&[], &[0xff; 64], &mut |key, row| {
+            shared.rows(&[], &AFTER_ALL, &mut |key, row| {
                 if row.file() == front {
                     keys.push(key.clone());
                 }
@@ -102,7 +106,10 @@ impl DiskStore {
             return Ok(());
         }
         let records = rows.iter().map(|(kind, key, value)| Record { kind: *kind, key, value });
-        self.append(std::iter::once(records))
+        self.append(std::iter::once(records))?;
+        // A file of tiny values has more rows than memory should hold at once.
+        let rows = self.shared.overlay().len();
+        if rows > 2 * self.options.checkpoint_rows { self.write_index() } else { Ok(()) }
     }
 }
 

@@ -89,7 +89,10 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), StoreErr
         file.sync_all()?;
         fs::rename(&temporary, path)
     };
-    write().map_err(|error| io_error("writing", path, error))?;
+    write().map_err(|error| {
+        let _ = fs::remove_file(&temporary); // it may be what fills the disk
+        io_error("writing", path, error)
+    })?;
     path.parent().map_or(Ok(()), sync_dir)
 }
 

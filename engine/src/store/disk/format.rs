@@ -10,6 +10,8 @@ use std::{
     hash::{BuildHasher, RandomState},
     io,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use super::{
@@ -19,6 +21,12 @@ use super::{
     log,
 };
 use crate::StoreError;
+
+/// A lock may outlive its owner for a moment: a child process that was just forked holds it, too, until its program
+/// starts, and sled starts one whenever it opens.
+pub(super) const LOCK_ATTEMPTS: u32 = 20;
+/// Between two attempts.
+pub(super) const LOCK_PAUSE: Duration = Duration::from_millis(25);
 
 const TITLE: &str = "rhizomq store format ";
 
@@ -82,7 +90,8 @@ pub(super) fn prepare(places: &Places, damages: &mut Vec<Damage>) -> Result<Prep
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let text = format!("{TITLE}{VERSION}\nsalt {} {}\n", hex(&salt), hex(&checksum(hex(&salt).as_bytes())));
     write_atomically(&places.format, text.as_bytes())?;
-    sync_dir(root)?;
+    // The directory's own entry, too.
+    sync_dir(&root.canonicalize().ok().and_then(|root| root.parent().map(Path::to_owned)).unwrap_or(root.clone()))?;
     Ok(Prepared { lock, salt, created })
 }
 
@@ -174,11 +183,17 @@ fn is_unused(places: &Places) -> Result<bool, StoreError> {
 fn lock(path: &Path) -> Result<File, StoreError> {
     let file = File::options().create(true).truncate(false).write(true).open(path);
     let file = file.map_err(|error| io_error("opening", path, error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Locked { place: path.display().to_string() }),
-        Err(TryLockError::Error(error)) => Err(io_error("locking", path, error)),
+    for attempt in 0..LOCK_ATTEMPTS {
+        if attempt > 0 {
+            thread::sleep(LOCK_PAUSE);
+        }
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(io_error("locking", path, error)),
+        }
     }
+    Err(StoreError::Locked { place: path.display().to_string() })
 }
 
 /// Bytes that a client can not guess. The standard library seeds its hash maps from the system's randomness for the

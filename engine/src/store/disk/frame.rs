@@ -25,6 +25,9 @@ pub(super) const MAX_PAYLOAD: u64 = 256 << 20;
 /// Limit of a key.
 pub(super) const MAX_KEY: u64 = u16::MAX as u64;
 
+/// Above every key.
+pub(super) static AFTER_ALL: [u8; MAX_KEY as usize + 1] = [0xff; MAX_KEY as usize + 1];
+
 const FILE_MAGIC: &[u8; 8] = b"rhizolog";
 const RECORD_HEADER: usize = 7;
 

@@ -23,6 +23,7 @@ use bytes::Bytes;
 
 use super::{
     file::{is_full, sync_tree},
+    format::{LOCK_ATTEMPTS, LOCK_PAUSE},
     row::{Row, TableSum},
 };
 use crate::StoreError;
@@ -169,7 +170,15 @@ fn open_and_scrub(
 ) -> Result<(Db, Scrubbed), String> {
     let config =
         sled::Config::new().path(dir).cache_capacity_bytes(cache).flush_every_ms(None).zstd_compression_level(1);
-    let db: Db = config.open().map_err(|error| format!("sled: {error}"))?;
+    let mut opened = config.open();
+    for _ in 1..LOCK_ATTEMPTS {
+        if !matches!(&opened, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            break;
+        }
+        thread::sleep(LOCK_PAUSE);
+        opened = config.open();
+    }
+    let db: Db = opened.map_err(|error| format!("sled: {error}"))?;
     let mut scrubbed = Scrubbed::default();
     for entry in db.iter() {
         let (key, bytes) = entry.map_err(|error| format!("sled: {error}"))?;

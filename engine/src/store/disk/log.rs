@@ -151,13 +151,7 @@ impl Log {
     where
         B: Iterator<Item = Record<'a>>,
     {
-        if let Some(reason) = &self.poisoned {
-            let context = format!("{reason}; what was confirmed is safe, restart the node to go on");
-            return Err(StoreError::Io { context, source: io::Error::other("the log refuses further commits") });
-        }
-        if self.end >= self.roll_at {
-            self.create(self.head + 1)?;
-        }
+        self.check_usable()?;
         self.buffer.clear();
         self.buffer.shrink_to(KEPT_BUFFER);
         let mut payloads = Vec::new();
@@ -172,6 +166,18 @@ impl Log {
         self.written += self.buffer.len() as u64;
         self.sizes.insert(self.head, self.end);
         Ok(Appended { file: self.head, payloads })
+    }
+
+    /// Starts the next file when the head is long enough.
+    pub(super) fn roll(&mut self) -> Result<(), StoreError> {
+        self.check_usable()?;
+        if self.end >= self.roll_at { self.create(self.head + 1) } else { Ok(()) }
+    }
+
+    fn check_usable(&self) -> Result<(), StoreError> {
+        let Some(reason) = &self.poisoned else { return Ok(()) };
+        let context = format!("{reason}; what was confirmed is safe, restart the node to go on");
+        Err(StoreError::Io { context, source: io::Error::other("the log refuses further commits") })
     }
 
     fn write_buffer(&mut self) -> Result<(), StoreError> {

@@ -11,13 +11,15 @@ use super::{
 use crate::StoreError;
 
 const MAGIC: &[u8; 8] = b"rhizomrk";
-const LEN: usize = 100;
+const LEN: usize = 108;
 
 /// What the last checkpoint left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Marker {
     /// The oldest log file still needed.
     pub(super) first: u64,
+    /// The newest log file: noted before anything in it is confirmed, so its loss can be told from its never having been.
+    pub(super) newest: u64,
     /// The index holds what the log says before this place.
     pub(super) replay_from: Position,
     /// Set while a checkpoint writes the index: rows of keys that the log changes between `replay_from` and here may
@@ -33,6 +35,7 @@ impl Marker {
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&u32::from(self.writing_to.is_some()).to_le_bytes());
         out.extend_from_slice(&self.first.to_le_bytes());
+        out.extend_from_slice(&self.newest.to_le_bytes());
         for at in [self.replay_from, self.writing_to.unwrap_or(self.replay_from)] {
             out.extend_from_slice(&at.file.to_le_bytes());
             out.extend_from_slice(&at.offset.to_le_bytes());
@@ -54,9 +57,10 @@ impl Marker {
             |at| Position { file: u64_at(bytes, at), offset: u64_at(bytes, at + 8), sequence: u64_at(bytes, at + 16) };
         Some(Self {
             first: u64_at(bytes, 16),
-            replay_from: position(24),
-            writing_to: (u32_at(bytes, 12) == 1).then(|| position(48)),
-            sum: TableSum(u128::from(u64_at(bytes, 72)) | u128::from(u64_at(bytes, 80)) << 64),
+            newest: u64_at(bytes, 24),
+            replay_from: position(32),
+            writing_to: (u32_at(bytes, 12) == 1).then(|| position(56)),
+            sum: TableSum(u128::from(u64_at(bytes, 80)) | u128::from(u64_at(bytes, 88)) << 64),
         })
     }
 
@@ -82,7 +86,7 @@ mod tests {
     #[test]
     fn a_marker_comes_back_and_no_flipped_bit_passes() {
         let at = Position { file: 3, offset: 4, sequence: 5 };
-        let clean = Marker { first: 1, replay_from: at, writing_to: None, sum: TableSum(u128::MAX - 7) };
+        let clean = Marker { first: 1, newest: 9, replay_from: at, writing_to: None, sum: TableSum(u128::MAX - 7) };
         let writing = Marker { writing_to: Some(Position { file: 6, offset: 7, sequence: 8 }), ..clean };
         for marker in [clean, writing] {
             let bytes = marker.encode();

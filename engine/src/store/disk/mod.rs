@@ -191,7 +191,7 @@ impl DiskStore {
     where
         B: Iterator<Item = Record<'a>>,
     {
-        let appended = self.log.append(batches).inspect_err(|error| {
+        let appended = self.roll().and_then(|()| self.log.append(batches)).inspect_err(|error| {
             if matches!(error, StoreError::Full { .. }) {
                 // Gone already, or not to be had: the error says enough.
                 let _ = std::fs::remove_file(&self.places.reserve);
@@ -202,6 +202,20 @@ impl DiskStore {
         for (payload_at, range) in payloads {
             let parses = apply(&mut overlay, &mut self.live, file, payload_at, &self.log.buffer()[range]);
             debug_assert!(parses, "the log encoded what it can not read");
+        }
+        Ok(())
+    }
+}
+
+impl DiskStore {
+    /// Goes on to the next log file when it is time; the marker knows of it before anything in it is confirmed.
+    fn roll(&mut self) -> Result<(), StoreError> {
+        self.log.roll()?;
+        let newest = self.log.position().file;
+        if self.marker.newest < newest {
+            let marker = Marker { newest, ..self.marker };
+            marker.write(&self.places.marker)?;
+            self.marker = marker;
         }
         Ok(())
     }

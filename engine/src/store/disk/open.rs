@@ -71,23 +71,26 @@ impl DiskStore {
             }
         };
         let Opened { overlay, unsure, loaded, replayed } = opened;
-        let at_least = marker.as_ref().ok().map(|marker| marker.replay_from);
-        let position = source.mend(&replayed, at_least)?;
+        if let Ok(marker) = &marker {
+            // Replay has seen gaps behind its start, which is the first file there is when the index was rebuilt.
+            let intact = index_state == IndexState::Intact;
+            let seen = numbers.first().copied().filter(|_| !intact).unwrap_or(marker.replay_from.file);
+            let last = numbers.last().copied().unwrap_or(0).max(seen);
+            let unseen = (marker.first..seen).chain(last + 1..=marker.newest);
+            for number in unseen.filter(|number| numbers.binary_search(number).is_err()) {
+                let file = places.name(&table.path(number));
+                damages.push(Damage { file, offset: 0, len: 0, what: "the file is missing".to_owned() });
+            }
+        }
+        let position = source.mend(&replayed, marker.as_ref().ok())?;
         let sizes = sizes(&table, &numbers)?;
         let log = Log::new(table.clone(), salt, options.roll_at, sizes, position)?;
         let marker = match (marker, &index_state) {
-            (Ok(marker), IndexState::Intact) => {
-                if let Some(first) = numbers.first().filter(|first| **first > marker.first) {
-                    for number in marker.first..*first {
-                        let file = places.name(&table.path(number));
-                        damages.push(Damage { file, offset: 0, len: 0, what: "the file is missing".to_owned() });
-                    }
-                }
-                marker
-            }
+            (Ok(marker), IndexState::Intact) => marker,
             _ => {
                 let first = *log.sizes.keys().next().unwrap_or(&position.file);
-                let marker = Marker { first, replay_from: log.position(), writing_to: None, sum: loaded.sum };
+                let at = log.position();
+                let marker = Marker { first, newest: at.file, replay_from: at, writing_to: None, sum: loaded.sum };
                 finish_rebuild(&places, &marker)?;
                 marker
             }

@@ -10,6 +10,7 @@ use super::{
     format::Places,
     frame::{FILE_HEADER, Frame, FrameKey, Salt, decode_file_header, encode_file_header, records},
     log::{FileTable, Position},
+    marker::Marker,
     reader::Overlay,
     row::Row,
     walk::{Piece, Walk, torn_tail},
@@ -152,17 +153,15 @@ impl Source<'_> {
         Damage { file: self.places.name(&self.table.path(file)), offset, len, what: what.to_owned() }
     }
 
-    /// Cuts the torn tail off and says where the log goes on. `at_least` is where the last checkpoint saw it end.
-    pub(super) fn mend(&self, replayed: &Replayed, at_least: Option<Position>) -> Result<Position, StoreError> {
+    /// Cuts the torn tail off and says where the log goes on: never at a place that the marker knows to have been used.
+    pub(super) fn mend(&self, replayed: &Replayed, marker: Option<&Marker>) -> Result<Position, StoreError> {
+        let at_least = marker.map(|marker| marker.writing_to.unwrap_or(marker.replay_from));
         let sequence = replayed.sequence.unwrap_or(1).max(at_least.map_or(1, |at| at.sequence));
-        let floor = at_least.map_or(1, |at| at.file);
-        let Some(&last) = self.numbers.last() else {
-            // With a checkpoint but no log at all: never use a file number twice.
-            let file = if at_least.is_some() { floor + 1 } else { 1 };
-            return Ok(Position { file, offset: 0, sequence });
-        };
-        if at_least.is_some_and(|at| last < at.file || last == at.file && replayed.end < at.offset) {
-            return Ok(Position { file: last.max(floor) + 1, offset: 0, sequence });
+        let newest = marker.map_or(0, |marker| marker.newest);
+        let last = self.numbers.last().copied().unwrap_or(0);
+        let cut_short = at_least.is_some_and(|at| last == at.file && replayed.end < at.offset);
+        if last == 0 || last < newest || cut_short {
+            return Ok(Position { file: last.max(newest) + 1, offset: 0, sequence });
         }
         let mut end = replayed.end;
         if replayed.torn_tail.is_some() {

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::{Damage, DiskStore, format::Places, log, replay::Source};
+use super::{Damage, DiskStore, format::Places, frame::AFTER_ALL, log, replay::Source};
 use crate::StoreError;
 
 impl DiskStore {
@@ -17,7 +17,7 @@ impl DiskStore {
         let replayed = source.replay(None, &mut |_| Ok(()))?;
         let mut damages = replayed.damages;
         damages.extend(replayed.torn_tail);
-        let scan = self.shared.rows(&[], &[0xff; 64], &mut |_, row| {
+        let scan = self.shared.rows(&[], &AFTER_ALL, &mut |_, row| {
             match self.shared.value(&row) {
                 Ok(Some(_)) => {}
                 Ok(None) => damages.push(place(places.name(&table.path(row.file())), "the file is missing")),

@@ -1,6 +1,12 @@
 //! Tests of the store on disk. `Disk` is a store in a scratch directory that can be closed, looked into and reopened.
 
 mod basics;
+mod cleaning;
+mod damage;
+mod directory;
+mod faults;
+mod faulty;
+mod kill;
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -9,7 +15,7 @@ use tempfile::TempDir;
 
 use super::{DiskOptions, DiskStore, OpenReport};
 use crate::{
-    Op, Read, Store, StoreError,
+    Op, Store, StoreError,
     store::suite::{Harness, Model, compare},
 };
 

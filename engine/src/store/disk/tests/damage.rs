@@ -1,0 +1,233 @@
+//! Every file of the directory is damaged in every way at many places: what is lost is reported, what is not is right.
+
+use std::{fs, path::Path};
+
+use super::*;
+use crate::store::{IndexState, suite::apply};
+
+#[derive(Clone, Copy, Debug)]
+enum Harm {
+    Flip(usize),
+    Zero(usize),
+    Truncate(usize),
+    Remove,
+}
+
+fn harm(path: &Path, harm: Harm) {
+    let mut bytes = fs::read(path).unwrap();
+    match harm {
+        Harm::Flip(at) => bytes[at] ^= 0x10,
+        Harm::Zero(at) => {
+            let end = bytes.len().min(at + 64);
+            bytes[at..end].fill(0);
+        }
+        Harm::Truncate(len) => bytes.truncate(len),
+        Harm::Remove => return fs::remove_file(path).unwrap(),
+    }
+    fs::write(path, bytes).unwrap();
+}
+
+/// Every kind of harm at `places` places of a file of this length, the ends included.
+fn harms(len: usize, places: usize) -> Vec<Harm> {
+    let mut harms = vec![Harm::Remove];
+    for place in 0..places.min(len) {
+        let at = place * (len - 1) / (places - 1).max(1);
+        harms.extend([Harm::Flip(at), Harm::Zero(at), Harm::Truncate(at)]);
+    }
+    harms
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() { copy(&entry.path(), &target) } else { _ = fs::copy(entry.path(), target).unwrap() }
+    }
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.into_iter().flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+/// A store with several log files, rows in the index and rows to be replayed, small and large values, deletes.
+fn sample() -> (Disk, Model) {
+    let (mut disk, mut model) = (Disk::new(), Model::new());
+    for number in 0..60_u32 {
+        let value = Bytes::from(vec![number as u8 | 1; if number % 2 == 0 { 1200 } else { 30 }]);
+        let mut batch = vec![Op::Put(Bytes::from(format!("key {number}")), value)];
+        if number % 7 == 3 {
+            batch.push(Op::Delete(Bytes::from(format!("key {}", number - 2))));
+        }
+        apply(&mut model, std::slice::from_ref(&batch));
+        disk.get_mut().commit(&[batch]).unwrap();
+        if number == 20 || number == 45 {
+            disk.get_mut().checkpoint().unwrap();
+        }
+    }
+    disk.close();
+    (disk, model)
+}
+
+/// Opens a damaged copy; says whether anything is not as in the model, and fails when that is not reported.
+fn open_damaged(sample: &Disk, model: &Model, name: &Path, what: Harm) -> Result<(OpenReport, bool), StoreError> {
+    let copied = tempfile::tempdir().unwrap();
+    copy(&sample.path(), &copied.path().join("store"));
+    harm(&copied.path().join("store").join(name), what);
+    let mut options = small();
+    options.index_patience = Duration::from_secs(10);
+    let mut disk = Disk { dir: copied, options, store: None };
+    let report = disk.open()?;
+    let reported = !report.damages.is_empty() || report.torn_tail.is_some();
+    let mut differs = false;
+    for (key, value) in model {
+        match disk.store.as_ref().unwrap().reader().get(key) {
+            Ok(found) => differs |= found.as_ref() != Some(value),
+            // An exact word about this key is as good as a report.
+            Err(StoreError::Damaged { .. }) => assert!(!disk.get_mut().verify().unwrap().is_empty()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let mut visit = |key: &[u8]| {
+        differs |= !model.contains_key(key);
+        std::ops::ControlFlow::Continue(())
+    };
+    disk.store.as_ref().unwrap().reader().scan_keys(&[], &[0xff; 4], &mut visit).unwrap();
+    assert!(reported || !differs, "{} {what:?}: a silent gap; {report:?}", name.display());
+    // The store goes on, and a second open finds nothing new to complain of but what is still there.
+    disk.put("after", vec![1; 1000]);
+    disk.get_mut().checkpoint().unwrap();
+    disk.open().unwrap();
+    assert_eq!(disk.value("after").unwrap().unwrap(), vec![1; 1000]);
+    Ok((report, differs))
+}
+
+fn names(sample: &Disk) -> Vec<PathBuf> {
+    let root = sample.path();
+    files(&root).iter().map(|path| path.strip_prefix(&root).unwrap().to_owned()).collect()
+}
+
+#[test]
+fn damage_to_the_log_is_reported_exactly_and_nothing_else_is_touched() {
+    let (sample, model) = sample();
+    let logs: Vec<_> = names(&sample).into_iter().filter(|name| name.starts_with("log")).collect();
+    assert!(logs.len() >= 3, "{logs:?}");
+    for name in logs {
+        let len = fs::metadata(sample.path().join(&name)).unwrap().len() as usize;
+        for what in harms(len, 8) {
+            open_damaged(&sample, &model, &name, what).unwrap();
+        }
+    }
+}
+
+#[test]
+fn damage_to_the_index_costs_nothing() {
+    let (sample, model) = sample();
+    for name in names(&sample).into_iter().filter(|name| name.starts_with("sled")) {
+        let len = fs::metadata(sample.path().join(&name)).unwrap().len() as usize;
+        for what in harms(len, 5) {
+            let (report, differs) = open_damaged(&sample, &model, &name, what).unwrap();
+            assert_eq!((report.damages, differs), (vec![], false), "{} {what:?}", name.display());
+            if let IndexState::Rebuilt { set_aside, .. } = report.index {
+                assert!(set_aside.is_some(), "{} {what:?}", name.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn damage_to_the_small_files_costs_nothing_or_is_a_clear_error() {
+    let (sample, model) = sample();
+    for name in ["marker", "FORMAT", "reserve", "lock"] {
+        let len = fs::metadata(sample.path().join(name)).unwrap().len() as usize;
+        for what in harms(len, 10) {
+            match open_damaged(&sample, &model, Path::new(name), what) {
+                Ok((_, differs)) => assert!(!differs, "{name} {what:?}"),
+                Err(StoreError::Version { .. }) if name == "FORMAT" => {}
+                Err(error) => panic!("{name} {what:?}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flipped_byte_in_a_value_is_told_with_its_place() {
+    let (mut sample, _) = sample();
+    let path = sample.log(1);
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.windows(1200).position(|window| window.iter().all(|byte| *byte == 5)).unwrap();
+    bytes[at + 600] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let report = sample.open().unwrap();
+    assert_eq!(report.damages, [], "the file was not replayed");
+    let Err(StoreError::Damaged { place, .. }) = sample.value("key 4") else { panic!("damage was not seen") };
+    assert!(place.ends_with(&format!("0000000001.log at {at}")), "{place} {at}");
+    assert!(sample.value("key 6").unwrap().is_some());
+    let found = sample.get_mut().verify().unwrap();
+    assert_eq!(found.len(), 2, "the frame and the value: {found:?}");
+    assert!(found[0].file == "log/0000000001.log" && found[0].offset < at as u64 && found[0].len > 1200, "{found:?}");
+}
+
+#[test]
+fn a_missing_log_file_is_reported_and_does_not_hold_the_others_for_ever() {
+    let (mut sample, _) = sample();
+    fs::remove_file(sample.log(1)).unwrap();
+    let report = sample.open().unwrap();
+    assert_eq!(report.damages.len(), 1, "{report:?}");
+    assert_eq!(
+        (report.damages[0].file.as_str(), report.damages[0].what.as_str()),
+        ("log/0000000001.log", "the file is missing")
+    );
+    assert!(matches!(sample.value("key 4"), Err(StoreError::Damaged { .. })));
+    for _ in 0..200 {
+        sample.put("hot", vec![3; 3000]);
+        sample.get_mut().checkpoint().unwrap();
+    }
+    assert!(sample.get_mut().stats().files < 20);
+    assert!(matches!(sample.value("key 4"), Err(StoreError::Damaged { .. })));
+}
+
+/// What sled holds after a restored backup of its directory alone is whole and wrong: the sum tells.
+#[test]
+fn an_old_index_under_a_new_log_is_found_out() {
+    let mut disk = Disk::new();
+    disk.put("a", "1");
+    disk.get_mut().checkpoint().unwrap();
+    disk.close();
+    let backup = tempfile::tempdir().unwrap();
+    copy(&disk.path().join("sled"), backup.path());
+    disk.open().unwrap();
+    disk.put("a", "2");
+    disk.get_mut().checkpoint().unwrap();
+    disk.close();
+    fs::remove_dir_all(disk.path().join("sled")).unwrap();
+    copy(backup.path(), &disk.path().join("sled"));
+    let report = disk.open().unwrap();
+    let IndexState::Rebuilt { why, set_aside } = report.index else { panic!("an old index was believed") };
+    assert!(why.contains("last checkpoint") && set_aside.unwrap().ends_with("sled.broken-1"), "{why}");
+    assert_eq!(disk.value("a").unwrap().unwrap(), "2");
+}
+
+#[test]
+fn a_body_that_looks_like_a_frame_is_never_taken_for_one() {
+    let mut disk = Disk::new();
+    disk.put("a", "1");
+    disk.close();
+    // What a client would have to guess: a frame of another store.
+    let other = Disk::new();
+    let mut forged = Vec::new();
+    let record =
+        crate::store::disk::frame::Record { kind: super::super::frame::Kind::Put, key: b"forged", value: b"!" };
+    other.store.as_ref().unwrap().log.key.encode(&mut forged, 3, 3, [record].into_iter());
+    disk.open().unwrap();
+    disk.put("body", [vec![0; 700], forged].concat());
+    disk.put("last", "1");
+    disk.close();
+    let mut bytes = fs::read(disk.log(1)).unwrap();
+    let at = bytes.windows(4).position(|window| window == b"body").unwrap();
+    bytes[at + 10] ^= 1;
+    fs::write(disk.log(1), bytes).unwrap();
+    let report = disk.open().unwrap();
+    assert_eq!(report.damages.len(), 1, "{report:?}");
+    assert_eq!((disk.value("forged").unwrap(), disk.value("last").unwrap().unwrap()), (None, Bytes::from("1")));
+}

@@ -1,0 +1,174 @@
+//! Writes that fail: what was not confirmed is not visible, and what was confirmed stays.
+
+use std::{io::ErrorKind, sync::Arc};
+
+use proptest::prelude::*;
+
+use super::{
+    faulty::{Fault, FaultyFiles},
+    *,
+};
+use crate::{
+    Batch,
+    store::suite::{Step, apply, rows, steps},
+};
+
+struct Faulty {
+    dir: TempDir,
+    files: FaultyFiles,
+    store: Option<DiskStore>,
+}
+
+impl Faulty {
+    fn new() -> Self {
+        let mut faulty = Self { dir: tempfile::tempdir().unwrap(), files: FaultyFiles::default(), store: None };
+        faulty.reopen();
+        faulty
+    }
+
+    fn reopen(&mut self) -> OpenReport {
+        self.store = None;
+        let (store, report) = DiskStore::open_on(self.dir.path(), small(), Arc::new(self.files.clone())).unwrap();
+        self.store = Some(store);
+        report
+    }
+
+    fn commit(&mut self, key: &str, len: usize) -> Result<(), StoreError> {
+        self.commit_all(&[vec![Op::Put(Bytes::from(key.to_owned()), Bytes::from(vec![7; len]))]])
+    }
+
+    fn commit_all(&mut self, batches: &[Batch]) -> Result<(), StoreError> {
+        self.store.as_mut().unwrap().commit(batches)
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.store.as_ref().unwrap().reader().get(key.as_bytes()).unwrap().is_some()
+    }
+}
+
+#[test]
+fn a_full_disk_costs_only_the_commit_that_met_it() {
+    let mut faulty = Faulty::new();
+    let reserve = faulty.dir.path().join("reserve");
+    assert_eq!(fs::metadata(&reserve).unwrap().len(), small().reserve);
+    faulty.commit("before", 10).unwrap();
+    for arrived in [0, 1, 39, 60, 1000] {
+        faulty.files.arm(Fault::Write(arrived, ErrorKind::StorageFull));
+        assert!(matches!(faulty.commit("lost", 600), Err(StoreError::Full { .. })));
+        assert!(!faulty.has("lost") && !reserve.exists());
+    }
+    faulty.commit("after", 600).unwrap();
+    faulty.store.as_mut().unwrap().checkpoint().unwrap();
+    assert!(reserve.exists(), "set aside again when there is room");
+    let report = faulty.reopen();
+    assert_eq!((report.torn_tail, report.damages), (None, vec![]));
+    assert!(faulty.has("before") && faulty.has("after") && !faulty.has("lost"));
+}
+
+#[test]
+fn a_full_disk_while_a_file_is_rolled_costs_no_more() {
+    let mut faulty = Faulty::new();
+    faulty.commit("big", 20 << 10).unwrap();
+    faulty.files.arm(Fault::Create);
+    assert!(matches!(faulty.commit("lost", 10), Err(StoreError::Full { .. })));
+    faulty.files.arm(Fault::Write(5, ErrorKind::StorageFull));
+    assert!(matches!(faulty.commit("lost", 10), Err(StoreError::Full { .. })));
+    faulty.commit("after", 10).unwrap();
+    assert_eq!(faulty.reopen().damages, []);
+    assert!(faulty.has("big") && faulty.has("after") && !faulty.has("lost"));
+}
+
+#[test]
+fn after_a_failed_sync_or_write_nothing_is_taken_until_reopened() {
+    for fault in [Fault::Sync, Fault::Write(50, ErrorKind::Other)] {
+        let mut faulty = Faulty::new();
+        faulty.commit("before", 10).unwrap();
+        faulty.files.arm(fault);
+        assert!(matches!(faulty.commit("unconfirmed", 600), Err(StoreError::Io { .. })), "{fault:?}");
+        let refused = faulty.commit("refused", 10).unwrap_err().to_string();
+        assert!(refused.contains("restart the node"), "{refused}");
+        assert!(faulty.has("before") && !faulty.has("unconfirmed"));
+        let report = faulty.reopen();
+        assert_eq!((report.torn_tail, report.damages), (None, vec![]));
+        assert!(faulty.has("before") && !faulty.has("refused"));
+        faulty.commit("after", 10).unwrap();
+    }
+}
+
+#[test]
+fn half_a_frame_that_can_not_be_taken_back_is_a_torn_tail() {
+    let mut faulty = Faulty::new();
+    faulty.commit("before", 10).unwrap();
+    faulty.files.arm(Fault::Write(50, ErrorKind::StorageFull));
+    faulty.files.arm(Fault::Truncate);
+    faulty.commit("lost", 600).unwrap_err();
+    assert!(matches!(faulty.commit("refused", 10), Err(StoreError::Io { .. })));
+    let report = faulty.reopen();
+    let torn = report.torn_tail.unwrap();
+    assert_eq!((torn.file.as_str(), torn.len, report.damages), ("log/0000000001.log", 50, vec![]));
+    assert!(faulty.has("before") && !faulty.has("lost"));
+    faulty.commit("after", 10).unwrap();
+    assert_eq!(faulty.reopen().torn_tail, None);
+}
+
+#[test]
+fn a_failed_read_is_an_error_and_no_absence() {
+    let mut faulty = Faulty::new();
+    faulty.commit("big", 5000).unwrap();
+    faulty.files.arm(Fault::Read);
+    let reader = faulty.store.as_ref().unwrap().reader();
+    assert!(matches!(reader.get(b"big"), Err(StoreError::Io { .. })));
+    assert!(reader.get(b"big").unwrap().is_some());
+}
+
+fn fault() -> impl Strategy<Value = Option<Fault>> {
+    prop_oneof![
+        4 => Just(None),
+        2 => (0..3000_usize).prop_map(|bytes| Some(Fault::Write(bytes, ErrorKind::StorageFull))),
+        1 => (0..3000_usize).prop_map(|bytes| Some(Fault::Write(bytes, ErrorKind::Other))),
+        1 => Just(Some(Fault::Sync)),
+        1 => Just(Some(Fault::Create)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever fails: what is visible is what was confirmed, and after a reopen it is that and perhaps the first few
+    /// batches of one commit that was not.
+    #[test]
+    fn faults_lose_nothing_confirmed(steps in steps(30), faults in prop::collection::vec(fault(), 30)) {
+        let mut faulty = Faulty::new();
+        let mut model = Model::new();
+        let shown = |faulty: &Faulty| -> Model {
+            rows(&*faulty.store.as_ref().unwrap().reader(), &[], &[0xff; 4]).into_iter().collect()
+        };
+        for (step, fault) in steps.iter().zip(faults) {
+            fault.into_iter().for_each(|fault| faulty.files.arm(fault));
+            let mut unsure: &[Batch] = &[];
+            let result = match step {
+                Step::Commit(batches) => {
+                    let result = faulty.commit_all(batches);
+                    if result.is_ok() { apply(&mut model, batches) } else { unsure = batches }
+                    result
+                }
+                Step::Checkpoint | Step::Lose => faulty.store.as_mut().unwrap().checkpoint(),
+                Step::Reopen => Err(StoreError::Full { context: "a reason to reopen".to_owned() }),
+            };
+            prop_assert_eq!(&shown(&faulty), &model);
+            faulty.files.disarm();
+            if result.is_err() {
+                let report = faulty.reopen();
+                prop_assert_eq!(&report.damages, &vec![]);
+                let after = shown(&faulty);
+                let prefix = (0..=unsure.len()).find(|count| {
+                    let mut possible = model.clone();
+                    apply(&mut possible, &unsure[..*count]);
+                    possible == after
+                });
+                prop_assert!(prefix.is_some());
+                model = after;
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! A device that fails when told to, beneath the log.
+
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use super::super::file::{Files, LogFile, OsFiles};
+
+/// What goes wrong, once, at the next call of its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// So many bytes of the next write arrive, then the error comes.
+    Write(usize, io::ErrorKind),
+    /// The next sync fails.
+    Sync,
+    /// The next truncate fails.
+    Truncate,
+    /// The next read fails.
+    Read,
+    /// The next file can not be created, for the disk is full.
+    Create,
+}
+
+/// Real files, and the faults that are still to come.
+#[derive(Clone, Default)]
+pub(super) struct FaultyFiles(Arc<Mutex<Vec<Fault>>>);
+
+impl FaultyFiles {
+    pub(super) fn arm(&self, fault: Fault) {
+        self.0.lock().unwrap().push(fault);
+    }
+
+    pub(super) fn disarm(&self) {
+        self.0.lock().unwrap().clear();
+    }
+
+    fn take(&self, matches: impl Fn(&Fault) -> bool) -> Option<Fault> {
+        let mut faults = self.0.lock().unwrap();
+        let at = faults.iter().position(matches)?;
+        Some(faults.remove(at))
+    }
+
+    fn check(&self, fault: Fault) -> io::Result<()> {
+        self.take(|armed| *armed == fault).map_or(Ok(()), |fault| Err(io::Error::other(format!("{fault:?}"))))
+    }
+}
+
+impl Files for FaultyFiles {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
+        let file = OsFiles.create(path)?;
+        self.check(Fault::Create).map_err(|_| io::Error::from(io::ErrorKind::StorageFull))?;
+        Ok(Arc::new(FaultyFile { file, faults: self.clone() }))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
+        Ok(Arc::new(FaultyFile { file: OsFiles.open(path)?, faults: self.clone() }))
+    }
+}
+
+struct FaultyFile {
+    file: Arc<dyn LogFile>,
+    faults: FaultyFiles,
+}
+
+impl LogFile for FaultyFile {
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        match self.faults.take(|fault| matches!(fault, Fault::Write(..))) {
+            Some(Fault::Write(count, kind)) => {
+                self.file.write_at(&bytes[..count.min(bytes.len())], offset)?;
+                Err(io::Error::from(kind))
+            }
+            _ => self.file.write_at(bytes, offset),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.faults.check(Fault::Sync)?;
+        self.file.sync()
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.faults.check(Fault::Truncate)?;
+        self.file.truncate(len)
+    }
+
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.faults.check(Fault::Read)?;
+        self.file.read_at(bytes, offset)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+}
