@@ -267,22 +267,21 @@ impl Swim {
         }
         while let Some(notification) = self.runtime.to_notify() {
             match notification {
-                OwnedNotification::MemberUp(member) => {
-                    if self.active.insert(member.node) {
-                        self.events.push_back(SwimEvent::Up(member.node));
-                    }
-                }
-                OwnedNotification::MemberDown(member) => {
-                    if self.active.remove(&member.node) {
-                        self.events.push_back(SwimEvent::Down(member.node));
-                    }
-                }
+                OwnedNotification::MemberUp(member) => self.note(member.node, true),
+                OwnedNotification::MemberDown(member) => self.note(member.node, false),
                 OwnedNotification::Defunct => defunct = true,
                 // A rename keeps the node and its liveness; being connected or idle shows in the members.
                 _ => {}
             }
         }
         defunct
+    }
+
+    fn note(&mut self, node: NodeId, alive: bool) {
+        let changed = if alive { self.active.insert(node) } else { self.active.remove(&node) };
+        if changed {
+            self.events.push_back(if alive { SwimEvent::Up(node) } else { SwimEvent::Down(node) });
+        }
     }
 
     /// Takes the next generation and tells it to everyone.

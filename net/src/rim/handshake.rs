@@ -1,0 +1,167 @@
+//! From a TLS connection to a link: versions, proof of the network secret, hello.
+//!
+//! On the one stream, which the dialler opens:
+//!
+//! ```text
+//! dialler                                   listener
+//! opening: magic, versions, proof  ------>  checks: magic, versions, proof
+//!                                  <------  opening, hello
+//! checks, then hello               ------>
+//! ```
+//!
+//! An opening has a fixed size and holds nothing to be parsed. Hellos are read only after the proof of the other end
+//! held. A proof is bound to the TLS session and to the end it comes from, so passing it on is of no use.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use quinn::{Connection, RecvStream, SendStream};
+use rhizomq_engine::NodeId;
+
+use super::{
+    config::RimConfig,
+    frame::FrameReader,
+    refusal::{CloseCode, HandshakeError},
+    secret::{NetworkSecret, Role, Session},
+    tls,
+};
+use crate::link::{MAX_HELLO_BYTES, PeerHello, common_version};
+
+const MAGIC: [u8; 8] = *b"RHIZOMQ\n";
+const OPENING_BYTES: usize = 8 + 2 + 2 + 32;
+const EXPORT_LABEL: &[u8] = b"EXPORTER-rhizomq-network-proof";
+
+/// The stream of a link whose peer is proven.
+pub(super) struct Established {
+    pub(super) hello: PeerHello,
+    pub(super) dialler: NodeId,
+    pub(super) send: SendStream,
+    pub(super) recv: FrameReader,
+}
+
+/// One end's view of a handshake.
+pub(super) struct Handshake<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) config: &'a RimConfig,
+    pub(super) secret: &'a NetworkSecret,
+    /// This node.
+    pub(super) node: NodeId,
+    /// The other one, by its certificate.
+    pub(super) peer: NodeId,
+}
+
+/// The node at the other end, and not this one.
+pub(super) fn peer_of(connection: &Connection, node: NodeId) -> Result<NodeId, HandshakeError> {
+    let peer = tls::peer_of(connection)
+        .ok_or_else(|| HandshakeError::refuse(CloseCode::Malformed, "the certificate names no node"))?;
+    if peer == node {
+        return Err(HandshakeError::refuse(CloseCode::SelfConnection, "this node has dialled itself"));
+    }
+    Ok(peer)
+}
+
+impl Handshake<'_> {
+    /// The end that dialled.
+    pub(super) async fn dial(&self) -> Result<Established, HandshakeError> {
+        let session = self.session(self.node, self.peer)?;
+        let (mut send, recv) = self.connection.open_bi().await?;
+        let mut recv = FrameReader::new(recv);
+        self.write(&mut send, self.opening(Role::Dialler, &session)).await?;
+        self.check_opening(&mut recv, Role::Listener, &session).await?;
+        let hello = self.read_hello(&mut recv).await?;
+        self.write(&mut send, self.hello()?).await?;
+        self.connection.set_receive_window(RimConfig::proven_window());
+        Ok(Established { hello, dialler: self.node, send, recv })
+    }
+
+    /// The end that was dialled.
+    pub(super) async fn listen(&self) -> Result<Established, HandshakeError> {
+        let session = self.session(self.peer, self.node)?;
+        let (mut send, recv): (SendStream, RecvStream) = self.connection.accept_bi().await?;
+        let mut recv = FrameReader::new(recv);
+        self.check_opening(&mut recv, Role::Dialler, &session).await?;
+        self.write(&mut send, self.opening(Role::Listener, &session)).await?;
+        self.write(&mut send, self.hello()?).await?;
+        let hello = self.read_hello(&mut recv).await?;
+        self.connection.set_receive_window(RimConfig::proven_window());
+        Ok(Established { hello, dialler: self.peer, send, recv })
+    }
+
+    fn session(&self, dialler: NodeId, listener: NodeId) -> Result<Session, HandshakeError> {
+        let mut exported = [0; 32];
+        self.connection
+            .export_keying_material(&mut exported, EXPORT_LABEL, b"")
+            .map_err(|_| HandshakeError::Lost("TLS gives no keying material".into()))?;
+        Ok(Session { exported, dialler, listener })
+    }
+
+    fn opening(&self, role: Role, session: &Session) -> Bytes {
+        let mut opening = BytesMut::with_capacity(OPENING_BYTES);
+        opening.put_slice(&MAGIC);
+        opening.put_u16(self.config.versions.0);
+        opening.put_u16(self.config.versions.1);
+        opening.put_slice(self.secret.prove(role, session).as_bytes());
+        opening.freeze()
+    }
+
+    async fn check_opening(&self, recv: &mut FrameReader, role: Role, session: &Session) -> Result<(), HandshakeError> {
+        let mut opening = match recv.body(OPENING_BYTES).await {
+            Ok(opening) => opening,
+            Err(error) => return Err(self.broken(error)),
+        };
+        if opening.split_to(MAGIC.len()) != MAGIC.as_slice() {
+            return Err(HandshakeError::refuse(CloseCode::Malformed, "this is not the protocol between Rhizomq nodes"));
+        }
+        let (ours, theirs) = (self.config.versions, (opening.get_u16(), opening.get_u16()));
+        if common_version(ours, theirs).is_none() {
+            let text = format!(
+                "no common protocol version: the refusing node speaks {} to {}, the other {} to {}; upgrade the older",
+                ours.0, ours.1, theirs.0, theirs.1
+            );
+            return Err(HandshakeError::refuse(CloseCode::NoCommonVersion, text));
+        }
+        let mut proof = [0; 32];
+        opening.copy_to_slice(&mut proof);
+        // Compares in constant time.
+        if self.secret.prove(role, session) != blake3::Hash::from_bytes(proof) {
+            let text =
+                "wrong network secret: the two nodes belong to different networks; join with a ticket of this one";
+            return Err(HandshakeError::refuse(CloseCode::WrongSecret, text));
+        }
+        Ok(())
+    }
+
+    fn hello(&self) -> Result<Bytes, HandshakeError> {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let hello = PeerHello {
+            node: self.node,
+            epoch: self.config.epoch,
+            name: self.config.name.clone(),
+            wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
+        };
+        let body = hello.encode().map_err(|error| HandshakeError::Lost(error.to_string()))?;
+        Ok(super::frame::encode([body]).concat().into())
+    }
+
+    async fn read_hello(&self, recv: &mut FrameReader) -> Result<PeerHello, HandshakeError> {
+        let body = match recv.next(MAX_HELLO_BYTES).await {
+            Ok(Some(body)) => body,
+            Ok(None) => return Err(HandshakeError::refuse(CloseCode::Malformed, "the stream ended before the hello")),
+            Err(error) => return Err(self.broken(error)),
+        };
+        PeerHello::decode(self.peer, &body)
+            .map_err(|error| HandshakeError::refuse(CloseCode::Malformed, error.to_string()))
+    }
+
+    async fn write(&self, send: &mut SendStream, bytes: Bytes) -> Result<(), HandshakeError> {
+        send.write_chunk(bytes).await.map_err(|error| self.broken(error))
+    }
+
+    /// Why a stream broke: mostly because the connection did, and that knows more.
+    fn broken(&self, error: impl std::fmt::Display) -> HandshakeError {
+        match self.connection.close_reason() {
+            Some(reason) => reason.into(),
+            None => HandshakeError::refuse(CloseCode::Malformed, error.to_string()),
+        }
+    }
+}
