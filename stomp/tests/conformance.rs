@@ -7,7 +7,7 @@ use rhizomq_engine::Now;
 use rhizomq_stomp::session::{AckItem, AckMode, Delivery, Request, Session, SessionConfig, SubKey, Ticket};
 
 /// A case file must not get lost unnoticed.
-const LEAST_CASES: usize = 60;
+const LEAST_CASES: usize = 100;
 
 #[test]
 fn all_cases() {

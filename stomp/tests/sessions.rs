@@ -280,14 +280,18 @@ fn subscriptions_are_limited() {
 #[test]
 fn a_small_body_in_a_transaction_does_not_keep_the_receive_buffer() {
     let mut session = connected(Version::V1_2, Limits::default());
-    let bytes = [begin("a"), send("a", 3), Frame::new(Command::Commit, [("transaction", "a")])]
+    let plain = Frame::new(Command::Send, [("destination", "/queue/a")]).with_body("abc");
+    let bytes = [begin("a"), send("a", 3), plain, Frame::new(Command::Commit, [("transaction", "a")])]
         .map(|frame| encode(&frame, Version::V1_2))
         .concat();
     session.handle_bytes(NOW, &bytes);
-    let Some(Request::Publish { unit, .. }) = session.poll_request() else { panic!("no request") };
-    let body = unit.into_iter().next().unwrap().body;
-    // Alone in its allocation, so it can be taken over without a copy.
-    assert!(body.try_into_mut().is_ok());
+    let mut body = || match session.poll_request() {
+        Some(Request::Publish { mut unit, .. }) => unit.remove(0).body,
+        other => panic!("{other:?}"),
+    };
+    let (_in_the_buffer, in_the_transaction) = (body(), body());
+    // Nobody else holds the memory it lies in.
+    assert!(in_the_transaction.try_into_mut().is_ok());
 }
 
 #[test]

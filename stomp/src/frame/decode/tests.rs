@@ -79,8 +79,9 @@ fn memory_follows_the_bytes_that_came_not_those_announced() {
 fn an_idle_connection_keeps_no_buffer() {
     let mut decoder = Decoder::new(Limits::default());
     decoder.start_session(Version::V1_2);
-    decoder.feed(format!("SEND\n\n{}\0\n", "x".repeat(1 << 20)).as_bytes());
+    decoder.feed(format!("SEND\n\n{}\0", "x".repeat(1 << 20)).as_bytes());
     assert!(decoder.poll().is_ok_and(|frame| frame.is_some()));
+    decoder.feed(&[b'\n'; 1 << 20]);
     assert_eq!(decoder.poll(), Ok(None));
     assert_eq!(decoder.buffer.capacity(), 0);
 }
@@ -103,4 +104,11 @@ fn bodies_are_slices_of_one_buffer() {
     let mut body = || decoder.poll().unwrap().unwrap().body;
     let (first, second) = (body(), body());
     assert_eq!(second.as_ptr() as usize - first.as_ptr() as usize, "abcd\0SEND\n\n".len());
+}
+
+#[test]
+fn padding_in_a_frame_without_a_body_has_a_limit() {
+    let frame = |padding: usize| format!("BEGIN\n\n{}\0", "\n".repeat(padding));
+    assert!(session(&frame(MAX_PADDING)).is_ok_and(|frame| frame.is_some()));
+    assert_eq!(session(&frame(MAX_PADDING + 1)), Err(DecodeError::BodyNotAllowed { command: Command::Begin }));
 }
