@@ -5,7 +5,9 @@
 //! rounds' own ratios.
 
 mod figures;
+mod host;
 mod limit;
+mod replicate;
 mod store;
 
 use std::path::{Path, PathBuf};
@@ -29,7 +31,8 @@ pub(crate) struct BenchArgs {
     /// Bytes of a message's body
     #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub(crate) size: u32,
-    /// Messages in one group commit; several are measured one after the other
+    /// Messages in one group commit (for `replicate`: published together, four such groups under way); several are
+    /// measured one after the other
     #[arg(long, value_name = "N,...", default_value = "1,10,100,1000", value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) batch: Vec<u32>,
@@ -51,7 +54,7 @@ pub(crate) struct BenchArgs {
 pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<String> {
     let (args, figures) = match command {
         BenchCommand::Store(args) => (args, store::run(args)?),
-        BenchCommand::Replicate(args) => (args, Vec::new()),
+        BenchCommand::Replicate(args) => (args, replicate::run(args)?),
     };
     if args.json {
         let object = serde_json::json!({

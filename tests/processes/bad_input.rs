@@ -6,6 +6,8 @@ use std::{
     process::Command,
 };
 
+use rhizomq_net::{Ticket, rim::NetworkSecret};
+
 use crate::support::{
     Chance,
     cluster::{Cluster, Ledger, alive, consume_all, publish_all, texts},
@@ -78,10 +80,10 @@ fn a_node_without_the_networks_secret_is_refused_and_the_log_says_why() {
     let cluster = Cluster::start(2);
     let elsewhere = tempfile::tempdir().unwrap();
     // A node of another network that has been told our addresses: a right ticket but for the secret.
-    let ours: rhizomq_net::rim::Ticket = cluster.nodes[0].ticket().parse().unwrap();
-    let wrong = with_wrong_secret(ours);
+    let mut ticket: Ticket = cluster.nodes[0].ticket().parse().unwrap();
+    ticket.secret = NetworkSecret::generate().unwrap();
     let mut setup = Setup::new(elsewhere.path(), "stranger");
-    setup.join = Some(wrong);
+    setup.join = Some(ticket.to_string());
     let stranger = Node::start(setup);
     eventually("the refusal in the log", || {
         let log = cluster.nodes[0].log();

@@ -135,3 +135,19 @@ fn a_clean_stop_ends_with_code_0_and_closes_the_clients_connections() {
     assert_eq!(node.terminate().code(), Some(0));
     client.until_closed();
 }
+
+#[test]
+fn the_benchmarks_put_every_figure_beside_its_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    for (what, lines) in [("store", 2), ("replicate", 3)] {
+        let brief = ["--rounds", "1", "--round-ms", "50", "--batch", "10", "--json", "--dir"];
+        let output = rhizomq(&[&["bench", what][..], &brief, &[dir.path().to_str().unwrap()]].concat());
+        assert!(output.status.success(), "{what}: {}", stderr(&output));
+        let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let figures = result["figures"].as_array().unwrap();
+        assert_eq!(figures.len(), lines, "{result}");
+        assert!(figures.iter().all(|figure| figure["messages_per_s"].as_f64().unwrap() > 0.0), "{result}");
+        assert!(figures[1..].iter().all(|limit| limit["reached"].as_f64().unwrap() > 0.0), "{result}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "what was written is deleted");
+}
