@@ -74,13 +74,14 @@ impl Engine {
         report
     }
 
-    /// The commit failed and left nothing on disk that may be trusted: nothing of it happened. Its units are returned;
-    /// the slots they had taken are given up for good, since a number is never used twice. What came from other
-    /// replicas comes again by anti-entropy; local consumption is queued again.
+    /// The commit failed and left nothing on disk that may be trusted: nothing of it happened. Its units with messages
+    /// are returned; the slots they had taken are given up for good, since a number is never used twice. What came from
+    /// other replicas comes again by anti-entropy; consumption is queued again, for it must go on when a disk is full.
     pub fn handle_commit_failed(&mut self) -> Vec<Ticket> {
         let Some(staged) = self.staged.take() else { return Vec::new() };
         for (id, change) in &staged.segments {
-            let mut again = change.removed.clone();
+            let tied = staged.tied.get(id);
+            let mut again = tied.map_or_else(|| change.removed.clone(), |tied| change.removed.difference(tied));
             for (block, _) in change.blocks.iter().filter(|(_, local)| *local) {
                 again.insert_range(block.first(), block.last());
             }
@@ -98,7 +99,11 @@ impl Engine {
         for (key, value) in staged.registry {
             self.queue.registry.entry(key).or_insert(value);
         }
-        staged.units.into_iter().map(|(ticket, _)| ticket).collect()
+        for (ticket, unit) in staged.acks.into_iter().rev() {
+            self.queue.units.push_front((ticket, unit));
+        }
+        self.queue.count_unit_removals();
+        staged.units.into_iter().filter(|(_, place)| place.is_some()).map(|(ticket, _)| ticket).collect()
     }
 
     fn apply(&mut self, id: SegmentId, mut change: Change, report: &mut Committed) {

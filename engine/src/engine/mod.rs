@@ -210,6 +210,18 @@ impl Engine {
         names.into_iter().filter(|inbox| self.index.next(inbox, id, 1).is_some()).cloned().collect()
     }
 
+    /// Inboxes that any of these slots belongs to, as far as blocks are kept.
+    pub fn inboxes_with(&self, id: SegmentId, slots: &RangeSet) -> BTreeSet<Arc<str>> {
+        let mut names = BTreeSet::new();
+        let Some(replica) = self.replicas.get(&id) else { return names };
+        for (first, last) in slots.iter_ranges() {
+            let blocks = replica.blocks.range(..=last).rev().take_while(|(_, meta)| meta.last >= first);
+            let runs = blocks.flat_map(|(_, meta)| &meta.runs);
+            names.extend(runs.filter(|(_, from, to)| *from <= last && *to >= first).map(|(inbox, ..)| inbox.clone()));
+        }
+        names
+    }
+
     /// The first waiting slot of an inbox in a segment at or after `from`.
     pub fn next_waiting(&self, inbox: &str, id: SegmentId, from: Slot) -> Option<Slot> {
         self.index.next(inbox, id, from)

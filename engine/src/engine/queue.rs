@@ -53,6 +53,8 @@ pub enum PublishError {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub(super) units: VecDeque<(Ticket, Unit)>,
+    /// What the queued units consume.
+    pub(super) unit_removals: BTreeMap<SegmentId, RangeSet>,
     pub(super) last_ticket: u64,
     pub(super) blocks: BTreeMap<(SegmentId, Slot), Block>,
     pub(super) removals: BTreeMap<SegmentId, RangeSet>,
@@ -82,8 +84,16 @@ impl Queue {
     }
 
     pub(super) fn removes(&self, dot: Dot) -> bool {
-        self.removals.get(&dot.segment).is_some_and(|slots| slots.contains(dot.slot))
-            || self.units.iter().any(|(_, unit)| unit.removals.contains(&dot))
+        let has = |slots: &BTreeMap<SegmentId, RangeSet>| slots.get(&dot.segment).is_some_and(|s| s.contains(dot.slot));
+        has(&self.removals) || has(&self.unit_removals)
+    }
+
+    /// Works out anew what the queued units consume.
+    pub(super) fn count_unit_removals(&mut self) {
+        self.unit_removals.clear();
+        for dot in self.units.iter().flat_map(|(_, unit)| &unit.removals) {
+            self.unit_removals.entry(dot.segment).or_default().insert(dot.slot);
+        }
     }
 }
 
@@ -107,6 +117,9 @@ impl Engine {
         }
         self.queue.last_ticket += 1;
         let ticket = Ticket(self.queue.last_ticket);
+        for dot in &unit.removals {
+            self.queue.unit_removals.entry(dot.segment).or_default().insert(dot.slot);
+        }
         self.queue.units.push_back((ticket, unit));
         Ok(ticket)
     }

@@ -6,7 +6,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{BlockRef, Engine, Replica, queue::Ticket};
+use super::{
+    BlockRef, Engine, Replica,
+    queue::{Ticket, Unit},
+};
 use crate::{
     Batch, Dot, Mistake, Now, Op, RangeSet, Retired, SegmentId, SegmentState, Slot,
     block::{Block, Entry},
@@ -19,6 +22,10 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Staged {
     pub(super) units: Vec<(Ticket, Option<BlockRef>)>,
+    /// Units of consumption alone: if the write fails they are tried again.
+    pub(super) acks: Vec<(Ticket, Unit)>,
+    /// What units with messages consume: if the write fails, they do not.
+    pub(super) tied: BTreeMap<SegmentId, RangeSet>,
     pub(super) segments: BTreeMap<SegmentId, Change>,
     pub(super) registry: BTreeMap<Key, Value>,
     pub(super) unregistered: Vec<Key>,
@@ -131,12 +138,16 @@ impl Engine {
                 break; // the next commit closes this segment and opens another
             }
             let Some((ticket, unit)) = self.queue.units.pop_front() else { break };
-            for dot in unit.removals {
+            for dot in &unit.removals {
                 self.queue.removals.entry(dot.segment).or_default().insert(dot.slot);
+                if !unit.entries.is_empty() {
+                    staged.tied.entry(dot.segment).or_default().insert(dot.slot);
+                }
             }
             let bytes: usize = unit.entries.iter().map(Entry::size).sum();
             if unit.entries.is_empty() {
                 staged.units.push((ticket, None));
+                staged.acks.push((ticket, unit));
                 continue;
             }
             if block_bytes > 0 && block_bytes + bytes > limits::BLOCK_TARGET_BYTES {
@@ -149,6 +160,7 @@ impl Engine {
             tickets.push(ticket);
         }
         self.close_block(&mut entries, &mut tickets, staged);
+        self.queue.count_unit_removals();
     }
 
     fn close_block(&mut self, entries: &mut Vec<Entry>, tickets: &mut Vec<Ticket>, staged: &mut Staged) {
