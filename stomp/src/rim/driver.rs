@@ -1,0 +1,303 @@
+//! The core's loop: inputs from links, clients, the store and the clock go into the broker in bounded turns; what it
+//! wants done is handed to the tasks that do it. The loop itself never waits for a socket or a disk to take something.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use rhizomq_engine::{Now, Store, StoreError};
+use rhizomq_net::{
+    CommitError, Output as NetOutput,
+    rim::{Rim, RimEvent, RimEvents},
+};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+};
+
+use super::{
+    client::{self, ClientInput, Clients, ListenerConfig},
+    writer::{Writer, Written},
+};
+use crate::{Broker, Output, Status};
+
+/// Inputs of one kind taken in one turn, before outputs are handed out: heart-beats must leave in time.
+const TURN: usize = 256;
+
+/// Inputs from clients that may wait for the core; each holds at most 64 KiB.
+const CLIENT_QUEUE: usize = 1024;
+
+/// Questions from the admin interface that may wait.
+const QUESTION_QUEUE: usize = 64;
+
+/// How long a shutdown may take before it is cut short.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the loop is made of, besides the broker.
+pub struct DriverConfig {
+    /// Where the rows go. Its reader is what the broker's engine reads.
+    pub store: Box<dyn Store>,
+    /// The links.
+    pub rim: Rim,
+    /// Their events.
+    pub rim_events: RimEvents,
+    /// Where clients connect.
+    pub listener: TcpListener,
+    /// Limits of it.
+    pub clients: ListenerConfig,
+    /// Addresses of a cluster to join, dialled for ever besides the roster.
+    pub join: Vec<SocketAddr>,
+    /// The zero of the monotonic clock that the broker was made with.
+    pub started: Instant,
+}
+
+/// Why the loop ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DriverError {
+    /// The store broke. What was confirmed is on disk; restart to reopen it.
+    #[error("the store can't be trusted any more, the node stops; restart it to read back what is on disk: {0}")]
+    Store(#[from] StoreError),
+    /// No thread for the store.
+    #[error("no thread can be started for the store: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A question to the core.
+enum Question {
+    Status(oneshot::Sender<Status>),
+}
+
+/// Asks the core questions from other tasks. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    questions: mpsc::Sender<Question>,
+}
+
+impl Handle {
+    /// The node's status; `None` when the core has stopped.
+    pub async fn status(&self) -> Option<Status> {
+        let (answer, status) = oneshot::channel();
+        self.questions.send(Question::Status(answer)).await.ok()?;
+        status.await.ok()
+    }
+}
+
+/// See the module docs.
+pub struct Driver {
+    broker: Broker,
+    rim: Rim,
+    rim_events: RimEvents,
+    writer: Writer,
+    written: mpsc::Receiver<Written>,
+    clients: Clients,
+    client_inputs: mpsc::Receiver<ClientInput>,
+    accepting: tokio::task::JoinHandle<()>,
+    questions: mpsc::Receiver<Question>,
+    join: Vec<SocketAddr>,
+    started: Instant,
+    stopped: bool,
+}
+
+/// The clocks, with `started` as the monotonic one's zero.
+pub(super) fn now(started: Instant) -> Now {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    Now { mono_ms: ms(started.elapsed()), wall_ms: ms(wall) }
+}
+
+impl Driver {
+    /// Puts the parts together. Has to be called in a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`DriverError::Thread`].
+    pub fn new(broker: Broker, config: DriverConfig) -> Result<(Self, Handle), DriverError> {
+        let (writer, written) = Writer::start(config.store).map_err(DriverError::Thread)?;
+        let (sender, client_inputs) = mpsc::channel(CLIENT_QUEUE);
+        let (asker, questions) = mpsc::channel(QUESTION_QUEUE);
+        let accepting = tokio::spawn(client::accept(config.listener, config.clients, sender));
+        let driver = Self {
+            broker,
+            rim: config.rim,
+            rim_events: config.rim_events,
+            writer,
+            written,
+            clients: Clients::default(),
+            client_inputs,
+            accepting,
+            questions,
+            join: config.join,
+            started: config.started,
+            stopped: false,
+        };
+        if !driver.join.is_empty() {
+            driver.rim.dial([(None, driver.join.clone())]);
+        }
+        Ok((driver, Handle { questions: asker }))
+    }
+
+    /// Runs until `stop` is done, then shuts down in order: clients are told, what waits is written, peers hear a
+    /// good-bye.
+    ///
+    /// # Errors
+    /// [`DriverError::Store`].
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), DriverError> {
+        tokio::pin!(stop);
+        let mut stopping = false;
+        let patience = tokio::time::sleep(Duration::MAX);
+        tokio::pin!(patience);
+        let mut result = Ok(());
+        self.drain_outputs();
+        while !self.stopped {
+            let deadline = self.started + Duration::from_millis(self.broker.deadline().min(u64::from(u32::MAX)));
+            tokio::select! {
+                biased;
+                () = &mut stop, if !stopping => {
+                    stopping = true;
+                    patience.as_mut().reset(tokio::time::Instant::now() + SHUTDOWN_PATIENCE);
+                    self.accepting.abort();
+                    self.broker.shutdown(now(self.started));
+                }
+                () = &mut patience, if stopping => {
+                    tracing::warn!("the shutdown is cut short");
+                    break;
+                }
+                Some(written) = self.written.recv() => {
+                    if let Err(error) = self.handle_written(written) {
+                        result = Err(error);
+                        break;
+                    }
+                }
+                () = tokio::time::sleep_until(deadline.into()) => self.broker.handle_timeout(now(self.started)),
+                Some(event) = self.rim_events.recv() => {
+                    self.handle_link(event);
+                    for _ in 1..TURN {
+                        let Some(event) = self.rim_events.try_recv() else { break };
+                        self.handle_link(event);
+                    }
+                }
+                Some(input) = self.client_inputs.recv() => {
+                    self.handle_client(input);
+                    for _ in 1..TURN {
+                        let Ok(input) = self.client_inputs.try_recv() else { break };
+                        self.handle_client(input);
+                    }
+                }
+                Some(Question::Status(answer)) = self.questions.recv() => {
+                    let _ = answer.send(self.broker.status());
+                }
+            }
+            self.drain_outputs();
+        }
+        self.accepting.abort();
+        self.finish().await;
+        result
+    }
+
+    async fn finish(self) {
+        let Self { rim, mut rim_events, writer, mut clients, mut client_inputs, .. } = self;
+        // Tasks of links and clients may wait for room in these queues while they end.
+        let draining = tokio::spawn(async move { while rim_events.recv().await.is_some() {} });
+        let closing = async {
+            while !clients.is_empty() {
+                match client_inputs.recv().await {
+                    Some(ClientInput::Closed(conn)) => clients.remove(conn),
+                    Some(_) => {}
+                    None => break,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(2), closing).await;
+        rim.shutdown(Duration::from_secs(1)).await;
+        writer.finish().await;
+        draining.abort();
+    }
+
+    fn handle_written(&mut self, written: Written) -> Result<(), DriverError> {
+        let now = now(self.started);
+        match written {
+            Written::Done(seq) => self.broker.handle_committed(now, seq, Ok(())),
+            Written::Refused(seq, why) => {
+                tracing::error!(why, "a write was refused");
+                self.broker.handle_committed(now, seq, Err(CommitError::Refused(why)));
+            }
+            Written::Broken(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    fn handle_link(&mut self, event: RimEvent) {
+        let now = now(self.started);
+        match event {
+            RimEvent::LinkUp { link, hello, remote } => {
+                tracing::info!(peer = %hello.node, name = hello.name, %remote, "linked");
+                self.broker.handle_link_up(now, link, hello);
+            }
+            RimEvent::LinkDown { link, reason } => {
+                tracing::info!(link = link.0, reason, "link down");
+                self.broker.handle_link_down(now, link);
+            }
+            RimEvent::Message { link, bytes } => self.broker.handle_message(now, link, bytes),
+            RimEvent::Datagram { link, bytes } => self.broker.handle_datagram(now, link, bytes),
+            // The rim has logged it.
+            RimEvent::Refused(_) => {}
+        }
+    }
+
+    fn handle_client(&mut self, input: ClientInput) {
+        let now = now(self.started);
+        match input {
+            ClientInput::Open(conn, writer, pause) => {
+                self.clients.insert(conn, writer, pause);
+                self.broker.handle_client_open(now, conn);
+            }
+            ClientInput::Bytes(conn, bytes) => self.broker.handle_client_bytes(now, conn, &bytes),
+            ClientInput::Flushed(conn, total) => {
+                self.clients.flushed(conn, total);
+                self.broker.handle_client_flushed(now, conn, total);
+            }
+            ClientInput::Closed(conn) => {
+                self.clients.remove(conn);
+                self.broker.handle_client_closed(now, conn);
+            }
+        }
+    }
+
+    fn drain_outputs(&mut self) {
+        while let Some(output) = self.broker.poll_output() {
+            match output {
+                Output::Net(output) => self.perform(output),
+                Output::ClientBytes { conn, bytes } => {
+                    if !self.clients.send(conn, bytes) {
+                        tracing::warn!(conn = conn.0, "a client does not read what it asked for, it is cut off");
+                        self.clients.remove(conn);
+                        self.broker.handle_client_closed(now(self.started), conn);
+                    }
+                }
+                Output::ClientClose { conn } => self.clients.close(conn),
+                Output::ClientPause { conn } => self.clients.pause(conn, true),
+                Output::ClientResume { conn } => self.clients.pause(conn, false),
+                Output::Stopped => self.stopped = true,
+            }
+        }
+    }
+
+    fn perform(&mut self, output: NetOutput) {
+        match output {
+            NetOutput::Send { link, bytes } => self.rim.send(link, bytes),
+            NetOutput::Datagram { link, bytes } => self.rim.datagram(link, bytes),
+            NetOutput::Close { link, reason } => {
+                tracing::warn!(link = link.0, reason, "closing a link");
+                self.rim.close(link, reason);
+            }
+            NetOutput::Commit { seq, batch } => self.writer.write(seq, batch),
+            NetOutput::Dial(targets) => {
+                let roster = targets.into_iter().map(|(node, addresses)| (Some(node), addresses));
+                let join = (!self.join.is_empty()).then(|| (None, self.join.clone()));
+                self.rim.dial(roster.chain(join));
+            }
+            _ => {}
+        }
+    }
+}
