@@ -1,16 +1,22 @@
 //! Checkpoints: the overlay goes to the index, the marker moves on, log files that nothing needs go.
 
+use bytes::Bytes;
+
 use super::{
     DiskStore,
-    index::Index,
+    file::io_error,
+    index::{Index, Unusable},
     log,
     marker::Marker,
-    open::{Loaded, finish_rebuild, rebuild_index},
+    open::{Loaded, finish_rebuild, no_room, rebuild_index},
     reader::Overlay,
     replay::{Source, forget},
-    row::TableSum,
+    row::{Row, TableSum},
 };
 use crate::StoreError;
+
+/// Bytes of disk that a checkpoint needs besides what its rows weigh.
+const ROOM: u64 = 256 << 10;
 
 /// Writes rows to an index that is being built, and keeps its account. Not durable yet.
 pub(super) fn write_rows(to: &mut Loaded, rows: &Overlay) -> Result<(), StoreError> {
@@ -32,10 +38,7 @@ impl DiskStore {
     pub(super) fn run_checkpoint(&mut self) -> Result<(), StoreError> {
         let result = self.try_checkpoint();
         self.tried_at = (self.log.written, self.shared.overlay().len());
-        if let Err(StoreError::Full { .. }) = &result {
-            let _ = std::fs::remove_file(&self.places.reserve);
-        }
-        result
+        result.inspect_err(|error| self.note_full(error))
     }
 
     fn try_checkpoint(&mut self) -> Result<(), StoreError> {
@@ -56,6 +59,8 @@ impl DiskStore {
         let to = self.log.position();
         // Cheap: keys are shared, large values are pointers. The overlay stays for readers until all is durable.
         let rows = self.shared.overlay().clone();
+
+        self.check_room(&rows)?;
 
         let mut untouched = self.marker.sum;
         let mut superseded = Vec::new();
@@ -104,6 +109,22 @@ impl DiskStore {
         Ok(())
     }
 
+    /// Sled can not be read any more once a write of it has failed, so it must not run into a full disk.
+    fn check_room(&self, rows: &Overlay) -> Result<(), StoreError> {
+        let weight = |(key, row): (&Bytes, &Option<Row>)| row.as_ref().map_or(0, |row| row.encode().len() + key.len());
+        let needed = ROOM + 3 * rows.iter().map(weight).sum::<usize>() as u64;
+        let root = &self.places.root;
+        let available = || fs2::available_space(root).map_err(|error| io_error("asking for the room at", root, error));
+        if available()? >= needed {
+            return Ok(());
+        }
+        let _ = std::fs::remove_file(&self.places.reserve);
+        if available()? >= needed {
+            return Ok(());
+        }
+        Err(StoreError::Full { context: format!("a checkpoint needs {needed} bytes at {}", root.display()) })
+    }
+
     fn writers_index(&self) -> Result<&Index, StoreError> {
         self.index.as_ref().ok_or_else(|| StoreError::Io {
             context: "writing the index".to_owned(),
@@ -124,6 +145,9 @@ impl DiskStore {
             self.marker.sum,
             self.unsure.clone(),
         );
+        if let Err(Unusable::Full) = &opened {
+            return Err(no_room(&self.places));
+        }
         if let Ok((index, scrubbed)) = opened {
             *slot = Some(index.clone());
             self.index = Some(index);

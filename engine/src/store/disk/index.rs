@@ -41,6 +41,27 @@ pub(super) struct Index {
     patience: Duration,
 }
 
+/// Why an index can not be opened.
+#[derive(Debug)]
+pub(super) enum Unusable {
+    /// There is no room to open it; nothing is wrong with it.
+    Full,
+    /// In words; it has to be rebuilt.
+    Broken(String),
+}
+
+impl From<io::Error> for Unusable {
+    fn from(error: io::Error) -> Self {
+        if is_full(&error) { Self::Full } else { Self::Broken(format!("sled: {error}")) }
+    }
+}
+
+impl From<String> for Unusable {
+    fn from(why: String) -> Self {
+        Self::Broken(why)
+    }
+}
+
 /// What a complete read of the index found.
 #[derive(Default)]
 pub(super) struct Scrubbed {
@@ -51,15 +72,14 @@ pub(super) struct Scrubbed {
 
 impl Index {
     /// Opens or creates the index and reads all of it. Rows of keys in `unsure` may be in any state; the others must add
-    /// up to `sum`. `Err` says in words why the index can not be used; never panics, never waits longer than `patience`
-    /// without progress.
+    /// up to `sum`. Never panics, never waits longer than `patience` without progress.
     pub(super) fn open(
         dir: &Path,
         cache: usize,
         patience: Duration,
         sum: TableSum,
         unsure: BTreeSet<Bytes>,
-    ) -> Result<(Self, Scrubbed), String> {
+    ) -> Result<(Self, Scrubbed), Unusable> {
         check_metadata(dir)?;
         let (sender, receiver) = mpsc::channel();
         let progress = Arc::new(AtomicU64::new(0));
@@ -67,18 +87,19 @@ impl Index {
         let scrub = move || {
             let open = || open_and_scrub(&path, cache, &unsure, &counter);
             // A receiver that has given up is fine: the index is dropped here then.
-            let _ = sender.send(catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| Err(panic_text(&*panic))));
+            let result = catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| Err(panic_text(&*panic).into()));
+            let _ = sender.send(result);
         };
         thread::Builder::new().name("index-scrub".to_owned()).spawn(scrub).map_err(|error| error.to_string())?;
         let mut seen = 0;
         let (db, scrubbed) = loop {
             match receiver.recv_timeout(patience) {
                 Ok(result) => break result?,
-                Err(RecvTimeoutError::Disconnected) => return Err("the scrub died".to_owned()),
+                Err(RecvTimeoutError::Disconnected) => return Err("the scrub died".to_owned().into()),
                 Err(RecvTimeoutError::Timeout) => {
                     let now = progress.load(Ordering::Relaxed);
                     if now == seen {
-                        return Err(format!("sled hangs: no progress for {patience:?} after {now} rows"));
+                        return Err(format!("sled hangs: no progress for {patience:?} after {now} rows").into());
                     }
                     seen = now;
                 }
@@ -86,7 +107,7 @@ impl Index {
         };
         let index = Self { db: Some(db), dir: dir.to_owned(), patience };
         if scrubbed.sum != sum {
-            return Err("sled opens, but its rows are not those of the last checkpoint".to_owned());
+            return Err("sled opens, but its rows are not those of the last checkpoint".to_owned().into());
         }
         Ok((index, scrubbed))
     }
@@ -167,7 +188,7 @@ fn open_and_scrub(
     cache: usize,
     unsure: &BTreeSet<Bytes>,
     progress: &AtomicU64,
-) -> Result<(Db, Scrubbed), String> {
+) -> Result<(Db, Scrubbed), Unusable> {
     let config =
         sled::Config::new().path(dir).cache_capacity_bytes(cache).flush_every_ms(None).zstd_compression_level(1);
     let mut opened = config.open();
@@ -178,11 +199,11 @@ fn open_and_scrub(
         thread::sleep(LOCK_PAUSE);
         opened = config.open();
     }
-    let db: Db = opened.map_err(|error| format!("sled: {error}"))?;
+    let db: Db = opened?;
     let mut scrubbed = Scrubbed::default();
     for entry in db.iter() {
-        let (key, bytes) = entry.map_err(|error| format!("sled: {error}"))?;
-        let row = Row::decode(&bytes).ok_or("sled gives a row that is none")?;
+        let (key, bytes) = entry?;
+        let row = Row::decode(&bytes).ok_or_else(|| "sled gives a row that is none".to_owned())?;
         *scrubbed.live.entry(row.file()).or_default() += row.weight(&key);
         if !unsure.contains(&key[..]) {
             scrubbed.sum.add(&key, &bytes);

@@ -65,6 +65,9 @@ use super::{Batch, Read, Store, StoreError};
 /// checkpoints keep failing.
 const MAX_OVERLAY: usize = 16;
 
+/// Commits up to this size (bytes) are let through to the reserve when the disk is full: removals are small.
+const SMALL_COMMIT: u64 = 16 << 10;
+
 /// How a [`DiskStore`] uses its disk. The default suits a node.
 #[derive(Clone, Debug)]
 pub struct DiskOptions {
@@ -78,8 +81,8 @@ pub struct DiskOptions {
     pub index_cache: usize,
     /// How long sled may make no progress before it is given up and the index is rebuilt. Default 60 s.
     pub index_patience: Duration,
-    /// Bytes set aside for the time when the disk is full: given back then, so that removals and a checkpoint, which
-    /// free space, can still be written. Default 1 MiB.
+    /// Bytes set aside for the time when the disk is full: given back then, so that a checkpoint and commits up to
+    /// 16 KiB, such as removals, which free space, can still be written. Default 1 MiB.
     pub reserve: u64,
 }
 
@@ -168,6 +171,8 @@ pub struct DiskStore {
     unsure: BTreeSet<Bytes>,
     /// The index may be in any state: a checkpoint failed while it was written.
     index_is_suspect: bool,
+    /// The disk was full, and the reserve has not been set aside again since.
+    is_full: bool,
     /// `log.written` and the overlay's rows as of the last checkpoint, tried or done.
     tried_at: (u64, usize),
     /// Open as long as the store is, for its lock.
@@ -186,18 +191,36 @@ impl DiskStore {
         }
     }
 
+    /// Keeps what the reserve gave back for small commits, until there is room again.
+    fn admit(&mut self, bytes: u64) -> Result<(), StoreError> {
+        if !self.is_full || bytes <= SMALL_COMMIT {
+            return Ok(());
+        }
+        let room = fs2::available_space(&self.places.root).unwrap_or(0);
+        if room >= self.options.reserve + bytes {
+            self.make_reserve();
+        }
+        if self.is_full {
+            return Err(StoreError::Full { context: format!("writing {}", self.places.log.display()) });
+        }
+        Ok(())
+    }
+
+    fn note_full(&mut self, error: &StoreError) {
+        if matches!(error, StoreError::Full { .. }) {
+            self.is_full = true;
+            // Gone already, or not to be had: the error says enough.
+            let _ = std::fs::remove_file(&self.places.reserve);
+        }
+    }
+
     /// Appends batches of records, and makes them visible once they are durable.
     fn append<'a, B>(&mut self, batches: impl Iterator<Item = B>) -> Result<(), StoreError>
     where
         B: Iterator<Item = Record<'a>>,
     {
-        let appended = self.roll().and_then(|()| self.log.append(batches)).inspect_err(|error| {
-            if matches!(error, StoreError::Full { .. }) {
-                // Gone already, or not to be had: the error says enough.
-                let _ = std::fs::remove_file(&self.places.reserve);
-            }
-        })?;
-        let Appended { file, payloads } = appended;
+        let appended = self.roll().and_then(|()| self.log.append(batches));
+        let Appended { file, payloads } = appended.inspect_err(|error| self.note_full(error))?;
         let mut overlay = self.shared.overlay_mut();
         for (payload_at, range) in payloads {
             let parses = apply(&mut overlay, &mut self.live, file, payload_at, &self.log.buffer()[range]);
@@ -233,10 +256,18 @@ impl Store for DiskStore {
             return Err(StoreError::Io { context, source: std::io::Error::other("see the earlier errors") });
         }
         let batches = batches.iter().filter(|batch| !batch.is_empty());
-        if batches.clone().next().is_none() {
+        let bytes = batches.clone().flatten().map(|op| Record::from(op).weight()).sum();
+        if bytes == 0 {
             return Ok(());
         }
-        self.append(batches.map(|batch| batch.iter().map(Record::from)))
+        self.admit(bytes)?;
+        let records = batches.map(|batch| batch.iter().map(Record::from));
+        let was_full = self.is_full;
+        match self.append(records.clone()) {
+            // The reserve was given back just now.
+            Err(StoreError::Full { .. }) if !was_full && bytes <= SMALL_COMMIT => self.append(records),
+            result => result,
+        }
     }
 
     fn checkpoint(&mut self) -> Result<(), StoreError> {

@@ -14,7 +14,7 @@ use super::{
     file::{Files, OsFiles, io_error, sync_dir, write_atomically},
     format::{Places, Prepared, prepare},
     frame::{FrameKey, records},
-    index::{Index, Scrubbed},
+    index::{Index, Scrubbed, Unusable},
     log::{self, FileTable, Log},
     marker::Marker,
     reader::{Overlay, Shared},
@@ -59,12 +59,20 @@ impl DiskStore {
         let source = Source { places: &places, table: &table, key: &key, salt: &salt, numbers: &numbers };
 
         let checked = match &marker {
-            Ok(marker) => load(&source, marker, &options)?,
-            Err(why) => Err((*why).to_owned()),
+            Ok(marker) => match load(&source, marker, &options)? {
+                Err(Unusable::Full) => {
+                    // What was set aside for this may be enough.
+                    remove_if_there(&places.reserve)?;
+                    load(&source, marker, &options)?
+                }
+                loaded => loaded,
+            },
+            Err(why) => Err((*why).to_owned().into()),
         };
         let (opened, index_state) = match checked {
             Ok(opened) => (opened, IndexState::Intact),
-            Err(why) => {
+            Err(Unusable::Full) => return Err(no_room(&places)),
+            Err(Unusable::Broken(why)) => {
                 let (opened, set_aside) = rebuild(&source, &options)?;
                 let state = if created { IndexState::Created } else { IndexState::Rebuilt { why, set_aside } };
                 (opened, state)
@@ -109,6 +117,7 @@ impl DiskStore {
             marker,
             unsure,
             index_is_suspect: false,
+            is_full: false,
             _lock: lock,
         };
         store.make_reserve();
@@ -119,6 +128,7 @@ impl DiskStore {
     pub(super) fn make_reserve(&mut self) {
         let path = &self.places.reserve;
         if path.exists() || self.options.reserve == 0 {
+            self.is_full = false;
             return;
         }
         // Not sparse, or it would reserve nothing.
@@ -133,7 +143,8 @@ impl DiskStore {
             }
             file.sync_all()
         };
-        if write().is_err() {
+        self.is_full = write().is_err();
+        if self.is_full {
             let _ = fs::remove_file(path);
         }
     }
@@ -148,7 +159,7 @@ struct Opened {
 
 /// The usual way: replays from the marker and checks that the index is what the marker says. The inner error says why
 /// the index is of no use.
-fn load(source: &Source<'_>, marker: &Marker, options: &DiskOptions) -> Result<Result<Opened, String>, StoreError> {
+fn load(source: &Source<'_>, marker: &Marker, options: &DiskOptions) -> Result<Result<Opened, Unusable>, StoreError> {
     let (mut overlay, mut live, mut unsure) = (Overlay::new(), BTreeMap::new(), BTreeSet::new());
     let mut bad = Vec::new();
     let mut replayed = source.replay(Some(marker.replay_from), &mut |found| {
@@ -192,9 +203,12 @@ pub(super) fn rebuild_index(
         TableSum::default(),
         BTreeSet::new(),
     );
-    let (index, _) = index.map_err(|why| StoreError::Io {
-        context: format!("creating the index {}", source.places.index.display()),
-        source: io::Error::other(why),
+    let (index, _) = index.map_err(|error| match error {
+        Unusable::Full => no_room(source.places),
+        Unusable::Broken(why) => StoreError::Io {
+            context: format!("creating the index {}", source.places.index.display()),
+            source: io::Error::other(why),
+        },
     })?;
     let mut loaded = Loaded { index, live: BTreeMap::new(), sum: TableSum::default() };
     let (mut rows, mut bad) = (Overlay::new(), Vec::new());
@@ -244,6 +258,11 @@ pub(super) fn finish_rebuild(places: &Places, marker: &Marker) -> Result<(), Sto
     marker.write(&places.marker)?;
     remove_if_there(&places.rebuilding)?;
     sync_dir(&places.root)
+}
+
+/// The index can not even be opened without some room on the disk.
+pub(super) fn no_room(places: &Places) -> StoreError {
+    StoreError::Full { context: format!("opening the index {}", places.index.display()) }
 }
 
 fn remove_if_there(path: &Path) -> Result<(), StoreError> {

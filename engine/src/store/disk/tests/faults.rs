@@ -54,10 +54,10 @@ fn a_full_disk_costs_only_the_commit_that_met_it() {
     faulty.commit("before", 10).unwrap();
     for arrived in [0, 1, 39, 60, 1000] {
         faulty.files.arm(Fault::Write(arrived, ErrorKind::StorageFull));
-        assert!(matches!(faulty.commit("lost", 600), Err(StoreError::Full { .. })));
+        assert!(matches!(faulty.commit("lost", 20_000), Err(StoreError::Full { .. })));
         assert!(!faulty.has("lost") && !reserve.exists());
     }
-    faulty.commit("after", 600).unwrap();
+    faulty.commit("after", 20_000).unwrap();
     faulty.store.as_mut().unwrap().checkpoint().unwrap();
     assert!(reserve.exists(), "set aside again when there is room");
     let report = faulty.reopen();
@@ -66,13 +66,23 @@ fn a_full_disk_costs_only_the_commit_that_met_it() {
 }
 
 #[test]
+fn a_small_commit_gets_the_reserve() {
+    let mut faulty = Faulty::new();
+    faulty.files.arm(Fault::Write(7, ErrorKind::StorageFull));
+    faulty.commit("removal", 600).unwrap();
+    assert!(!faulty.dir.path().join("reserve").exists());
+    assert_eq!(faulty.reopen().damages, []);
+    assert!(faulty.has("removal"));
+}
+
+#[test]
 fn a_full_disk_while_a_file_is_rolled_costs_no_more() {
     let mut faulty = Faulty::new();
     faulty.commit("big", 20 << 10).unwrap();
     faulty.files.arm(Fault::Create);
-    assert!(matches!(faulty.commit("lost", 10), Err(StoreError::Full { .. })));
+    assert!(matches!(faulty.commit("lost", 17_000), Err(StoreError::Full { .. })));
     faulty.files.arm(Fault::Write(5, ErrorKind::StorageFull));
-    assert!(matches!(faulty.commit("lost", 10), Err(StoreError::Full { .. })));
+    assert!(matches!(faulty.commit("lost", 17_000), Err(StoreError::Full { .. })));
     faulty.commit("after", 10).unwrap();
     assert_eq!(faulty.reopen().damages, []);
     assert!(faulty.has("big") && faulty.has("after") && !faulty.has("lost"));

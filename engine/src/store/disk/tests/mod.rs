@@ -6,6 +6,8 @@ mod damage;
 mod directory;
 mod faults;
 mod faulty;
+mod full_disk;
+mod interrupted;
 mod kill;
 
 use std::{fs, path::PathBuf, time::Duration};
