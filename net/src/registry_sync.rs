@@ -2,10 +2,16 @@
 //!
 //! Equal registries cost one comparison of digests. Where a range differs it is cut into parts, and only those that
 //! differ are cut again, until a part is small enough to be sent whole: d differences among n keys cost O(d log n)
-//! bytes. Every message stands for itself; what is lost is found again the next time.
+//! bytes. Every message stands for itself and is bounded; what is lost or did not fit is found again the next time.
+//! Ranges are worked off in the order of keys, so each time gets further.
+
+use std::collections::BTreeMap;
 
 use rhizomq_engine::{Key, Registry, Value};
 use serde::{Deserialize, Serialize};
+
+#[cfg(test)]
+mod tests;
 
 /// Parts that a differing range is cut into.
 const PARTS: usize = 8;
@@ -13,11 +19,12 @@ const PARTS: usize = 8;
 /// Keys of a range that is sent whole.
 const WHOLE: usize = 16;
 
-/// Bytes of entries in one message; a message holds at least one entry, whatever its size.
+/// Bytes of content in one message. Only an entry that is larger by itself makes a larger message.
 const MESSAGE_BYTES: usize = 256 << 10;
 
-/// Ranges taken from one message; the rest waits for the next time.
-const MESSAGE_RANGES: usize = 4096;
+/// Bytes of content in all answers to one message, one message more or less: a small question must not make a node
+/// send all it has, again and again. A new node fills its registry by this much at a time.
+const REPLY_BYTES: usize = 4 << 20;
 
 /// A range of keys, `from` inclusive to `to` exclusive; no `to` means to the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,13 +33,34 @@ pub struct Range {
     to: Option<Vec<u8>>,
 }
 
+/// What a node has in a range.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangeDigest {
+    range: Range,
+    /// Number of keys.
+    count: u64,
+    /// Of keys and values.
+    digest: [u8; 32],
+}
+
+impl RangeDigest {
+    fn of(registry: &Registry, range: Range) -> Self {
+        let (count, digest) = registry.range_digest(&range.from, range.to.as_deref());
+        Self { range, count, digest }
+    }
+
+    fn bytes(&self) -> usize {
+        self.range.from.len() + self.range.to.as_ref().map_or(0, Vec::len) + size_of_val(&self.digest) + 8
+    }
+}
+
 /// One message of the reconciliation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RegistryMsg {
-    /// What the sender has in these ranges: number of keys, digest.
-    Digests(Vec<(Range, u64, [u8; 32])>),
-    /// All that the sender has in the range, or pushed changes where there is none. The receiver answers a range with
-    /// what it has that the sender lacks.
+    /// What the sender has in these ranges: ascending, disjoint.
+    Digests(Vec<RangeDigest>),
+    /// All that the sender has in the range, or just some entries where there is none. The receiver answers a range
+    /// with what it has that the sender lacks.
     Entries {
         /// The range that the entries are complete for.
         complete: Option<Range>,
@@ -43,189 +71,146 @@ pub enum RegistryMsg {
 
 /// Begins a reconciliation: digests of the whole registry's parts.
 pub fn start(registry: &Registry) -> Vec<RegistryMsg> {
-    let all = Range { from: Vec::new(), to: None };
-    cut(registry, &all).into_iter().collect()
+    vec![RegistryMsg::Digests(cut(registry, &Range { from: Vec::new(), to: None }))]
 }
 
 /// Ships changed values.
 pub fn push(values: Vec<(Key, Value)>) -> Vec<RegistryMsg> {
-    let entries = values.into_iter().map(|(key, value)| (key.as_bytes().to_vec(), value.encode().to_vec()));
-    pack(entries.collect())
+    let mut packer = Packer::default();
+    values.iter().for_each(|(key, value)| packer.add(key, value));
+    packer.finish()
 }
 
 /// Answers a message, and says what is to be merged here.
 pub fn respond(registry: &Registry, message: RegistryMsg) -> (Vec<RegistryMsg>, Vec<(Key, Value)>) {
-    let mut replies = Vec::new();
-    let mut news = Vec::new();
     match message {
-        RegistryMsg::Digests(ranges) => {
-            let mut differing = Vec::new();
-            for (range, count, digest) in ranges.into_iter().take(MESSAGE_RANGES) {
-                let (mine, my_digest) = registry.range_digest(&range.from, range.to.as_deref());
-                if my_digest == digest {
-                    continue;
-                }
-                if mine.max(count) as usize <= WHOLE || mine == 0 {
-                    replies.push(whole(registry, range));
-                } else if let Some(RegistryMsg::Digests(parts)) = cut(registry, &range) {
-                    differing.extend(parts);
-                }
-            }
-            if !differing.is_empty() {
-                replies.push(RegistryMsg::Digests(differing));
-            }
-        }
+        RegistryMsg::Digests(digests) => (compare(registry, digests), Vec::new()),
         RegistryMsg::Entries { complete, entries } => {
-            let mut theirs = std::collections::BTreeMap::new();
-            for (key, value) in entries {
+            let theirs: BTreeMap<Key, Value> = entries
+                .iter()
                 // What does not read is skipped: the digests go on differing, and the peer is the one to be mended.
-                if let (Ok(key), Ok(value)) = (Key::from_bytes(&key), Value::decode(&value)) {
-                    theirs.insert(key, value);
-                }
-            }
-            if let Some(range) = complete {
-                let lacks = |key: &Key, mine: &Value| theirs.get(key).is_none_or(|value| value.merged(mine).is_some());
-                let mine = registry.range(&range.from, range.to.as_deref()).filter(|(key, value)| lacks(key, value));
-                replies.extend(push(mine.map(|(key, value)| (key.clone(), value.clone())).collect()));
-            }
-            news.extend(theirs);
+                .filter_map(|(key, value)| Some((Key::from_bytes(key).ok()?, Value::decode(value).ok()?)))
+                .collect();
+            let replies = complete.map(|range| lacking(registry, &range, &theirs)).unwrap_or_default();
+            (replies, theirs.into_iter().collect())
         }
     }
-    (replies, news)
 }
 
-/// All entries of a range. If they do not fit one message the range is not claimed to be complete.
-fn whole(registry: &Registry, range: Range) -> RegistryMsg {
-    let entries = registry.range(&range.from, range.to.as_deref());
-    let entries: Vec<_> = entries.map(|(key, value)| (key.as_bytes().to_vec(), value.encode().to_vec())).collect();
-    let mut messages = pack(entries);
-    match messages.len() {
-        0 => RegistryMsg::Entries { complete: Some(range), entries: Vec::new() },
-        1 => match messages.remove(0) {
-            RegistryMsg::Entries { entries, .. } => RegistryMsg::Entries { complete: Some(range), entries },
-            other => other,
-        },
-        _ => messages.remove(0),
-    }
-}
-
-/// Entries in messages of bounded size.
-fn pack(entries: Vec<(Vec<u8>, Vec<u8>)>) -> Vec<RegistryMsg> {
-    let mut messages = Vec::new();
-    let (mut batch, mut bytes) = (Vec::new(), 0);
-    for entry in entries {
-        let size = entry.0.len() + entry.1.len();
-        if bytes > 0 && bytes + size > MESSAGE_BYTES {
-            messages.push(RegistryMsg::Entries { complete: None, entries: std::mem::take(&mut batch) });
-            bytes = 0;
+/// Where digests differ: entries of small ranges, digests of the parts of large ones.
+fn compare(registry: &Registry, theirs: Vec<RangeDigest>) -> Vec<RegistryMsg> {
+    let (mut replies, mut parts) = (Vec::new(), Vec::new());
+    let (mut reply_bytes, mut part_bytes) = (0, 0);
+    // Where the next range may start. Ranges that overlap would cost work without a bound, and no correct node sends them.
+    let mut free = Some(Vec::new());
+    for theirs in theirs {
+        if reply_bytes >= REPLY_BYTES || part_bytes >= MESSAGE_BYTES {
+            break;
         }
-        bytes += size;
-        batch.push(entry);
+        let RangeDigest { range, count, digest } = theirs;
+        let lawful = free.as_ref().is_some_and(|free| *free <= range.from);
+        if !lawful || range.to.as_ref().is_some_and(|to| *to <= range.from) {
+            continue;
+        }
+        free.clone_from(&range.to);
+        let mine = RangeDigest::of(registry, range);
+        if mine.digest == digest {
+            continue;
+        }
+        let small = mine.count == 0 || mine.count.max(count) as usize <= WHOLE;
+        match small.then(|| whole(registry, &mine.range)).flatten() {
+            Some((reply, bytes)) => {
+                reply_bytes += bytes;
+                replies.push(reply);
+            }
+            None => {
+                let cut = cut(registry, &mine.range);
+                part_bytes += cut.iter().map(RangeDigest::bytes).sum::<usize>();
+                parts.extend(cut);
+            }
+        }
     }
-    if !batch.is_empty() {
-        messages.push(RegistryMsg::Entries { complete: None, entries: batch });
+    if !parts.is_empty() {
+        replies.push(RegistryMsg::Digests(parts));
     }
-    messages
+    replies
 }
 
-/// Digests of a range's parts, cut at keys that are here.
-fn cut(registry: &Registry, range: &Range) -> Option<RegistryMsg> {
+/// What is here in the range and would be news to one who has only `theirs` there.
+fn lacking(registry: &Registry, range: &Range, theirs: &BTreeMap<Key, Value>) -> Vec<RegistryMsg> {
+    let mut packer = Packer::default();
+    for (key, mine) in registry.range(&range.from, range.to.as_deref()) {
+        if packer.total >= REPLY_BYTES {
+            break;
+        }
+        if theirs.get(key).is_none_or(|theirs| theirs.merged(mine).is_some()) {
+            packer.add(key, mine);
+        }
+    }
+    packer.finish()
+}
+
+/// All entries of a range, and their bytes; `None` if they are too many bytes for one message and can be parted.
+fn whole(registry: &Registry, range: &Range) -> Option<(RegistryMsg, usize)> {
+    let (mut entries, mut bytes) = (Vec::new(), range.from.len());
+    for (key, value) in registry.range(&range.from, range.to.as_deref()) {
+        let entry = (key.as_bytes().to_vec(), value.encode().to_vec());
+        bytes += entry.0.len() + entry.1.len();
+        if bytes > MESSAGE_BYTES && !entries.is_empty() {
+            return None;
+        }
+        entries.push(entry);
+    }
+    Some((RegistryMsg::Entries { complete: Some(range.clone()), entries }, bytes))
+}
+
+/// Digests of a range's parts, cut at keys that are here: at most [`PARTS`], and two at least if there are two keys.
+fn cut(registry: &Registry, range: &Range) -> Vec<RangeDigest> {
     let keys: Vec<_> = registry.range(&range.from, range.to.as_deref()).map(|(key, _)| key.as_bytes()).collect();
     let step = keys.len().div_ceil(PARTS).max(1);
-    let mut bounds: Vec<Option<Vec<u8>>> = vec![Some(range.from.clone())];
-    bounds.extend(keys.iter().skip(step).step_by(step).map(|key| Some(key.to_vec())));
-    bounds.push(range.to.clone());
-    let parts = bounds.windows(2).filter_map(|pair| {
-        let part = Range { from: pair[0].clone()?, to: pair[1].clone() };
-        let (count, digest) = registry.range_digest(&part.from, part.to.as_deref());
-        Some((part, count, digest))
-    });
-    Some(RegistryMsg::Digests(parts.collect()))
+    let starts = keys.iter().skip(step).step_by(step).map(|key| key.to_vec());
+    let mut from = range.from.clone();
+    let mut parts = Vec::with_capacity(PARTS);
+    for next in starts {
+        let part = Range { from: std::mem::replace(&mut from, next.clone()), to: Some(next) };
+        parts.push(RangeDigest::of(registry, part));
+    }
+    parts.push(RangeDigest::of(registry, Range { from, to: range.to.clone() }));
+    parts
 }
 
-#[cfg(test)]
-mod tests {
-    use rhizomq_engine::{Epoch, NodeId, hlc::Clock};
+/// Packs entries into messages of bounded size.
+#[derive(Default)]
+struct Packer {
+    messages: Vec<RegistryMsg>,
+    batch: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Bytes in `batch`.
+    bytes: usize,
+    /// Bytes in all.
+    total: usize,
+}
 
-    use super::*;
-
-    fn registry(keys: impl Iterator<Item = u32>) -> Registry {
-        let mut clock = Clock::new(NodeId([1; 16]), Epoch(1));
-        let mut registry = Registry::default();
-        for number in keys {
-            let key = Key::register(&format!("{:08x}", number.wrapping_mul(0x9e37_79b9)));
-            let value = registry.register_set(None, &key, vec![7; 20], clock.tick(5)).expect("small");
-            registry.install(key, value);
+impl Packer {
+    fn add(&mut self, key: &Key, value: &Value) {
+        let entry = (key.as_bytes().to_vec(), value.encode().to_vec());
+        let size = entry.0.len() + entry.1.len();
+        if self.bytes + size > MESSAGE_BYTES {
+            self.flush();
         }
-        registry
+        self.bytes += size;
+        self.total += size;
+        self.batch.push(entry);
     }
 
-    fn merge(registry: &mut Registry, news: Vec<(Key, Value)>) {
-        for (key, value) in news {
-            if let Some(value) = registry.merged(None, &key, &value) {
-                registry.install(key, value);
-            }
-        }
-    }
-
-    /// Runs one reconciliation, losing every `lose`th message; returns bytes and round trips.
-    fn reconcile(a: &mut Registry, b: &mut Registry, lose: usize) -> (usize, usize) {
-        let (mut to_b, mut bytes, mut rounds, mut count) = (start(a), 0, 0, 0);
-        while !to_b.is_empty() {
-            rounds += 1;
-            assert!(rounds < 50, "does not end");
-            let mut step = |registry: &mut Registry, inbox: Vec<RegistryMsg>| {
-                let mut out = Vec::new();
-                for message in inbox {
-                    bytes += postcard::to_stdvec(&message).expect("encodes").len();
-                    count += 1;
-                    if lose > 0 && count % lose == 0 {
-                        continue;
-                    }
-                    let (replies, news) = respond(registry, message);
-                    merge(registry, news);
-                    out.extend(replies);
-                }
-                out
-            };
-            let to_a = step(b, to_b);
-            to_b = step(a, to_a);
-        }
-        (bytes, rounds)
-    }
-
-    #[test]
-    fn few_differences_among_many_keys_cost_few_bytes() {
-        let n = 10_000;
-        for d in [1, 8, 64] {
-            let mut a = registry(0..n);
-            let mut b = registry((0..n).filter(|number| number % (n / d) != 3));
-            let (bytes, rounds) = reconcile(&mut a, &mut b, 0);
-            assert_eq!(a.digest(), b.digest());
-            // log8(10,000) is about 4.5; a level costs 8 digests of 60 bytes, the last 16 entries of 100 bytes.
-            let bound = (d as usize) * (6 * 8 * 80 + 2 * 16 * 120) + 1000;
-            assert!(bytes < bound, "{d} differences took {bytes} bytes, more than {bound}");
-            assert!(rounds <= 5, "{rounds}");
+    fn flush(&mut self) {
+        self.bytes = 0;
+        if !self.batch.is_empty() {
+            self.messages.push(RegistryMsg::Entries { complete: None, entries: std::mem::take(&mut self.batch) });
         }
     }
 
-    #[test]
-    fn lost_messages_only_delay() {
-        let mut a = registry(0..500);
-        let mut b = registry(400..900);
-        for lose in 2..40 {
-            reconcile(&mut a, &mut b, lose);
-        }
-        reconcile(&mut a, &mut b, 0);
-        assert_eq!(a.digest(), b.digest());
-        assert_eq!(a.len(), 900);
-    }
-
-    #[test]
-    fn an_empty_registry_is_filled_and_fills_nothing() {
-        let (mut a, mut b) = (Registry::default(), registry(0..300));
-        reconcile(&mut a, &mut b, 0);
-        assert_eq!((a.len(), b.len()), (300, 300));
-        assert_eq!(reconcile(&mut a, &mut b, 0).1, 1, "in sync is one message and no answer");
+    fn finish(mut self) -> Vec<RegistryMsg> {
+        self.flush();
+        self.messages
     }
 }
