@@ -1,13 +1,19 @@
 //! A link at work: one task that reads, writes, and tells the core, from `LinkUp` to `LinkDown`.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
-use quinn::{Connection, SendStream};
-use tokio::sync::{OnceCell, watch};
+use quinn::{Connection, ConnectionError, SendStream};
+use tokio::{
+    sync::{OnceCell, watch},
+    time::timeout,
+};
 
 use super::{
     config::MAX_MESSAGE_BYTES,
@@ -94,11 +100,17 @@ impl Link {
     /// The whole life of an admitted link. `old` is the link whose place it takes.
     pub(super) async fn run(
         self: Arc<Self>,
-        established: Established,
+        mut established: Established,
         old: Option<Arc<Link>>,
         table: Arc<Table>,
         events: EventSender,
+        handshake_timeout: Duration,
     ) {
+        let complete = timeout(handshake_timeout, established.complete()).await.unwrap_or(false);
+        if !complete {
+            // Nothing to say when the connection is closed already.
+            self.close(Farewell::new(CloseCode::TooSlow, "the handshake did not come to its end"));
+        }
         if let Some(old) = old {
             old.close(Farewell::new(CloseCode::Replaced, "a newer link between the two nodes takes its place"));
             old.ended().await;
@@ -149,15 +161,11 @@ impl Link {
 
     /// Why the connection is closed, for people.
     fn reason(&self) -> String {
-        if let Some(farewell) = self.farewell.get() {
-            return farewell.text.clone();
-        }
-        match self.connection.close_reason() {
-            Some(error) => match Farewell::of_peer(&error) {
-                Some(farewell) => format!("closed by the peer: {farewell}"),
-                None => error.to_string(),
-            },
-            None => "still open".into(),
+        let Some(error) = self.connection.close_reason() else { return "still open".into() };
+        match (Farewell::of_peer(&error), self.farewell.get()) {
+            (Some(farewell), _) => format!("closed by the peer: {farewell}"),
+            (None, Some(farewell)) if error == ConnectionError::LocallyClosed => farewell.text.clone(),
+            (None, _) => error.to_string(),
         }
     }
 

@@ -254,7 +254,13 @@ impl Shared {
         let id = LinkId(self.next_link.fetch_add(1, Ordering::Relaxed));
         let link = Link::new(id, connection, &established, self.config.send_queue_bytes);
         let old = self.table.admit(&link).map_err(HandshakeError::Refused)?;
-        tokio::spawn(link.run(established, old, Arc::clone(&self.table), self.events.clone()));
+        tokio::spawn(link.run(
+            established,
+            old,
+            Arc::clone(&self.table),
+            self.events.clone(),
+            self.config.handshake_timeout,
+        ));
         Ok(())
     }
 

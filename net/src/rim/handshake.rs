@@ -6,11 +6,15 @@
 //! dialler                                   listener
 //! opening: magic, versions, proof  ------>  checks: magic, versions, proof
 //!                                  <------  opening, hello
-//! checks, then hello               ------>
+//! checks, enters its table, hello  ------>
+//!                                  <------  enters its table, welcome
+//! link up                                   link up
 //! ```
 //!
 //! An opening has a fixed size and holds nothing to be parsed. Hellos are read only after the proof of the other end
-//! held. A proof is bound to the TLS session and to the end it comes from, so passing it on is of no use.
+//! held. A proof is bound to the TLS session and to the end it comes from, so passing it on is of no use. The dialler
+//! enters its table *before* its hello, and neither end takes the link for up before both have entered it: so two nodes
+//! that dial each other at once agree on one link without ever having had the other (`table.rs`).
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -31,12 +35,29 @@ const MAGIC: [u8; 8] = *b"RHIZOMQ\n";
 const OPENING_BYTES: usize = 8 + 2 + 2 + 32;
 const EXPORT_LABEL: &[u8] = b"EXPORTER-rhizomq-network-proof";
 
-/// The stream of a link whose peer is proven.
+/// Ends the handshake: the listener has entered the link into its table.
+const WELCOME: u8 = 1;
+
+/// The stream of a connection whose peer is proven. What is left of the handshake is [`Established::complete`].
 pub(super) struct Established {
     pub(super) hello: PeerHello,
     pub(super) dialler: NodeId,
     pub(super) send: SendStream,
     pub(super) recv: FrameReader,
+    /// Our last word in the handshake.
+    last_word: Bytes,
+    awaits_welcome: bool,
+}
+
+impl Established {
+    /// The rest of the handshake, after this end has entered the link into its table. False when the connection broke,
+    /// or the peer thought better of it.
+    pub(super) async fn complete(&mut self) -> bool {
+        if self.send.write_chunk(self.last_word.clone()).await.is_err() {
+            return false;
+        }
+        !self.awaits_welcome || matches!(self.recv.body(1).await.as_deref(), Ok([WELCOME]))
+    }
 }
 
 /// One end's view of a handshake.
@@ -69,9 +90,8 @@ impl Handshake<'_> {
         self.write(&mut send, self.opening(Role::Dialler, &session)).await?;
         self.check_opening(&mut recv, Role::Listener, &session).await?;
         let hello = self.read_hello(&mut recv).await?;
-        self.write(&mut send, self.hello()?).await?;
         self.connection.set_receive_window(RimConfig::proven_window());
-        Ok(Established { hello, dialler: self.node, send, recv })
+        Ok(Established { hello, dialler: self.node, send, recv, last_word: self.hello()?, awaits_welcome: true })
     }
 
     /// The end that was dialled.
@@ -84,7 +104,8 @@ impl Handshake<'_> {
         self.write(&mut send, self.hello()?).await?;
         let hello = self.read_hello(&mut recv).await?;
         self.connection.set_receive_window(RimConfig::proven_window());
-        Ok(Established { hello, dialler: self.peer, send, recv })
+        let last_word = Bytes::from_static(&[WELCOME]);
+        Ok(Established { hello, dialler: self.peer, send, recv, last_word, awaits_welcome: false })
     }
 
     fn session(&self, dialler: NodeId, listener: NodeId) -> Result<Session, HandshakeError> {

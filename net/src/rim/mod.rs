@@ -32,3 +32,6 @@ pub use raw::{RawError, raw_stream_throughput};
 pub use refusal::{CloseCode, Farewell, Refused};
 pub use secret::{NetworkSecret, SecretError};
 pub use tls::TlsError;
+
+#[cfg(test)]
+mod tests;

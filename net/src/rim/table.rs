@@ -47,14 +47,18 @@ pub(super) struct Claim {
     pub(super) dialler: NodeId,
 }
 
-/// Whether a new link takes the place of an old, live one to the same peer.
+/// Whether a new link takes the place of an old, open one to the same peer.
 ///
-/// Both ends must come to the same answer without asking each other, whichever of the two links each saw first:
 /// - Another life of the peer: the old link is dead, only that we have not noticed yet.
-/// - The same end dialled twice: it does so only after it has lost the first link.
-/// - Both ends dialled: the link dialled by the smaller node stays.
-pub(super) fn takes_over(old: &Claim, new: &Claim, node: NodeId) -> bool {
-    new.epoch != old.epoch || new.dialler == old.dialler || new.dialler == node.min(new.peer)
+/// - We have dialled: needless, there is a link.
+/// - The peer has dialled both: it does so only after it has lost the first one.
+/// - The peer has dialled, and we had: the smaller node decides, and what it enters first stays. If that is the peer,
+///   then it has entered the new link and will refuse the old one; if it is us, the old one stays.
+fn takes_over(old: &Claim, new: &Claim, node: NodeId) -> bool {
+    if new.epoch != old.epoch {
+        return true;
+    }
+    new.dialler != node && (old.dialler == new.dialler || new.peer < node)
 }
 
 impl Table {
@@ -148,15 +152,22 @@ mod tests {
     const LARGE: NodeId = NodeId([2; 16]);
 
     #[test]
-    fn both_ends_keep_the_same_link_whichever_they_saw_first() {
-        let seen_by = |peer, dialler| Claim { peer, epoch: Epoch(7), dialler };
+    fn of_two_links_the_smaller_node_keeps_the_first_and_the_other_follows() {
+        let claim = |peer, dialler| Claim { peer, epoch: Epoch(7), dialler };
+        // The smaller node refuses whatever comes second, by whomever.
+        let (by_small, by_large) = (claim(LARGE, SMALL), claim(LARGE, LARGE));
+        assert!(!takes_over(&by_small, &by_large, SMALL));
+        assert!(!takes_over(&by_large, &by_small, SMALL));
+        // The larger one takes what the smaller one has entered, and does not insist on its own.
+        let (by_small, by_large) = (claim(SMALL, SMALL), claim(SMALL, LARGE));
+        assert!(takes_over(&by_large, &by_small, LARGE));
+        assert!(!takes_over(&by_small, &by_large, LARGE));
         for (node, peer) in [(SMALL, LARGE), (LARGE, SMALL)] {
-            let (by_small, by_large) = (seen_by(peer, SMALL), seen_by(peer, LARGE));
-            assert!(takes_over(&by_large, &by_small, node));
-            assert!(!takes_over(&by_small, &by_large, node));
-            assert!(takes_over(&by_small, &by_small, node), "redialled");
-            assert!(takes_over(&by_large, &by_large, node), "redialled");
-            assert!(takes_over(&by_small, &Claim { epoch: Epoch(8), ..by_large }, node), "another life");
+            let (ours, theirs) = (claim(peer, node), claim(peer, peer));
+            assert!(takes_over(&theirs, &theirs, node), "the peer has lost its link and dialled again");
+            for old in [ours, theirs] {
+                assert!(takes_over(&old, &Claim { epoch: Epoch(8), ..theirs }, node), "another life");
+            }
         }
     }
 

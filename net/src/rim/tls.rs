@@ -11,7 +11,7 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, PeerMisbehaved,
     SignatureScheme,
     client::{
-        Resumption,
+        ResolvesClientCert, Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature},
@@ -20,6 +20,7 @@ use rustls::{
         NoServerSessionStorage, ParsedCertificate,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
+    sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
 
@@ -63,12 +64,22 @@ pub(super) fn peer_of(connection: &quinn::Connection) -> Option<NodeId> {
 
 /// How to dial.
 pub(super) fn client_config(identity: &Identity) -> Result<quinn::ClientConfig, TlsError> {
+    let provider = ring::default_provider();
+    let key = provider.key_provider.load_private_key(identity.private_key())?;
+    let certified = CertifiedKey::new(vec![identity.certificate()], key);
+    client_config_presenting(Arc::new(SingleCertAndKey::from(certified)))
+}
+
+/// How to dial with whatever certificate and key.
+pub(super) fn client_config_presenting(
+    certified: Arc<dyn ResolvesClientCert>,
+) -> Result<quinn::ClientConfig, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let mut tls = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(NodeVerifier::new(&provider))
-        .with_client_auth_cert(vec![identity.certificate()], identity.private_key())?;
+        .with_client_cert_resolver(certified);
     tls.alpn_protocols = vec![ALPN.to_vec()];
     tls.enable_sni = false;
     // Each connection proves both keys anew.
