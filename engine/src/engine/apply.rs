@@ -7,7 +7,7 @@ use super::{
     queue::Ticket,
     stage::{Change, Outcome},
 };
-use crate::{RangeSet, SegmentId, Slot, block::Block, registry::Key};
+use crate::{Epoch, NodeId, RangeSet, SegmentId, Slot, block::Block, registry::Key};
 
 /// Where a unit's messages lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +44,8 @@ pub struct Committed {
     pub removed: BTreeMap<SegmentId, RangeSet>,
     /// Registry keys with a new value.
     pub registry: Vec<Key>,
-    /// Segments finished.
-    pub retired: Vec<SegmentId>,
+    /// Lives with newly finished segments, whether or not a replica of them was kept here.
+    pub retired: Vec<(NodeId, Epoch)>,
     /// Replicas given up.
     pub dropped: Vec<SegmentId>,
     /// Segments whose replica changed in any way.
@@ -63,6 +63,7 @@ impl Engine {
         }
         for (node, epoch, numbers) in staged.retired.lives() {
             self.retired.merge_life(node, epoch, numbers);
+            report.retired.push((node, epoch));
         }
         for (key, value) in staged.registry {
             self.registry.install(key.clone(), value);
@@ -121,7 +122,6 @@ impl Engine {
                     if !removed.is_empty() {
                         report.removed.insert(id, removed);
                     }
-                    report.retired.push(id);
                 }
                 _ => report.dropped.push(id),
             }

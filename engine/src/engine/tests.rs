@@ -189,7 +189,8 @@ fn a_finished_segment_retires_and_never_comes_back() {
     a.engine.remove(dot);
     a.engine.close_segment();
     let reports = a.settle();
-    assert_eq!(reports.iter().flat_map(|report| report.retired.clone()).collect::<Vec<_>>(), [dot.segment]);
+    let lives: Vec<_> = reports.iter().flat_map(|report| report.retired.clone()).collect();
+    assert_eq!(lives, [(dot.segment.node, dot.segment.epoch)]);
     assert!(a.engine.is_removed(dot) && !a.engine.has_replica(dot.segment));
     exchange(&late.engine, &mut a.engine);
     a.settle();

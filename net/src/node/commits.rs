@@ -62,9 +62,12 @@ impl Node {
         for (segment, slots) in report.arrived {
             self.events.push_back(Event::Arrived { segment, slots });
         }
-        for segment in report.retired {
-            self.forget_holders(segment);
-            self.confirms.forget_segment(segment);
+        for (node, epoch) in report.retired {
+            // Also those that others finished and of which no replica was kept here: their keys must go all the same.
+            for segment in self.holders.finished(node, epoch, &self.engine) {
+                self.forget_holders(segment);
+                self.confirms.forget_segment(segment);
+            }
         }
         for segment in report.dropped {
             self.events.push_back(Event::Dropped { segment });

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rhizomq_engine::{Key, NodeId, Now, SegmentId};
+use rhizomq_engine::{Engine, Epoch, Key, NodeId, Now, SegmentId};
 
 use super::Node;
 
@@ -24,6 +24,15 @@ impl Holders {
     /// In order of precedence: the origin, then the rest in rendezvous order.
     pub(super) fn of(&self, segment: SegmentId) -> &[NodeId] {
         self.holders.get(&segment).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Finished segments of a life whose holders are still noted.
+    pub(super) fn finished(&self, node: NodeId, epoch: Epoch, engine: &Engine) -> Vec<SegmentId> {
+        let of_life = |number| SegmentId { node, epoch, number };
+        let all = of_life(0)..=of_life(u32::MAX);
+        let named = self.holders.range(all.clone()).map(|(id, _)| *id);
+        let named: BTreeSet<_> = named.chain(self.leaving.range(all).map(|(id, _)| *id)).collect();
+        named.into_iter().filter(|id| engine.is_retired(*id)).collect()
     }
 
     pub(super) fn has(&self, segment: SegmentId, node: NodeId) -> bool {
