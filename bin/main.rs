@@ -5,6 +5,8 @@ mod bench;
 mod cli;
 mod client;
 mod config;
+mod console;
+mod data_dir;
 mod log;
 mod serve;
 mod status_table;

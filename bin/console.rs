@@ -1,0 +1,80 @@
+//! What `serve` says on standard output: lines for people, or JSON lines for programs.
+
+use std::{io::Write, net::SocketAddr, path::Path};
+
+use serde_json::{Value, json};
+
+/// The addresses and names of a node that is up.
+pub(crate) struct Ready<'a> {
+    pub(crate) stomp: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) node: String,
+    pub(crate) name: &'a str,
+}
+
+/// Standard output.
+pub(crate) struct Console {
+    pub(crate) json: bool,
+}
+
+impl Console {
+    /// Where the data is.
+    pub(crate) fn opened(&self, data: &Path, fresh: bool) {
+        let state = if fresh { "new" } else { "found" };
+        self.say(
+            || format!("data in {} ({state})", data.display()),
+            || json!({ "event": "opened", "data": data, "fresh": fresh }),
+        );
+    }
+
+    /// The line that tools wait for.
+    pub(crate) fn ready(&self, ready: &Ready<'_>) {
+        let Ready { stomp, peer, admin, node, name } = ready;
+        self.say(
+            || format!("ready stomp={stomp} peer={peer} admin={admin} node={node} name={name}"),
+            || json!({ "event": "ready", "stomp": stomp, "peer": peer, "admin": admin, "node": node, "name": name }),
+        );
+    }
+
+    /// What to do next, for whoever starts a node for the first time.
+    pub(crate) fn next_steps(&self, ready: &Ready<'_>) {
+        if self.json {
+            return;
+        }
+        let at = |default: &str| match ready.admin.to_string() {
+            admin if admin == default => String::new(),
+            admin => format!(" --admin {admin}"),
+        };
+        let admin = at(crate::config::DEFAULT_ADMIN);
+        self.line(&format!("next: connect a STOMP client to {}, send to /queue/hello, subscribe to it", ready.stomp));
+        self.line(&format!("      `rhizomq status{admin}` shows what is there"));
+        self.line(&format!("      `rhizomq ticket{admin}` prints what a second node needs: rhizomq serve --join TICKET"));
+        if ready.stomp.ip().is_loopback() {
+            self.line(&format!(
+                "      clients of this machine only: --stomp 0.0.0.0:{} opens it to the network, without a password",
+                ready.stomp.port()
+            ));
+        }
+    }
+
+    /// A signal came.
+    pub(crate) fn stopping(&self) {
+        self.say(|| "stopping".to_owned(), || json!({ "event": "stopping" }));
+    }
+
+    /// Everything is written and closed.
+    pub(crate) fn stopped(&self) {
+        self.say(|| "stopped".to_owned(), || json!({ "event": "stopped" }));
+    }
+
+    fn say(&self, text: impl FnOnce() -> String, object: impl FnOnce() -> Value) {
+        self.line(&if self.json { object().to_string() } else { text() });
+    }
+
+    /// Whoever reads may be gone; a broker does not end because of that.
+    fn line(&self, line: &str) {
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    }
+}

@@ -1,0 +1,88 @@
+//! The data directory: what lies in it, and opening all of it.
+//!
+//! | path | what |
+//! |---|---|
+//! | `identity.key` | the node's Ed25519 key, made at the first start |
+//! | `network.secret` | the secret that all nodes of a network share, made at the first start or taken from a ticket |
+//! | `store/` | the commit log and its index |
+
+use std::path::{Path, PathBuf};
+
+use rhizomq_engine::{
+    StoreError,
+    store::{DiskOptions, DiskStore, IndexState, OpenReport},
+};
+use rhizomq_net::{
+    Ticket,
+    rim::{Identity, IdentityError, NetworkSecret, SecretError},
+};
+
+/// An open data directory.
+pub(crate) struct DataDir {
+    /// Absolute, for people.
+    pub(crate) path: PathBuf,
+    pub(crate) identity: Identity,
+    pub(crate) secret: NetworkSecret,
+    pub(crate) store: DiskStore,
+    /// Nothing was there before.
+    pub(crate) fresh: bool,
+}
+
+/// The data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DataDirError {
+    #[error("cannot create the data directory {path}: {source}", path = path.display())]
+    Create { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl DataDirError {
+    /// The directory is fine; what was asked of it is not.
+    pub(crate) fn is_settings(&self) -> bool {
+        matches!(self, Self::Secret(SecretError::OtherNetwork { .. }))
+    }
+}
+
+impl DataDir {
+    /// Opens the directory, created if missing. The store comes first: its lock says whether the directory is ours.
+    pub(crate) fn open(path: &Path, join: Option<&Ticket>) -> Result<Self, DataDirError> {
+        let create = |source| DataDirError::Create { path: path.to_owned(), source };
+        std::fs::create_dir_all(path).map_err(create)?;
+        let path = path.canonicalize().map_err(create)?;
+        let (store, report) = DiskStore::open(path.join("store"), DiskOptions::default())?;
+        tell(&report);
+        let fresh = matches!(report.index, IndexState::Created);
+        let identity = Identity::load_or_create(&path)?;
+        let secret = match join {
+            Some(ticket) => NetworkSecret::join(&path, ticket.secret.clone())?,
+            None => NetworkSecret::load_or_create(&path)?,
+        };
+        Ok(Self { path, identity, secret, store, fresh })
+    }
+}
+
+/// Nothing that was found is kept silent: where, how much, and what follows from it.
+fn tell(report: &OpenReport) {
+    for damage in &report.damages {
+        let (file, offset, len, what) = (&damage.file, damage.offset, damage.len, &damage.what);
+        tracing::error!(file, offset, len, "damage in the data files: {what}; what it held is fetched from other nodes");
+    }
+    if let Some(tail) = &report.torn_tail {
+        let (file, offset, len) = (&tail.file, tail.offset, tail.len);
+        tracing::info!(file, offset, len, "cut off a commit that was being written when the last life ended");
+    }
+    match &report.index {
+        IndexState::Rebuilt { why, set_aside: Some(place) } => {
+            tracing::warn!(set_aside = %place.display(), "rebuilt the damaged index from the log, nothing is lost: {why}");
+        }
+        IndexState::Rebuilt { why, set_aside: None } => {
+            tracing::warn!("rebuilt the damaged index from the log, nothing is lost: {why}");
+        }
+        IndexState::Intact | IndexState::Created => {}
+    }
+}
