@@ -136,7 +136,8 @@ impl DiskStore {
     fn reload_index(&mut self) -> Result<(), StoreError> {
         let shared = self.shared.clone();
         let mut slot = shared.lock_index();
-        (slot.take(), self.index.take());
+        slot.take();
+        self.index.take();
         let options = &self.options;
         let opened = Index::open(
             &self.places.index,

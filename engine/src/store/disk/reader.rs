@@ -15,6 +15,9 @@ use crate::{Read, StoreError};
 /// Rows that changed since the last checkpoint; `None` stands for a deleted key.
 pub(super) type Overlay = BTreeMap<Bytes, Option<Row>>;
 
+/// Takes the rows of a walk, one by one, until it breaks or fails.
+pub(super) type RowVisitor<'a> = dyn FnMut(&Bytes, Row) -> Result<ControlFlow<()>, StoreError> + 'a;
+
 /// Rows taken at once from each layer by a scan.
 const CHUNK: usize = 256;
 /// How often a read looks a key up again because the log file it was sent to had just been cleaned away.
@@ -103,12 +106,7 @@ impl Shared {
     }
 
     /// Visits rows in order, with no lock held while `visit` runs.
-    pub(super) fn rows(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&Bytes, Row) -> Result<ControlFlow<()>, StoreError>,
-    ) -> Result<(), StoreError> {
+    pub(super) fn rows(&self, from: &[u8], to: &[u8], visit: &mut RowVisitor<'_>) -> Result<(), StoreError> {
         let mut from = from.to_vec();
         while &from[..] < to {
             let (rows, covered) = self.chunk(&from, to)?;

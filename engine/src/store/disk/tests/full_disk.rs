@@ -20,7 +20,7 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
         let mut refusals = 0;
         while refusals < 20 {
             number += 1;
-            let value = Bytes::from(vec![number as u8; if number % 2 == 0 { 300 } else { 20_000 }]);
+            let value = Bytes::from(vec![number as u8; if number.is_multiple_of(2) { 300 } else { 20_000 }]);
             let batch = vec![Op::Put(Bytes::from(format!("{round} {number}")), value)];
             match disk.get_mut().commit(std::slice::from_ref(&batch)) {
                 Ok(()) => apply(&mut model, &[batch]),
@@ -34,7 +34,7 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
                     Err(error) => panic!("{error}"),
                 }
             }
-            if number % 50 == 0 {
+            if number.is_multiple_of(50) {
                 disk.shows(&model);
             }
         }
