@@ -126,13 +126,16 @@ impl Node {
         let mut ready = Vec::new();
         for (name, (place, _)) in &self.confirms.waiting {
             let others = self.holders.of(place.segment).iter().filter(|&&node| node != self.id());
+            // What is consumed by now needs no copies any more, and a holder named late never gets it.
+            let all = RangeSet::from_range(place.first, place.last);
+            let live = all.difference(&self.engine.removed_slots(place.segment));
+            let needed = if live.is_empty() { &all } else { &live };
             let (mut copies, mut reachable) = (1, 1);
             for &node in others {
-                let has = self.confirms.has(node, place.segment);
-                copies += u32::from(has.is_some_and(|has| has.complement_within(place.first, place.last).is_empty()));
+                copies += u32::from(self.confirms.has(node, place.segment).is_some_and(|has| needed.is_subset(has)));
                 reachable += u32::from(self.is_linked(node));
             }
-            if copies >= self.config.confirm.min(reachable) {
+            if live.is_empty() || copies >= self.config.confirm.min(reachable) {
                 ready.push((*name, copies));
             }
         }
