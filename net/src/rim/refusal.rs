@@ -87,8 +87,9 @@ impl Farewell {
 
     /// Closes the connection, and tells the peer why.
     pub(super) fn close(&self, connection: &Connection) {
-        let end = self.text.floor_char_boundary(MAX_TEXT_BYTES);
-        connection.close(VarInt::from_u32(self.code as u32), &self.text.as_bytes()[..end]);
+        // The other end takes care of half a character.
+        let text = &self.text.as_bytes()[..self.text.len().min(MAX_TEXT_BYTES)];
+        connection.close(VarInt::from_u32(self.code as u32), text);
     }
 }
 

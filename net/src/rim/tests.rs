@@ -197,7 +197,7 @@ impl ResolvesClientCert for Impostor {
 async fn a_certificate_without_its_key_opens_nothing() {
     let (rim, mut events) = honest(config());
     let (victim, thief) = (Identity::generate().unwrap(), Identity::generate().unwrap());
-    let key = rustls::crypto::ring::sign::any_eddsa_type(&thief.private_key().try_into().unwrap()).unwrap();
+    let key = rustls::crypto::ring::sign::any_supported_type(&thief.private_key()).unwrap();
     let endpoint = rogue(&thief);
     for (certificate, gets_in) in [(victim.certificate(), false), (thief.certificate(), true)] {
         let certified = Arc::new(CertifiedKey::new(vec![certificate], Arc::clone(&key)));
