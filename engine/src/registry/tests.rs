@@ -213,12 +213,11 @@ proptest! {
     }
 }
 
+type Dots<'a> = &'a [(Actor, u64)];
+type Deferred<'a> = (Dots<'a>, &'a [&'a [u8]]);
+
 /// A set's bytes, written by hand as a peer might.
-fn forged(
-    clock: &[(Actor, u64)],
-    entries: &[(&[u8], &[(Actor, u64)])],
-    deferred: &[(&[(Actor, u64)], &[&[u8]])],
-) -> Vec<u8> {
+fn forged(clock: Dots, entries: &[(&[u8], Dots)], deferred: &[Deferred]) -> Vec<u8> {
     postcard::to_extend(&(clock, entries, deferred), vec![1, 0]).unwrap()
 }
 

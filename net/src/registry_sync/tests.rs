@@ -158,19 +158,21 @@ fn sets_that_both_sides_changed_become_one() {
 /// A range of few keys can be many bytes: the difference at its end must not wait for ever behind what is equal.
 #[test]
 fn large_values_are_reached_wherever_they_lie() {
-    let names: Vec<_> = (0..12).map(|number| format!("{number:02}")).collect();
-    for differing in [&names[..1], &names[11..], &names[..]] {
+    // Few enough keys in each part to be sent whole, and too many bytes for it.
+    let names: Vec<_> = (0..8 * 15).map(|number| format!("{number:03}")).collect();
+    let last = names.len() - 1;
+    for differing in [&names[..1], &names[last..], &names[..]] {
         let (mut a, mut one) = (Registry::default(), clock(1));
-        names.iter().for_each(|name| write(&mut a, &mut one, name, vec![1; 100 << 10]));
+        names.iter().for_each(|name| write(&mut a, &mut one, name, vec![1; 30 << 10]));
         let (mut b, mut two) = (a.clone(), clock(2));
-        one.observe(&two.tick(50));
-        differing.iter().for_each(|name| write(&mut b, &mut two, name, vec![2; 100 << 10]));
+        two.tick(50); // What b writes is the later.
+        differing.iter().for_each(|name| write(&mut b, &mut two, name, vec![2; 30 << 10]));
         for _ in 0..2 {
             let cost = reconcile(&mut a, &mut b, |_| false);
             assert!(cost.largest <= MESSAGE_BYTES + OVERHEAD, "{cost:?}");
         }
-        assert_eq!(a.digest(), b.digest(), "{} values of 12", differing.len());
-        assert_eq!(a.register(&Key::register(&differing[0])), Some(&[2; 100 << 10][..]));
+        assert_eq!(a.digest(), b.digest(), "{} values of {}", differing.len(), names.len());
+        assert_eq!(a.register(&Key::register(&differing[0])), Some(&[2; 30 << 10][..]));
     }
 }
 
