@@ -121,7 +121,7 @@ fn lost_messages_only_delay() {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state % 3 == 0
+        state.is_multiple_of(3)
     };
     let rounds = (1..200).find(|_| {
         reconcile(&mut a, &mut b, &mut lost);
