@@ -100,6 +100,8 @@ impl Engine {
         for (key, value) in staged.registry {
             self.queue.registry.entry(key).or_insert(value);
         }
+        self.queue.unregister.extend(staged.unregistered);
+        self.queue.life = staged.life;
         for (ticket, unit) in staged.acks.into_iter().rev() {
             self.queue.units.push_front((ticket, unit));
         }

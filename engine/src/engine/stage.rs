@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Batch, Dot, Mistake, Now, Op, RangeSet, Retired, SegmentId, SegmentState, Slot,
     block::{Block, Entry},
-    keys::{self, SegmentRow},
+    keys::{self, LifeRow, SegmentRow},
     limits,
     registry::{Key, Value},
 };
@@ -30,6 +30,7 @@ pub(super) struct Staged {
     pub(super) registry: BTreeMap<Key, Value>,
     pub(super) unregistered: Vec<Key>,
     pub(super) retired: Retired,
+    pub(super) life: Option<LifeRow>,
 }
 
 impl Staged {
@@ -79,6 +80,7 @@ impl Engine {
         let mut batch = Batch::new();
         if let Some(life) = self.queue.life.take() {
             batch.push(Self::put(keys::meta("life"), &life));
+            staged.life = Some(life);
         }
         self.stage_units(&mut staged);
         self.stage_received(&mut staged);
