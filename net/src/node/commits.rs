@@ -52,7 +52,7 @@ impl Node {
             self.expect(PublishId(ticket.0), *place);
         }
         for new in report.blocks.iter().filter(|new| new.local) {
-            self.push_block(new);
+            self.push_block(now, new);
         }
         self.acknowledge(&report.blocks);
         for (segment, slots) in report.removed {
@@ -145,7 +145,7 @@ impl Node {
         }
     }
 
-    fn push_block(&mut self, new: &NewBlock) {
+    fn push_block(&mut self, now: Now, new: &NewBlock) {
         let block = &new.block;
         let (me, segment) = (self.id(), block.segment());
         let bytes = wire::block(block.bytes());
@@ -155,7 +155,7 @@ impl Node {
                 peer.dirty = true;
                 continue;
             }
-            peer.note_sent(segment, block.first(), block.last(), bytes.len());
+            peer.note_sent(now, segment, block.first(), block.last(), bytes.len());
             self.outputs.push_back(Output::Send { link: peer.link, bytes: bytes.clone() });
         }
     }

@@ -10,6 +10,14 @@ use crate::link::{LinkId, PeerHello};
 /// it misses when it has caught up.
 pub(super) const PUSH_WINDOW_BYTES: usize = 16 << 20;
 
+/// A block that was pushed and is not reported as stored yet.
+#[derive(Debug)]
+struct Pushed {
+    last: Slot,
+    bytes: usize,
+    at_ms: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) link: LinkId,
@@ -24,7 +32,7 @@ pub(super) struct Peer {
     pub(super) pulling: Option<(SegmentId, u64)>,
     /// No new pull before this commit is durable: what it would ask for is still queued.
     pub(super) pull_after: u64,
-    on_the_way: BTreeMap<(SegmentId, Slot), (Slot, usize)>,
+    on_the_way: BTreeMap<(SegmentId, Slot), Pushed>,
     on_the_way_bytes: usize,
 }
 
@@ -48,8 +56,9 @@ impl Peer {
         self.on_the_way_bytes < PUSH_WINDOW_BYTES
     }
 
-    pub(super) fn note_sent(&mut self, segment: SegmentId, first: Slot, last: Slot, bytes: usize) {
-        if self.on_the_way.insert((segment, first), (last, bytes)).is_none() {
+    pub(super) fn note_sent(&mut self, now: Now, segment: SegmentId, first: Slot, last: Slot, bytes: usize) {
+        let pushed = Pushed { last, bytes, at_ms: now.mono_ms };
+        if self.on_the_way.insert((segment, first), pushed).is_none() {
             self.on_the_way_bytes += bytes;
         }
     }
@@ -60,19 +69,22 @@ impl Peer {
         for (first, last) in slots.iter_ranges() {
             let here: Vec<_> = self.on_the_way.range((segment, first)..=(segment, last)).map(|(key, _)| *key).collect();
             for key in here {
-                if let Some((_, bytes)) = self.on_the_way.remove(&key) {
-                    self.on_the_way_bytes -= bytes;
+                if let Some(pushed) = self.on_the_way.remove(&key) {
+                    self.on_the_way_bytes -= pushed.bytes;
                 }
             }
         }
         full && self.has_room()
     }
 
-    /// Slots of a segment that travel on this link now.
-    pub(super) fn travelling(&self, segment: SegmentId) -> RangeSet {
+    /// Slots of a segment that travel on this link now: pushed after `since_ms`. What was pushed before that and is not
+    /// stored yet may have met a full disk: the peer has forgotten it and says so by pulling it.
+    pub(super) fn travelling(&self, segment: SegmentId, since_ms: u64) -> RangeSet {
         let mut slots = RangeSet::new();
-        for ((_, first), (last, _)) in self.on_the_way.range((segment, 0)..=(segment, Slot::MAX)) {
-            slots.insert_range(*first, *last);
+        for ((_, first), pushed) in self.on_the_way.range((segment, 0)..=(segment, Slot::MAX)) {
+            if pushed.at_ms >= since_ms {
+                slots.insert_range(*first, pushed.last);
+            }
         }
         slots
     }

@@ -30,7 +30,7 @@ impl Node {
             }
             Control::Registry(message) => self.take_registry(from, message),
             Control::Retired(retired) => self.take_retired(from, &retired),
-            Control::Pull { segment, have } => self.answer_pull(from, segment, &have),
+            Control::Pull { segment, have } => self.answer_pull(now, from, segment, &have),
             Control::Pulled { segment, length, more } => self.end_pull(from, segment, length, more),
             Control::Pass { segment, nonce } => self.answer_pass(from, segment, nonce),
             Control::PassAnswer { segment, nonce, answer } => self.take_pass_answer(from, segment, nonce, answer),
@@ -141,7 +141,7 @@ impl Node {
         }
     }
 
-    fn answer_pull(&mut self, from: NodeId, segment: SegmentId, have: &SegmentState) {
+    fn answer_pull(&mut self, now: Now, from: NodeId, segment: SegmentId, have: &SegmentState) {
         self.confirms.note_stored(from, segment, &have.known.difference(&have.removed));
         if self.engine.is_retired(segment) {
             let mut retired = Retired::default();
@@ -159,7 +159,7 @@ impl Node {
         if !news.removed.is_empty() {
             self.send_control(from, &Control::Removed { segment, slots: news.removed.clone() });
         }
-        let more = self.send_blocks(from, segment, &news.known.difference(&mine.removed));
+        let more = self.send_blocks(now, from, segment, &news.known.difference(&mine.removed));
         self.send_control(from, &Control::Pulled { segment, length: news.length, more });
         if self.config.planted.is(Mistake::KnowledgeAheadOfBlocks) {
             self.engine.adopt_known(segment, have);
@@ -167,10 +167,11 @@ impl Node {
     }
 
     /// Sends blocks with any of the slots, up to a chunk, but for those that travel already. Whether some are left.
-    fn send_blocks(&mut self, to: NodeId, segment: SegmentId, slots: &RangeSet) -> bool {
+    fn send_blocks(&mut self, now: Now, to: NodeId, segment: SegmentId, slots: &RangeSet) -> bool {
         let Some(peer) = self.peers.get(&to) else { return false };
         let link = peer.link;
-        let missing = slots.difference(&peer.travelling(segment));
+        let since_ms = now.mono_ms.saturating_sub(self.config.timing.pull_ms);
+        let missing = slots.difference(&peer.travelling(segment, since_ms));
         let mut bytes = 0;
         for first in self.engine.blocks_with(segment, &missing) {
             if bytes >= PULL_CHUNK_BYTES {
