@@ -1,6 +1,24 @@
-//! The thin STOMP layer of Rhizomq.
+//! The thin STOMP layer of Rhizomq: clients' sessions, and who gets which message.
+//!
+//! | module | duty |
+//! |---|---|
+//! | [`frame`] | STOMP frames to and from bytes |
+//! | [`session`] | one client, from CONNECT to DISCONNECT |
+//! | [`destination`], [`limits`] | what clients name; what they are held to |
+//! | `dispatch` | owners and edges: who gets which message, and who takes over from whom |
+//! | [`broker`] | one whole node without IO: the node beneath, dispatch, sessions |
+//! | `status` | what a node tells of itself |
 
+mod dispatch;
+mod status;
+
+pub mod broker;
 pub mod destination;
 pub mod frame;
 pub mod limits;
+pub mod rim;
 pub mod session;
+
+pub use broker::{Broker, BrokerConfig, ConnId, Output};
+pub use dispatch::TakeoverTiming;
+pub use status::{NodeStatus, QueueStatus, Status};

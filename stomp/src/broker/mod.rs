@@ -1,0 +1,389 @@
+//! One whole node without IO: the node beneath, dispatch, and the sessions of its clients.
+//!
+//! After any `handle_*`, poll outputs until there are none, then wait for input or for [`Broker::deadline`].
+//!
+//! - `mod.rs`: inputs and outputs, and the turn that follows every input
+//! - `client.rs`: a client's session, and the order of its answers
+//! - `requests.rs`: what clients ask for
+//! - `flow.rs`: who is not read from for a while
+//! - `stop.rs`: leaving in order
+//!
+//! What always holds:
+//! - A client's requests are answered in the order in which they were asked.
+//! - A message counts as consumed when a commit that holds the removal is on disk here. Until then its place in dispatch
+//!   is kept, so that nobody else gets it meanwhile.
+//! - Acknowledgements gather while the last ones are being written: one unit at a time for all clients.
+
+mod client;
+mod flow;
+mod requests;
+mod stop;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use rhizomq_engine::{NodeId, Now};
+use rhizomq_net::{CommitError, Event, LinkId, Node, Output as NetOutput, PeerHello, PublishId};
+
+use self::{
+    client::Client,
+    requests::{AckQueue, Published},
+    stop::Stop,
+};
+use crate::{
+    dispatch::{Dispatch, Effect, TakeoverTiming},
+    session::{Delivery, Session, SessionConfig},
+    status::{NodeStatus, QueueStatus, Status},
+};
+
+/// A client's connection, named by the driver; never used twice in a process life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub u64);
+
+/// How a broker behaves towards its clients.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// Connections at a time; more are closed at once.
+    pub max_clients: usize,
+    /// For every session; the `session` header is filled in.
+    pub session: SessionConfig,
+    /// Delays before other nodes' segments are dispatched.
+    pub takeover: TakeoverTiming,
+    /// Bytes of messages that one connection may have sent and not been told the fate of, before it is not read from
+    /// until half of it is settled.
+    pub client_unconfirmed_bytes: u64,
+    /// The same for all connections together.
+    pub all_unconfirmed_bytes: u64,
+    /// How long a shutdown waits for confirmations, ms, and then again for clients to take their last bytes.
+    pub stop_patience_ms: u64,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self {
+            max_clients: 10_000,
+            session: SessionConfig::default(),
+            takeover: TakeoverTiming::default(),
+            client_unconfirmed_bytes: 8 << 20,
+            all_unconfirmed_bytes: 256 << 20,
+            stop_patience_ms: 3_000,
+        }
+    }
+}
+
+/// What the driver is to do.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Output {
+    /// Of the node beneath.
+    Net(NetOutput),
+    /// Write to a client, in order.
+    ClientBytes {
+        /// To whom.
+        conn: ConnId,
+        /// What.
+        bytes: Bytes,
+    },
+    /// Close a client's connection once all is written; `handle_client_closed` is to follow.
+    ClientClose {
+        /// Whose.
+        conn: ConnId,
+    },
+    /// Don't read from a client.
+    ClientPause {
+        /// From whom.
+        conn: ConnId,
+    },
+    /// Read again.
+    ClientResume {
+        /// From whom.
+        conn: ConnId,
+    },
+    /// After [`Broker::shutdown`]: all is done, the process may end.
+    Stopped,
+}
+
+/// Bytes a client may be behind before a topic's message is dropped for it.
+const TOPIC_BACKLOG_BYTES: u64 = 8 << 20;
+/// Messages of a topic that a subscription may leave unacknowledged before more are dropped.
+const TOPIC_BACKLOG: usize = 10_000;
+
+/// See the module docs.
+pub struct Broker {
+    node: Node,
+    config: BrokerConfig,
+    dispatch: Dispatch,
+    clients: BTreeMap<ConnId, Client>,
+    /// Sessions' deadlines.
+    deadlines: BTreeSet<(u64, ConnId)>,
+    /// Clients whose session may have bytes, or an end.
+    touched: BTreeSet<ConnId>,
+    paused: BTreeSet<ConnId>,
+    published: BTreeMap<PublishId, Published>,
+    unconfirmed: u64,
+    acks: AckQueue,
+    topic_messages: u64,
+    topic_drops: u64,
+    stop: Stop,
+    outputs: VecDeque<Output>,
+}
+
+impl Broker {
+    /// A broker on a node that has just been made.
+    pub fn new(node: Node, config: BrokerConfig) -> Self {
+        let dispatch = Dispatch::new(node.id(), node.epoch(), config.takeover);
+        Self {
+            node,
+            config,
+            dispatch,
+            clients: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            paused: BTreeSet::new(),
+            published: BTreeMap::new(),
+            unconfirmed: 0,
+            acks: AckQueue::default(),
+            topic_messages: 0,
+            topic_drops: 0,
+            stop: Stop::No,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The node beneath.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// See [`Node::handle_link_up`].
+    pub fn handle_link_up(&mut self, now: Now, link: LinkId, peer: PeerHello) {
+        self.node.handle_link_up(now, link, peer);
+        self.turn(now);
+    }
+
+    /// See [`Node::handle_link_down`].
+    pub fn handle_link_down(&mut self, now: Now, link: LinkId) {
+        self.node.handle_link_down(now, link);
+        self.turn(now);
+    }
+
+    /// See [`Node::handle_message`].
+    pub fn handle_message(&mut self, now: Now, link: LinkId, bytes: Bytes) {
+        self.node.handle_message(now, link, bytes);
+        self.turn(now);
+    }
+
+    /// See [`Node::handle_datagram`].
+    pub fn handle_datagram(&mut self, now: Now, link: LinkId, bytes: Bytes) {
+        self.node.handle_datagram(now, link, bytes);
+        self.turn(now);
+    }
+
+    /// See [`Node::handle_committed`].
+    pub fn handle_committed(&mut self, now: Now, seq: u64, result: Result<(), CommitError>) {
+        self.node.handle_committed(now, seq, result);
+        self.turn(now);
+    }
+
+    /// A client has connected.
+    pub fn handle_client_open(&mut self, now: Now, conn: ConnId) {
+        if self.clients.len() >= self.config.max_clients || !self.stop.takes_clients() {
+            self.outputs.push_back(Output::ClientClose { conn });
+            return;
+        }
+        let config =
+            SessionConfig { session: format!("{:?}-{}", self.node.id(), conn.0), ..self.config.session.clone() };
+        self.clients.insert(conn, Client::new(Session::new(now, config)));
+        self.touched.insert(conn);
+        self.turn(now);
+    }
+
+    /// A client has sent something.
+    pub fn handle_client_bytes(&mut self, now: Now, conn: ConnId, bytes: &[u8]) {
+        let Some(client) = self.clients.get_mut(&conn).filter(|_| self.stop.takes_clients()) else { return };
+        client.session.handle_bytes(now, bytes);
+        self.take_requests(now, conn);
+        self.turn(now);
+    }
+
+    /// So many bytes of this connection, in total, have been written to the socket.
+    pub fn handle_client_flushed(&mut self, now: Now, conn: ConnId, total: u64) {
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        client.flushed = total;
+        client.session.handle_flushed(total);
+        self.dispatch.set_busy(conn, client.is_busy());
+        self.take_requests(now, conn);
+        self.turn(now);
+    }
+
+    /// A client's connection is gone.
+    pub fn handle_client_closed(&mut self, now: Now, conn: ConnId) {
+        let Some(client) = self.clients.remove(&conn) else { return };
+        self.deadlines.remove(&(client.deadline, conn));
+        self.touched.remove(&conn);
+        self.paused.remove(&conn);
+        self.dispatch.close(conn);
+        self.turn(now);
+    }
+
+    /// Time passed.
+    pub fn handle_timeout(&mut self, now: Now) {
+        if now.mono_ms >= self.node.deadline() {
+            self.node.handle_timeout(now);
+        }
+        if now.mono_ms >= self.dispatch.deadline() {
+            self.dispatch.handle_timeout(now, &self.node);
+        }
+        let due: Vec<_> = self.deadlines.range(..=(now.mono_ms, ConnId(u64::MAX))).copied().collect();
+        for (deadline, conn) in due {
+            self.deadlines.remove(&(deadline, conn));
+            if let Some(client) = self.clients.get_mut(&conn) {
+                client.session.handle_timeout(now);
+                client.deadline = u64::MAX;
+                self.touched.insert(conn);
+            }
+        }
+        self.turn(now);
+    }
+
+    /// When [`Broker::handle_timeout`] is wanted, on the monotonic clock.
+    pub fn deadline(&self) -> u64 {
+        let sessions = self.deadlines.first().map_or(u64::MAX, |(due, _)| *due);
+        self.node.deadline().min(self.dispatch.deadline()).min(sessions).min(self.stop.deadline())
+    }
+
+    /// What the driver is to do next.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front().or_else(|| self.node.poll_output().map(Output::Net))
+    }
+
+    /// What this node knows, for people and tools.
+    pub fn status(&mut self) -> Status {
+        let member = |entry: rhizomq_net::RosterEntry| NodeStatus {
+            name: entry.name,
+            id: entry.id.to_string(),
+            epoch: entry.epoch.map(|epoch| epoch.to_string()).unwrap_or_default(),
+            alive: entry.alive,
+            role: "member".to_owned(),
+            addresses: entry.addresses,
+        };
+        let queue = |(name, total): (crate::dispatch::Name, crate::dispatch::Total)| QueueStatus {
+            name: name.0.to_string(),
+            depth: total.depth,
+            in_flight: total.in_flight,
+            consumers: total.consumers,
+        };
+        Status {
+            node: self.node.id().to_string(),
+            nodes: self.node.roster().into_iter().map(member).collect(),
+            queues: self.dispatch.totals(&self.node).into_iter().map(queue).collect(),
+            duplicates: self.dispatch.duplicates(),
+            under_replicated: self.node.under_replicated(),
+            digest: self.node.digest().iter().map(|byte| format!("{byte:02x}")).collect(),
+            topic_drops: self.topic_drops,
+        }
+    }
+
+    /// What follows every input: events, effects and answers, until nothing more comes of them.
+    fn turn(&mut self, now: Now) {
+        loop {
+            while let Some(event) = self.node.poll_event() {
+                self.handle_event(now, event);
+            }
+            while let Some(effect) = self.dispatch.poll_effect() {
+                self.perform(now, effect);
+            }
+            self.write_acks(now);
+            self.dispatch.run(now, &self.node);
+            if let Some(effect) = self.dispatch.poll_effect() {
+                self.perform(now, effect);
+                continue;
+            }
+            self.proceed_with_stop(now);
+            let touched = std::mem::take(&mut self.touched);
+            touched.into_iter().for_each(|conn| self.hand_out(conn));
+            match self.node.poll_event() {
+                Some(event) => self.handle_event(now, event),
+                None if self.dispatch.has_work() => {}
+                None => return,
+            }
+        }
+    }
+
+    fn handle_event(&mut self, now: Now, event: Event) {
+        match event {
+            Event::LinkUp(peer) => self.dispatch.handle_link_up(now, &self.node, peer),
+            Event::LinkDown(peer) => self.dispatch.handle_link_down(now, peer),
+            Event::Liveness { .. } => self.dispatch.handle_liveness(now),
+            Event::App { from, payload } => self.handle_peer(now, from, &payload),
+            Event::Confirmed { publish, copies } => self.confirmed(publish, copies),
+            Event::Rejected { publish, reason } => self.rejected(publish, &reason),
+            Event::Arrived { segment, slots } => self.dispatch.handle_arrived(now, &self.node, segment, &slots),
+            Event::Removed { segment, slots } => self.dispatch.handle_removed(segment, &slots),
+            Event::Dropped { segment } => self.dispatch.handle_dropped(now, segment),
+            Event::Damaged { what } => tracing::error!("damaged data is fetched again from other nodes: {what}"),
+            _ => {}
+        }
+    }
+
+    fn handle_peer(&mut self, now: Now, from: NodeId, payload: &Bytes) {
+        if let Err(error) = self.dispatch.handle_message(now, &self.node, from, payload) {
+            tracing::warn!(peer = %from, "{error}");
+        }
+    }
+
+    fn perform(&mut self, now: Now, effect: Effect) {
+        match effect {
+            Effect::Send { to, message } => self.node.send(to, &message.encode()),
+            Effect::Deliver { to, inbox, dot, redelivered, content } => {
+                let delivered = self.clients.get_mut(&to.conn).and_then(|client| {
+                    let (head, body) = (&content.head, &content.body);
+                    let message_id = &*dot.to_string();
+                    let delivery = Delivery { message_id, redelivered, destination: &inbox, head, body };
+                    client.session.deliver(to.sub, delivery)?;
+                    self.dispatch.set_busy(to.conn, client.is_busy());
+                    Some(())
+                });
+                if delivered.is_none() {
+                    self.dispatch.settle(to.conn, dot, false);
+                }
+                self.touched.insert(to.conn);
+            }
+            Effect::Topic { to, topic, id, content } => {
+                let Some(client) = self.clients.get_mut(&to.conn) else { return };
+                let is_behind =
+                    client.unflushed() > TOPIC_BACKLOG_BYTES || client.session.in_flight(to.sub) >= TOPIC_BACKLOG;
+                let (head, body) = (&content.head, &content.body);
+                let delivery = Delivery { message_id: &id, redelivered: false, destination: &topic, head, body };
+                if is_behind || client.session.deliver(to.sub, delivery).is_none() {
+                    self.topic_drops += 1;
+                }
+                self.touched.insert(to.conn);
+            }
+            Effect::MergeRemoved { segment, slots } => self.node.merge_removed(now, segment, &slots),
+            Effect::Damaged { dot, why } => self.node.report_damage(now, dot, &why),
+        }
+    }
+
+    /// Hands a session's bytes out, and its end.
+    fn hand_out(&mut self, conn: ConnId) {
+        let Some(client) = self.clients.get_mut(&conn) else { return };
+        while let Some(bytes) = client.session.poll_bytes() {
+            self.outputs.push_back(Output::ClientBytes { conn, bytes });
+        }
+        let deadline = client.session.deadline();
+        if deadline != client.deadline {
+            self.deadlines.remove(&(client.deadline, conn));
+            client.deadline = deadline;
+            if deadline != u64::MAX {
+                self.deadlines.insert((deadline, conn));
+            }
+        }
+        if client.session.should_close() && !client.closing {
+            client.closing = true;
+            self.outputs.push_back(Output::ClientClose { conn });
+            self.dispatch.close(conn);
+        }
+        self.regulate(conn);
+    }
+}

@@ -1,0 +1,202 @@
+//! What clients ask for: publish, subscribe, acknowledge, leave.
+
+use std::collections::VecDeque;
+
+use rhizomq_engine::{Dot, Entry, Now, Unit};
+use rhizomq_net::PublishId;
+
+use super::{Broker, ConnId, client::Answer};
+use crate::{
+    destination::Kind,
+    dispatch::{ConsumerId, Content},
+    session::{AckItem, Request, Send, Ticket},
+};
+
+/// Acknowledgements in one unit, unless a single request has more.
+const ACK_UNIT: usize = 4096;
+/// What a message costs besides its bytes, while its fate is open.
+const MESSAGE_COST: u64 = 256;
+
+/// A unit under way to disks.
+pub(super) struct Published {
+    conn: ConnId,
+    ticket: Ticket,
+    bytes: u64,
+    has_messages: bool,
+    removals: Vec<Dot>,
+    /// What goes to listeners once the rest is kept.
+    topics: Vec<Send>,
+}
+
+/// Acknowledgements of all clients, outside transactions.
+#[derive(Default)]
+pub(super) struct AckQueue {
+    waiting: VecDeque<(ConnId, Ticket, Vec<Dot>)>,
+    writing: Option<(PublishId, Vec<(ConnId, Ticket, Vec<Dot>)>)>,
+}
+
+impl AckQueue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.writing.is_none()
+    }
+}
+
+impl Broker {
+    pub(super) fn take_requests(&mut self, now: Now, conn: ConnId) {
+        self.touched.insert(conn);
+        while let Some(client) = self.clients.get_mut(&conn) {
+            let Some(request) = client.session.poll_request() else { return };
+            let ticket = request.ticket();
+            client.asked(ticket);
+            match request {
+                Request::Publish { unit, acks, .. } => self.publish(now, conn, ticket, unit, &acks),
+                Request::Ack { items, .. } => {
+                    let removals = self.settle(conn, &items);
+                    if removals.is_empty() {
+                        self.answer(conn, ticket, None);
+                    } else {
+                        self.acks.waiting.push_back((conn, ticket, removals));
+                    }
+                }
+                Request::Subscribe { sub, destination, prefetch, .. } => {
+                    let (id, name) = (ConsumerId { conn, sub }, destination.to_shared());
+                    match destination.kind() {
+                        Kind::Queue => self.dispatch.subscribe(id, &name, prefetch),
+                        Kind::Topic => self.dispatch.listen(id, &name),
+                    }
+                    self.answer(conn, ticket, None);
+                }
+                Request::Unsubscribe { sub, requeue, .. } => {
+                    self.dispatch.unsubscribe(ConsumerId { conn, sub });
+                    for dot in requeue.iter().filter_map(|id| id.parse().ok()) {
+                        self.dispatch.settle(conn, dot, false);
+                    }
+                    self.answer(conn, ticket, None);
+                }
+                Request::Disconnect { .. } => {
+                    self.dispatch.close(conn);
+                    self.answer(conn, ticket, None);
+                }
+            }
+        }
+    }
+
+    /// Writes the acknowledgements that have gathered, unless earlier ones are being written.
+    pub(super) fn write_acks(&mut self, now: Now) {
+        while self.acks.writing.is_none() && !self.acks.waiting.is_empty() {
+            let (mut requests, mut removals) = (Vec::new(), Vec::new());
+            while let Some((_, _, dots)) = self.acks.waiting.front() {
+                if !removals.is_empty() && removals.len() + dots.len() > ACK_UNIT {
+                    break;
+                }
+                removals.extend_from_slice(dots);
+                requests.extend(self.acks.waiting.pop_front());
+            }
+            match self.node.publish(now, Unit { entries: Vec::new(), removals }) {
+                Ok(publish) => self.acks.writing = Some((publish, requests)),
+                Err(error) => self.fail_acks(requests, &error.to_string()),
+            }
+        }
+    }
+
+    /// A unit is kept.
+    pub(super) fn confirmed(&mut self, publish: PublishId, copies: u32) {
+        if let Some((_, requests)) = self.acks.writing.take_if(|(writing, _)| *writing == publish) {
+            for (conn, ticket, _) in requests {
+                self.answer(conn, ticket, None);
+            }
+        } else if let Some(published) = self.published.remove(&publish) {
+            self.settled(&published);
+            published.topics.iter().for_each(|send| self.fan_out(send));
+            self.answer(published.conn, published.ticket, published.has_messages.then_some(copies));
+        }
+    }
+
+    /// A unit could not be kept.
+    pub(super) fn rejected(&mut self, publish: PublishId, reason: &str) {
+        if let Some((_, requests)) = self.acks.writing.take_if(|(writing, _)| *writing == publish) {
+            self.fail_acks(requests, reason);
+        } else if let Some(published) = self.published.remove(&publish) {
+            self.settled(&published);
+            published.removals.iter().for_each(|dot| self.dispatch.unsettle(*dot));
+            self.fail(published.conn, published.ticket, "the message was not kept", reason);
+        }
+    }
+
+    fn publish(&mut self, now: Now, conn: ConnId, ticket: Ticket, unit: Vec<Send>, acks: &[AckItem]) {
+        let removals = self.settle(conn, acks);
+        let (topics, queues): (Vec<_>, Vec<_>) =
+            unit.into_iter().partition(|send| send.destination.kind() == Kind::Topic);
+        if queues.is_empty() && removals.is_empty() {
+            topics.iter().for_each(|send| self.fan_out(send));
+            return self.answer(conn, ticket, None);
+        }
+        let entry = |send: Send| Entry {
+            inboxes: vec![send.destination.as_str().to_owned()],
+            head: send.head,
+            body: send.body,
+            persistent: send.persistent,
+        };
+        let entries: Vec<_> = queues.into_iter().map(entry).collect();
+        let bytes = entries.iter().map(|entry| entry.size() as u64 + MESSAGE_COST).sum();
+        let has_messages = !entries.is_empty();
+        match self.node.publish(now, Unit { entries, removals: removals.clone() }) {
+            Ok(publish) => {
+                self.unconfirmed += bytes;
+                if let Some(client) = self.clients.get_mut(&conn) {
+                    client.unconfirmed += bytes;
+                }
+                let published = Published { conn, ticket, bytes, has_messages, removals, topics };
+                self.published.insert(publish, published);
+            }
+            Err(error) => {
+                removals.iter().for_each(|dot| self.dispatch.unsettle(*dot));
+                self.fail(conn, ticket, "the message was not taken", &error.to_string());
+            }
+        }
+    }
+
+    /// Hands refused deliveries to others; returns the consumed ones, whose removal is to be written.
+    fn settle(&mut self, conn: ConnId, items: &[AckItem]) -> Vec<Dot> {
+        // What is no dot came from a topic: nothing is kept of it.
+        let dots = items.iter().filter_map(|item| Some((item.message_id.parse().ok()?, item.ack)));
+        dots.filter(|&(dot, ack)| self.dispatch.settle(conn, dot, ack) && ack).map(|(dot, _)| dot).collect()
+    }
+
+    fn fan_out(&mut self, send: &Send) {
+        self.topic_messages += 1;
+        let id = format!("T-{}-{}-{}", self.node.id(), self.node.epoch(), self.topic_messages);
+        let content = Content::new(send.head.clone(), send.body.clone());
+        self.dispatch.publish_topic(&send.destination.to_shared(), &id, &content);
+    }
+
+    fn settled(&mut self, published: &Published) {
+        self.unconfirmed = self.unconfirmed.saturating_sub(published.bytes);
+        if let Some(client) = self.clients.get_mut(&published.conn) {
+            client.unconfirmed = client.unconfirmed.saturating_sub(published.bytes);
+            self.touched.insert(published.conn);
+        }
+        self.resume_all_if_possible();
+    }
+
+    fn answer(&mut self, conn: ConnId, ticket: Ticket, copies: Option<u32>) {
+        if let Some(client) = self.clients.get_mut(&conn) {
+            client.answer(ticket, Answer { copies });
+            self.touched.insert(conn);
+        }
+    }
+
+    fn fail(&mut self, conn: ConnId, ticket: Ticket, message: &str, body: &str) {
+        if let Some(client) = self.clients.get_mut(&conn) {
+            client.fail(ticket, message, body);
+            self.touched.insert(conn);
+        }
+    }
+
+    fn fail_acks(&mut self, requests: Vec<(ConnId, Ticket, Vec<Dot>)>, reason: &str) {
+        for (conn, ticket, dots) in requests {
+            dots.iter().for_each(|dot| self.dispatch.unsettle(*dot));
+            self.fail(conn, ticket, "the acknowledgement was not kept", reason);
+        }
+    }
+}

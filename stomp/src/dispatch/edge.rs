@@ -1,0 +1,418 @@
+//! The edge: where consumers are. It tells owners its interest, grants them credit for the free places of its consumers,
+//! and knows who holds what.
+//!
+//! What always holds:
+//! - Over all owners, credit granted and not used never exceeds the free places of the inbox's consumers, except for as
+//!   long as a consumer is gone and the owners have not heard of it. What arrives beyond is released at once.
+//! - A dot is held once. A delivery of a dot that is held here, or known to be consumed, is refused without a word: the
+//!   first is in flight here already, the second is told to its owner by the removal itself. Either way the owner rightly
+//!   goes on counting it as in flight here.
+//! - A held dot stays held until the client acknowledges it *and* that is on disk, or until it is released. So an answer
+//!   to a claim ([`Edge::claimed`]) leaves no gap in which an acknowledged message looks free.
+//! - What a consumer leaves behind goes back to its owner, who alone decides on the order. If the owner can't be reached
+//!   nobody is told: whoever claims the segment asks what is held, and the owner itself took everything back when it
+//!   lost the link.
+//!
+//! Credit is counted in totals since the link came up: the owner may send until it has sent `limit` messages, and the
+//! edge knows how many it received. Grants can be lowered while deliveries are under way, and the books still agree.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use rhizomq_engine::{Dot, NodeId, RangeSet, SegmentId, Slot};
+
+use super::{
+    Effect,
+    msg::{Content, DispatchMsg, Name},
+};
+use crate::{broker::ConnId, session::SubKey};
+
+/// Bytes of messages of one inbox that may be under way to its consumers, estimated by the largest seen lately.
+const UNDER_WAY_BYTES: usize = 4 << 20;
+/// Credit for an inbox of which no message has been seen: they may all be as large as a body may be.
+const FIRST_CREDIT: u64 = 4;
+/// An owner hears how much has arrived each time that so many bytes more have.
+const RECEIVED_STEP: u64 = 1 << 20;
+/// Inboxes in one `Interest`.
+const INTEREST_CHUNK: usize = 512;
+
+/// One subscription of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ConsumerId {
+    pub(crate) conn: ConnId,
+    pub(crate) sub: SubKey,
+}
+
+/// What an owner sends; all of [`DispatchMsg::Deliver`].
+pub(crate) struct Arrival {
+    pub(crate) inbox: Name,
+    pub(crate) dot: Dot,
+    pub(crate) tag: u64,
+    pub(crate) redelivered: bool,
+    pub(crate) content: Content,
+}
+
+struct Consumer {
+    inbox: Arc<str>,
+    prefetch: u64,
+    used: u64,
+}
+
+#[derive(Default)]
+struct Inbox {
+    /// The next one to be served is in front.
+    consumers: VecDeque<ConsumerId>,
+    supplies: BTreeMap<NodeId, Supply>,
+    /// Bytes of the largest message seen; older ones fade.
+    size: usize,
+    /// Whose turn it is among the owners.
+    turn: usize,
+}
+
+/// What is agreed with one owner.
+#[derive(Default)]
+struct Supply {
+    /// Granted, in total.
+    limit: u64,
+    received: u64,
+    /// What it has for us, as far as it has told.
+    view: u64,
+    round: u32,
+    /// The interest was withdrawn; until `Closed` arrives nothing is granted.
+    closing: bool,
+}
+
+impl Supply {
+    fn outstanding(&self) -> u64 {
+        self.limit.saturating_sub(self.received)
+    }
+}
+
+/// In flight here.
+struct Held {
+    /// `None`: acknowledged, and not yet on disk.
+    by: Option<ConsumerId>,
+    /// Whom to give it back to, and the name it knows the delivery by.
+    owner: NodeId,
+    tag: u64,
+}
+
+#[derive(Default)]
+struct Link {
+    bytes: u64,
+    told: u64,
+}
+
+/// See the module docs.
+#[derive(Default)]
+pub(crate) struct Edge {
+    owners: BTreeMap<NodeId, Link>,
+    inboxes: BTreeMap<Arc<str>, Inbox>,
+    consumers: BTreeMap<ConsumerId, Consumer>,
+    /// Connections whose socket is behind: they get no new credit.
+    busy: BTreeSet<ConnId>,
+    held: BTreeMap<Dot, Held>,
+    by_conn: BTreeMap<ConnId, BTreeSet<Dot>>,
+    /// Inboxes whose grants are to be looked at.
+    dirty: BTreeSet<Arc<str>>,
+}
+
+impl Edge {
+    /// Whether the node can be sent to.
+    pub(crate) fn link_up(&mut self, owner: NodeId, out: &mut Vec<Effect>) {
+        self.owners.insert(owner, Link::default());
+        let interest: Vec<_> =
+            self.inboxes.iter().map(|(name, inbox)| (Name::from(name), inbox.consumers.len() as u32)).collect();
+        for chunk in interest.chunks(INTEREST_CHUNK) {
+            let some: Vec<_> = chunk.iter().filter(|(_, count)| *count > 0).cloned().collect();
+            if !some.is_empty() {
+                out.push(Effect::Send { to: owner, message: DispatchMsg::Interest(some) });
+            }
+        }
+    }
+
+    /// Its credit is void; what it sent stays with the consumers.
+    pub(crate) fn link_down(&mut self, owner: NodeId) {
+        self.owners.remove(&owner);
+        for (name, inbox) in &mut self.inboxes {
+            if inbox.supplies.remove(&owner).is_some() {
+                self.dirty.insert(Arc::clone(name));
+            }
+        }
+        self.inboxes.retain(|_, inbox| !inbox.is_idle());
+    }
+
+    pub(crate) fn subscribe(&mut self, id: ConsumerId, inbox: &Arc<str>, prefetch: u32, out: &mut Vec<Effect>) {
+        let consumer = Consumer { inbox: Arc::clone(inbox), prefetch: u64::from(prefetch.max(1)), used: 0 };
+        self.consumers.insert(id, consumer);
+        self.inboxes.entry(Arc::clone(inbox)).or_default().consumers.push_back(id);
+        self.announce(inbox, out);
+    }
+
+    /// No more goes to this consumer. What it holds stays held until it is settled or requeued.
+    pub(crate) fn unsubscribe(&mut self, id: ConsumerId, out: &mut Vec<Effect>) {
+        let Some(consumer) = self.consumers.remove(&id) else { return };
+        if let Some(inbox) = self.inboxes.get_mut(&consumer.inbox) {
+            inbox.consumers.retain(|other| *other != id);
+            if inbox.consumers.is_empty() {
+                inbox.supplies.values_mut().for_each(|supply| supply.closing = true);
+            }
+        }
+        self.announce(&consumer.inbox, out);
+        if self.inboxes.get(&consumer.inbox).is_some_and(Inbox::is_idle) {
+            self.inboxes.remove(&consumer.inbox);
+        }
+    }
+
+    /// The connection's end: its consumers go, and what they hold goes back.
+    pub(crate) fn close(&mut self, conn: ConnId, out: &mut Vec<Effect>) {
+        let first = ConsumerId { conn, sub: SubKey(0) };
+        let last = ConsumerId { conn, sub: SubKey(u32::MAX) };
+        let subscribed: Vec<_> = self.consumers.range(first..=last).map(|(id, _)| *id).collect();
+        for id in subscribed {
+            self.unsubscribe(id, out);
+        }
+        for dot in self.by_conn.remove(&conn).unwrap_or_default() {
+            self.release(dot, out);
+        }
+        self.busy.remove(&conn);
+    }
+
+    /// Tells whether the connection's socket keeps up.
+    pub(crate) fn set_busy(&mut self, conn: ConnId, busy: bool) {
+        if busy {
+            self.busy.insert(conn);
+        } else if self.busy.remove(&conn) {
+            let first = ConsumerId { conn, sub: SubKey(0) };
+            let last = ConsumerId { conn, sub: SubKey(u32::MAX) };
+            self.dirty.extend(self.consumers.range(first..=last).map(|(_, consumer)| Arc::clone(&consumer.inbox)));
+        }
+    }
+
+    /// The client answered: `ack` keeps the dot held until its removal is on disk, otherwise it goes back. False if this
+    /// connection does not hold it (any more): then there is nothing to do.
+    pub(crate) fn settle(&mut self, conn: ConnId, dot: Dot, ack: bool, out: &mut Vec<Effect>) -> bool {
+        if !self.by_conn.get_mut(&conn).is_some_and(|dots| dots.remove(&dot)) {
+            return false;
+        }
+        if ack {
+            let by = self.held.get_mut(&dot).and_then(|held| held.by.take());
+            self.free_place(by);
+        } else {
+            self.release(dot, out);
+        }
+        true
+    }
+
+    /// An acknowledgement could not be written: the message is somebody's again.
+    pub(crate) fn unsettle(&mut self, dot: Dot, out: &mut Vec<Effect>) {
+        if self.held.get(&dot).is_some_and(|held| held.by.is_none()) {
+            self.release(dot, out);
+        }
+    }
+
+    /// What is known to be consumed, on disk: acknowledged dots need not be held any longer.
+    pub(crate) fn removed(&mut self, segment: SegmentId, slots: &RangeSet) {
+        for (first, last) in slots.iter_ranges() {
+            let range = Dot { segment, slot: first }..=Dot { segment, slot: last };
+            let gone: Vec<_> =
+                self.held.range(range).filter(|(_, held)| held.by.is_none()).map(|(dot, _)| *dot).collect();
+            gone.iter().for_each(|dot| drop(self.held.remove(dot)));
+        }
+    }
+
+    /// A node owns the segment from now on: it takes back what is released. Returns the slots held here.
+    pub(crate) fn claimed(&mut self, segment: SegmentId, owner: NodeId) -> Vec<Slot> {
+        let range = Dot { segment, slot: 0 }..=Dot { segment, slot: Slot::MAX };
+        let held = self.held.range_mut(range).map(|(dot, held)| {
+            (held.owner, held.tag) = (owner, 0);
+            dot.slot
+        });
+        held.collect()
+    }
+
+    pub(crate) fn on_backlog(&mut self, from: NodeId, name: Name, waiting: u64, round: u32) {
+        let Some(inbox) = self.inboxes.get_mut(&name.0) else { return };
+        if inbox.consumers.is_empty() || !self.owners.contains_key(&from) {
+            return;
+        }
+        let supply = inbox.supplies.entry(from).or_default();
+        supply.view = waiting;
+        if supply.round != round {
+            supply.round = round;
+            supply.limit = supply.received;
+        }
+        self.dirty.insert(name.0);
+    }
+
+    pub(crate) fn on_closed(&mut self, from: NodeId, name: &Name) {
+        let Some(inbox) = self.inboxes.get_mut(&name.0) else { return };
+        inbox.supplies.remove(&from);
+        self.dirty.insert(Arc::clone(&name.0));
+        if inbox.is_idle() {
+            self.inboxes.remove(&name.0);
+        }
+    }
+
+    /// A message arrives. `refuse`: it is known to be consumed, or its sender does not own it.
+    pub(crate) fn on_deliver(&mut self, from: NodeId, arrival: Arrival, refuse: bool, out: &mut Vec<Effect>) {
+        self.count_received(from, &arrival, out);
+        let Arrival { inbox, dot, tag, redelivered, content } = arrival;
+        if refuse {
+            return;
+        }
+        if let Some(held) = self.held.get_mut(&dot) {
+            (held.owner, held.tag) = (from, tag);
+            return;
+        }
+        let Some(to) = self.next_consumer(&inbox.0) else {
+            out.push(Effect::Send { to: from, message: DispatchMsg::Release { dot, tag } });
+            return;
+        };
+        self.held.insert(dot, Held { by: Some(to), owner: from, tag });
+        self.by_conn.entry(to.conn).or_default().insert(dot);
+        out.push(Effect::Deliver { to, inbox: inbox.0, dot, redelivered, content });
+    }
+
+    /// Sends the grants that have become possible, and takes back what has become too much.
+    pub(crate) fn grant(&mut self, out: &mut Vec<Effect>) {
+        while let Some(name) = self.dirty.pop_first() {
+            self.grant_inbox(&name, out);
+        }
+    }
+
+    /// Whether [`Edge::grant`] has something to look at.
+    pub(crate) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Messages with clients, or acknowledged and not yet on disk.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    fn announce(&self, name: &Arc<str>, out: &mut Vec<Effect>) {
+        let count = self.inboxes.get(name).map_or(0, |inbox| inbox.consumers.len() as u32);
+        for &to in self.owners.keys() {
+            out.push(Effect::Send { to, message: DispatchMsg::Interest(vec![(Name::from(name), count)]) });
+        }
+    }
+
+    fn release(&mut self, dot: Dot, out: &mut Vec<Effect>) {
+        let Some(held) = self.held.remove(&dot) else { return };
+        self.free_place(held.by);
+        if self.owners.contains_key(&held.owner) {
+            out.push(Effect::Send { to: held.owner, message: DispatchMsg::Release { dot, tag: held.tag } });
+        }
+    }
+
+    fn free_place(&mut self, by: Option<ConsumerId>) {
+        if let Some(consumer) = by.and_then(|id| self.consumers.get_mut(&id)) {
+            consumer.used = consumer.used.saturating_sub(1);
+            self.dirty.insert(Arc::clone(&consumer.inbox));
+        }
+    }
+
+    fn count_received(&mut self, from: NodeId, arrival: &Arrival, out: &mut Vec<Effect>) {
+        let size = arrival.content.len();
+        if let Some(link) = self.owners.get_mut(&from) {
+            link.bytes += size as u64;
+            if link.bytes - link.told >= RECEIVED_STEP {
+                link.told = link.bytes;
+                out.push(Effect::Send { to: from, message: DispatchMsg::Received { bytes: link.bytes } });
+            }
+        }
+        if let Some(inbox) = self.inboxes.get_mut(&arrival.inbox.0) {
+            inbox.size = size.max(inbox.size - inbox.size / 8).max(1);
+            if let Some(supply) = inbox.supplies.get_mut(&from) {
+                supply.received += 1;
+                supply.view = supply.view.saturating_sub(1);
+            }
+            self.dirty.insert(Arc::clone(&arrival.inbox.0));
+        }
+    }
+
+    /// The next consumer with a free place, whose socket keeps up if there is a choice.
+    fn next_consumer(&mut self, name: &Arc<str>) -> Option<ConsumerId> {
+        let inbox = self.inboxes.get_mut(name)?;
+        let has_room =
+            |id: &ConsumerId| self.consumers.get(id).is_some_and(|consumer| consumer.used < consumer.prefetch);
+        let place = inbox
+            .consumers
+            .iter()
+            .position(|id| has_room(id) && !self.busy.contains(&id.conn))
+            .or_else(|| inbox.consumers.iter().position(has_room))?;
+        let id = inbox.consumers.remove(place)?;
+        inbox.consumers.push_back(id);
+        if let Some(consumer) = self.consumers.get_mut(&id) {
+            consumer.used += 1;
+        }
+        Some(id)
+    }
+
+    fn grant_inbox(&mut self, name: &Arc<str>, out: &mut Vec<Effect>) {
+        let Some(inbox) = self.inboxes.get_mut(name) else { return };
+        let (mut free, mut ready) = (0, 0);
+        for id in &inbox.consumers {
+            let room = self.consumers.get(id).map_or(0, |consumer| consumer.prefetch.saturating_sub(consumer.used));
+            free += room;
+            ready += if self.busy.contains(&id.conn) { 0 } else { room };
+        }
+        let under_way: u64 = inbox.supplies.values().map(Supply::outstanding).sum();
+        let mut changed = BTreeSet::new();
+        if under_way > free {
+            inbox.take_back(under_way - free, &mut changed);
+        } else {
+            let cap = if inbox.size == 0 { FIRST_CREDIT } else { (UNDER_WAY_BYTES / inbox.size).max(1) as u64 };
+            inbox.hand_out(ready.min(cap).saturating_sub(under_way), &mut changed);
+        }
+        for to in changed {
+            let Some(supply) = inbox.supplies.get(&to).filter(|supply| !supply.closing) else { continue };
+            let message = DispatchMsg::Grant { inbox: Name::from(name), limit: supply.limit, round: supply.round };
+            out.push(Effect::Send { to, message });
+        }
+    }
+}
+
+impl Inbox {
+    /// Neither consumers nor counters that an owner still relies on.
+    fn is_idle(&self) -> bool {
+        self.consumers.is_empty() && self.supplies.is_empty()
+    }
+
+    fn take_back(&mut self, mut excess: u64, changed: &mut BTreeSet<NodeId>) {
+        for (owner, supply) in self.supplies.iter_mut().rev() {
+            let cut = excess.min(supply.outstanding());
+            if cut > 0 {
+                supply.limit -= cut;
+                excess -= cut;
+                changed.insert(*owner);
+            }
+        }
+    }
+
+    /// Shares places out among the owners that have more than they were granted, each in turn.
+    fn hand_out(&mut self, mut places: u64, changed: &mut BTreeSet<NodeId>) {
+        let wants = |supply: &Supply| if supply.closing { 0 } else { supply.view.saturating_sub(supply.outstanding()) };
+        let mut hungry: Vec<_> = self.supplies.iter_mut().filter(|(_, supply)| wants(supply) > 0).collect();
+        if hungry.is_empty() || places == 0 {
+            return;
+        }
+        self.turn = self.turn.wrapping_add(1);
+        let start = self.turn % hungry.len();
+        hungry.rotate_left(start);
+        let mut left = hungry.len() as u64;
+        for (owner, supply) in hungry {
+            let share = places.div_ceil(left).min(wants(supply));
+            if share > 0 {
+                supply.limit = supply.limit.max(supply.received) + share;
+                places -= share;
+                changed.insert(*owner);
+            }
+            left -= 1;
+        }
+    }
+}

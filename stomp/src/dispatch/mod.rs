@@ -1,0 +1,373 @@
+//! Who gets which message: only owners dispatch, only edges deliver.
+//!
+//! Every node plays both roles. They talk in [`msg::DispatchMsg`]s, a node's own two through a queue in memory and
+//! otherwise by the same code. All of it is a state machine: inputs are `handle_*` and the commands, then
+//! [`Dispatch::run`] does what has become possible, and [`Dispatch::poll_effect`] tells what the broker is to do. Effects
+//! are to be carried out before `run` is called again, so that it sees what they changed.
+//!
+//! - [`edge`]: consumers, credit, what is in flight here
+//! - [`owner`]: cursors, what is in flight anywhere, order
+//! - [`takeover`]: who owns which segment
+//! - [`topics`]: messages that are kept nowhere
+//! - [`census`]: figures about the whole cluster
+
+mod census;
+mod edge;
+mod msg;
+mod owner;
+mod takeover;
+mod topics;
+mod view;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use rhizomq_engine::{Dot, Epoch, NodeId, Now, RangeSet, SegmentId};
+
+pub(crate) use census::Total;
+pub(crate) use edge::ConsumerId;
+pub(crate) use msg::{BadMessage, Content, DispatchMsg, Name};
+pub use takeover::TakeoverTiming;
+pub(crate) use view::View;
+
+use crate::broker::ConnId;
+use census::Census;
+use edge::{Arrival, Edge};
+use owner::Owner;
+use takeover::{Takeover, Verdict};
+use topics::Topics;
+
+/// Segments in one claim.
+const CLAIM_CHUNK: usize = 512;
+
+/// What the broker is to do.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// Send to a linked node.
+    Send { to: NodeId, message: DispatchMsg },
+    /// Write a queue's message to a client.
+    Deliver { to: ConsumerId, inbox: Arc<str>, dot: Dot, redelivered: bool, content: Content },
+    /// Write a topic's message to a client, or drop it if the client is too far behind.
+    Topic { to: ConsumerId, topic: Arc<str>, id: String, content: Content },
+    /// Note as consumed what another node knows to be.
+    MergeRemoved { segment: SegmentId, slots: RangeSet },
+    /// A message can't be read.
+    Damaged { dot: Dot, why: String },
+}
+
+/// See the module docs.
+pub(crate) struct Dispatch {
+    me: NodeId,
+    epoch: Epoch,
+    owner: Owner,
+    edge: Edge,
+    takeover: Takeover,
+    topics: Topics,
+    census: Census,
+    /// From this node to itself.
+    local: VecDeque<DispatchMsg>,
+    effects: VecDeque<Effect>,
+}
+
+impl Dispatch {
+    pub(crate) fn new(me: NodeId, epoch: Epoch, timing: TakeoverTiming) -> Self {
+        let mut dispatch = Self {
+            me,
+            epoch,
+            owner: Owner::new(me),
+            edge: Edge::default(),
+            takeover: Takeover::new(me, epoch, timing),
+            topics: Topics::default(),
+            census: Census::default(),
+            local: VecDeque::new(),
+            effects: VecDeque::new(),
+        };
+        dispatch.owner.link_up(me);
+        dispatch.edge.link_up(me, &mut Vec::new());
+        dispatch
+    }
+
+    /// A node can be sent to.
+    pub(crate) fn handle_link_up(&mut self, now: Now, view: &dyn View, peer: NodeId) {
+        let mut out = vec![Effect::Send { to: peer, message: DispatchMsg::Life(self.epoch) }];
+        let (firm, owned) = self.takeover.link_up(peer, view);
+        claim(&[peer], &firm, true, &mut out);
+        claim(&[peer], &owned, false, &mut out);
+        self.owner.link_up(peer);
+        self.edge.link_up(peer, &mut out);
+        self.topics.link_up(peer, &mut out);
+        self.census.link_up(peer, &mut out);
+        self.takeover.look_soon(now.mono_ms);
+        self.absorb(out);
+    }
+
+    /// A node can't be sent to any more.
+    pub(crate) fn handle_link_down(&mut self, now: Now, peer: NodeId) {
+        self.owner.link_down(peer);
+        self.edge.link_down(peer);
+        self.topics.link_down(peer);
+        self.census.link_down(peer);
+        self.takeover.link_down(peer);
+        self.takeover.look_soon(now.mono_ms);
+    }
+
+    /// A node is held alive or dead.
+    pub(crate) fn handle_liveness(&mut self, now: Now) {
+        self.takeover.look_soon(now.mono_ms);
+    }
+
+    /// A message from a linked node.
+    pub(crate) fn handle_message(
+        &mut self,
+        now: Now,
+        view: &dyn View,
+        from: NodeId,
+        payload: &Bytes,
+    ) -> Result<(), BadMessage> {
+        let message = DispatchMsg::decode(payload)?;
+        self.take(now, view, from, message);
+        Ok(())
+    }
+
+    /// Messages wait here that did not before.
+    pub(crate) fn handle_arrived(&mut self, now: Now, view: &dyn View, segment: SegmentId, slots: &RangeSet) {
+        if self.takeover.owns(segment) {
+            self.owner.arrived(view, segment, slots);
+        } else {
+            self.takeover.look_soon(now.mono_ms + 100);
+        }
+    }
+
+    /// Messages are known to be consumed.
+    pub(crate) fn handle_removed(&mut self, segment: SegmentId, slots: &RangeSet) {
+        self.edge.removed(segment, slots);
+        self.owner.removed(segment, slots);
+    }
+
+    /// This node keeps no replica of the segment any more.
+    pub(crate) fn handle_dropped(&mut self, now: Now, segment: SegmentId) {
+        self.owner.give_up(segment);
+        self.takeover.look_soon(now.mono_ms);
+    }
+
+    /// When [`Dispatch::handle_timeout`] is wanted, on the monotonic clock.
+    pub(crate) fn deadline(&self) -> u64 {
+        self.takeover.deadline().min(self.census.deadline())
+    }
+
+    /// Time passed.
+    pub(crate) fn handle_timeout(&mut self, now: Now, view: &dyn View) {
+        let mut out = Vec::new();
+        if now.mono_ms >= self.takeover.deadline() {
+            let (due, dropped) = self.takeover.look(now.mono_ms, view);
+            dropped.into_iter().for_each(|segment| self.owner.give_up(segment));
+            self.claim_firmly(now, view, &due, &mut out);
+            claim(&view.linked(), &self.takeover.repeat(now.mono_ms), false, &mut out);
+        }
+        if now.mono_ms >= self.census.deadline() {
+            let depths = self.owner.depths(view, |segment| self.takeover.answers_for(segment));
+            self.census.tell(now.mono_ms, depths, &view.linked(), &mut out);
+        }
+        self.absorb(out);
+    }
+
+    /// A consumer of a queue; at most `prefetch` messages are with it at a time.
+    pub(crate) fn subscribe(&mut self, id: ConsumerId, inbox: &Arc<str>, prefetch: u32) {
+        let mut out = Vec::new();
+        self.edge.subscribe(id, inbox, prefetch, &mut out);
+        self.absorb(out);
+    }
+
+    /// A listener of a topic.
+    pub(crate) fn listen(&mut self, id: ConsumerId, topic: &Arc<str>) {
+        let mut out = Vec::new();
+        self.topics.subscribe(id, topic, &mut out);
+        self.absorb(out);
+    }
+
+    /// The end of a subscription. What it holds stays with it until it is settled.
+    pub(crate) fn unsubscribe(&mut self, id: ConsumerId) {
+        let mut out = Vec::new();
+        self.edge.unsubscribe(id, &mut out);
+        self.topics.unsubscribe(id, &mut out);
+        self.absorb(out);
+    }
+
+    /// The end of a connection: what it held goes to others.
+    pub(crate) fn close(&mut self, conn: ConnId) {
+        let mut out = Vec::new();
+        self.edge.close(conn, &mut out);
+        self.topics.close(conn, &mut out);
+        self.absorb(out);
+    }
+
+    /// A client's answer to a delivery, see [`Edge::settle`]. After `ack` the removal is to be written.
+    pub(crate) fn settle(&mut self, conn: ConnId, dot: Dot, ack: bool) -> bool {
+        let mut out = Vec::new();
+        let held = self.edge.settle(conn, dot, ack, &mut out);
+        self.absorb(out);
+        held
+    }
+
+    /// The removal of an acknowledged message could not be written.
+    pub(crate) fn unsettle(&mut self, dot: Dot) {
+        let mut out = Vec::new();
+        self.edge.unsettle(dot, &mut out);
+        self.absorb(out);
+    }
+
+    /// Whether the connection's socket is behind.
+    pub(crate) fn set_busy(&mut self, conn: ConnId, busy: bool) {
+        self.edge.set_busy(conn, busy);
+    }
+
+    /// A message to all listeners of a topic.
+    pub(crate) fn publish_topic(&mut self, topic: &Arc<str>, id: &str, content: &Content) {
+        let mut out = Vec::new();
+        self.topics.publish(topic, id, content, &mut out);
+        self.absorb(out);
+    }
+
+    /// Deliveries that may be second ones, because of a takeover or a lost link.
+    pub(crate) fn duplicates(&self) -> u64 {
+        self.owner.duplicates()
+    }
+
+    /// All inboxes of the reachable cluster.
+    pub(crate) fn totals(&self, view: &dyn View) -> BTreeMap<Name, Total> {
+        self.census.totals(&self.owner.depths(view, |segment| self.takeover.answers_for(segment)))
+    }
+
+    /// Does what has become possible: takes in the node's messages to itself, dispatches, grants.
+    pub(crate) fn run(&mut self, now: Now, view: &dyn View) {
+        loop {
+            for (segment, held) in self.takeover.finished(now.mono_ms) {
+                self.owner.adopt(view, segment, &held);
+            }
+            let mut out = Vec::new();
+            self.owner.serve(view, &self.takeover, &mut out);
+            self.absorb(out);
+            // Grants come after the messages that use credit up are taken in.
+            while let Some(message) = self.local.pop_front() {
+                self.take(now, view, self.me, message);
+            }
+            let mut out = Vec::new();
+            self.edge.grant(&mut out);
+            self.absorb(out);
+            if self.local.is_empty() && !self.owner.is_dirty() {
+                return;
+            }
+            while let Some(message) = self.local.pop_front() {
+                self.take(now, view, self.me, message);
+            }
+        }
+    }
+
+    /// Whether [`Dispatch::run`] or [`Dispatch::poll_effect`] has something to do.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.effects.is_empty() || !self.local.is_empty() || self.owner.is_dirty() || self.edge.is_dirty()
+    }
+
+    /// What the broker is to do next.
+    pub(crate) fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    fn take(&mut self, now: Now, view: &dyn View, from: NodeId, message: DispatchMsg) {
+        let mut out = Vec::new();
+        match message {
+            DispatchMsg::Life(life) => self.takeover.on_life(from, life),
+            DispatchMsg::Interest(interest) => {
+                self.census.on_interest(from, &interest);
+                self.owner.on_interest(from, interest, &mut out);
+            }
+            DispatchMsg::Closed { inbox } => self.edge.on_closed(from, &inbox),
+            DispatchMsg::Backlog { inbox, waiting, round } => self.edge.on_backlog(from, inbox, waiting, round),
+            DispatchMsg::Grant { inbox, limit, round } => self.owner.on_grant(from, &inbox, limit, round),
+            DispatchMsg::Received { bytes } => self.owner.on_received(from, bytes),
+            DispatchMsg::Deliver { inbox, dot, tag, redelivered, content } => {
+                let refuse = !self.takeover.may_deliver(from, dot.segment) || view.is_removed(dot);
+                self.edge.on_deliver(from, Arrival { inbox, dot, tag, redelivered, content }, refuse, &mut out);
+            }
+            DispatchMsg::Release { dot, tag } => self.owner.on_release(from, dot, tag),
+            DispatchMsg::Claim { segments, firm } => {
+                for segment in segments {
+                    self.answer_claim(now, view, from, segment, firm, &mut out);
+                }
+            }
+            DispatchMsg::Held { segment, removed, held } => {
+                if view.has_replica(segment) && !removed.is_empty() {
+                    out.push(Effect::MergeRemoved { segment, slots: removed });
+                }
+                if !self.takeover.on_held(from, segment, &held) && self.takeover.owns(segment) {
+                    self.owner.adopt(view, segment, &held.into_iter().map(|slot| (slot, from)).collect());
+                }
+            }
+            DispatchMsg::Denied { segment } => self.takeover.on_denied(now.mono_ms, segment),
+            DispatchMsg::Topics(topics) => self.topics.on_topics(from, topics),
+            DispatchMsg::Topic { topic, id, content } => self.topics.on_message(&topic.0, &id, &content, &mut out),
+            DispatchMsg::Depths(depths) => self.census.on_depths(from, depths),
+        }
+        self.absorb(out);
+    }
+
+    fn answer_claim(
+        &mut self,
+        now: Now,
+        view: &dyn View,
+        from: NodeId,
+        segment: SegmentId,
+        firm: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        match self.takeover.on_claim(view, from, segment, firm) {
+            Verdict::Deny if firm => out.push(Effect::Send { to: from, message: DispatchMsg::Denied { segment } }),
+            Verdict::Deny => {}
+            Verdict::Contest => {
+                if !self.takeover.is_claiming(segment) {
+                    self.claim_firmly(now, view, &[segment], out);
+                }
+            }
+            Verdict::Accept { was_owner } => {
+                if was_owner {
+                    self.owner.give_up(segment);
+                }
+                let held = self.edge.claimed(segment, from);
+                if firm || was_owner || !held.is_empty() {
+                    let removed = view.removed_slots(segment);
+                    out.push(Effect::Send { to: from, message: DispatchMsg::Held { segment, removed, held } });
+                }
+            }
+        }
+    }
+
+    /// Stops dispatching the segments until all linked nodes have told what they hold of them.
+    fn claim_firmly(&mut self, now: Now, view: &dyn View, segments: &[SegmentId], out: &mut Vec<Effect>) {
+        let linked = view.linked();
+        for &segment in segments {
+            self.owner.give_up(segment);
+            let held = self.edge.claimed(segment, self.me);
+            self.takeover.begin(now.mono_ms, segment, &linked, held.into_iter());
+        }
+        claim(&linked, segments, true, out);
+    }
+
+    /// Messages to this node itself stay here.
+    fn absorb(&mut self, out: Vec<Effect>) {
+        for effect in out {
+            match effect {
+                Effect::Send { to, message } if to == self.me => self.local.push_back(message),
+                effect => self.effects.push_back(effect),
+            }
+        }
+    }
+}
+
+fn claim(peers: &[NodeId], segments: &[SegmentId], firm: bool, out: &mut Vec<Effect>) {
+    for (&to, chunk) in peers.iter().flat_map(|to| segments.chunks(CLAIM_CHUNK).map(move |chunk| (to, chunk))) {
+        out.push(Effect::Send { to, message: DispatchMsg::Claim { segments: chunk.to_vec(), firm } });
+    }
+}

@@ -1,0 +1,433 @@
+//! The owner: dispatches the waiting messages of the segments that are this node's to dispatch, to edges that granted
+//! credit.
+//!
+//! What always holds:
+//! - A dot of an owned segment is either waiting or in flight at exactly one edge. It leaves that state when it is known
+//!   to be consumed, and goes back to waiting when the edge releases it or its link is lost.
+//! - Order: within a segment lowest slot first, segments of a life by number, so the messages of one producer leave in
+//!   the order in which they were taken. `cursors` only save the search: below a cursor nothing waits. What goes back
+//!   moves the cursor back with it, and is marked `redelivered`, since higher slots may have gone ahead.
+//! - Everything of another life, and of a segment that another node may have dispatched meanwhile, is marked: nobody
+//!   here knows what was delivered already.
+//! - An edge that holds credit either gets a message or hears that there is none (`Backlog { waiting: 0 }`), so that its
+//!   places are not kept from other owners. That is said at the end of every turn in which the inbox was looked at.
+//!
+//! The node's own edge is served first, the others in turn.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use rhizomq_engine::{Dot, NodeId, RangeSet, SegmentId, Slot};
+
+use super::{
+    Effect, View,
+    msg::{Content, Depth, DispatchMsg, Name},
+    takeover::Takeover,
+};
+
+/// Bytes of messages that may be on the way to one edge: a fraction of what a link's queue takes.
+const WINDOW_BYTES: u64 = 8 << 20;
+/// Inboxes that one edge may be interested in; more are ignored.
+const MAX_INTEREST: usize = 1 << 20;
+
+/// What is agreed with one edge for one inbox; see `edge.rs` for the counting.
+#[derive(Default)]
+struct Credit {
+    limit: u64,
+    sent: u64,
+    /// What the edge thinks that we have for it.
+    told: u64,
+    round: u32,
+}
+
+#[derive(Default)]
+struct EdgeState {
+    credits: BTreeMap<Arc<str>, Credit>,
+    sent: u64,
+    received: u64,
+}
+
+struct InFlight {
+    edge: NodeId,
+    tag: u64,
+    inbox: Arc<str>,
+}
+
+/// See the module docs.
+pub(crate) struct Owner {
+    me: NodeId,
+    edges: BTreeMap<NodeId, EdgeState>,
+    /// Edges by inbox; whose turn it is comes first.
+    interested: BTreeMap<Arc<str>, VecDeque<NodeId>>,
+    in_flight: BTreeMap<Dot, InFlight>,
+    counts: BTreeMap<Arc<str>, u64>,
+    cursors: BTreeMap<Arc<str>, BTreeMap<SegmentId, Slot>>,
+    /// Dispatched before; true: perhaps even delivered, because a link was lost.
+    again: BTreeMap<Dot, bool>,
+    /// Could not be read; left out until they arrive anew.
+    unreadable: BTreeSet<Dot>,
+    next_tag: u64,
+    /// Rounds are never used twice, so a grant for an interest that has ended can't be taken for one of the next.
+    next_round: u32,
+    duplicates: u64,
+    dirty: BTreeSet<Arc<str>>,
+}
+
+impl Owner {
+    pub(crate) fn new(me: NodeId) -> Self {
+        Self {
+            me,
+            edges: BTreeMap::new(),
+            interested: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            counts: BTreeMap::new(),
+            cursors: BTreeMap::new(),
+            again: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
+            next_tag: 1,
+            next_round: 1,
+            duplicates: 0,
+            dirty: BTreeSet::new(),
+        }
+    }
+
+    /// Deliveries marked because of a takeover or a lost link: second ones, possibly.
+    pub(crate) fn duplicates(&self) -> u64 {
+        self.duplicates
+    }
+
+    pub(crate) fn link_up(&mut self, edge: NodeId) {
+        self.edges.insert(edge, EdgeState::default());
+    }
+
+    /// What is in flight there goes back.
+    pub(crate) fn link_down(&mut self, edge: NodeId) {
+        let Some(state) = self.edges.remove(&edge) else { return };
+        for inbox in state.credits.keys() {
+            self.forget_interest(edge, inbox);
+        }
+        let lost: Vec<_> = self.in_flight.iter().filter(|(_, sent)| sent.edge == edge).map(|(dot, _)| *dot).collect();
+        for dot in lost {
+            self.put_back(dot, true);
+        }
+    }
+
+    pub(crate) fn on_interest(&mut self, from: NodeId, interest: Vec<(Name, u32)>, out: &mut Vec<Effect>) {
+        for (name, consumers) in interest {
+            let Some(edge) = self.edges.get_mut(&from) else { return };
+            if consumers == 0 {
+                if edge.credits.remove(&name.0).is_some() {
+                    self.forget_interest(from, &name.0);
+                }
+                out.push(Effect::Send { to: from, message: DispatchMsg::Closed { inbox: name } });
+            } else if edge.credits.len() < MAX_INTEREST && !edge.credits.contains_key(&name.0) {
+                let credit = Credit { round: self.next_round, ..Credit::default() };
+                self.next_round = self.next_round.wrapping_add(1);
+                edge.credits.insert(Arc::clone(&name.0), credit);
+                self.interested.entry(Arc::clone(&name.0)).or_default().push_back(from);
+                self.dirty.insert(name.0);
+            }
+        }
+    }
+
+    pub(crate) fn on_grant(&mut self, from: NodeId, inbox: &Name, limit: u64, round: u32) {
+        let credit = self.edges.get_mut(&from).and_then(|edge| edge.credits.get_mut(&inbox.0));
+        if let Some(credit) = credit.filter(|credit| credit.round == round) {
+            credit.limit = limit;
+            self.dirty.insert(Arc::clone(&inbox.0));
+        }
+    }
+
+    pub(crate) fn on_received(&mut self, from: NodeId, bytes: u64) {
+        let Some(edge) = self.edges.get_mut(&from) else { return };
+        let was_full = edge.is_full();
+        edge.received = bytes;
+        if was_full && !edge.is_full() {
+            let waiting = edge.credits.iter().filter(|(_, credit)| credit.limit > credit.sent);
+            self.dirty.extend(waiting.map(|(inbox, _)| Arc::clone(inbox)));
+        }
+    }
+
+    pub(crate) fn on_release(&mut self, from: NodeId, dot: Dot, tag: u64) {
+        if self.in_flight.get(&dot).is_some_and(|sent| sent.edge == from && sent.tag == tag) {
+            self.put_back(dot, false);
+        }
+    }
+
+    /// Messages wait that did not before.
+    pub(crate) fn arrived(&mut self, view: &dyn View, segment: SegmentId, slots: &RangeSet) {
+        let Some(first) = slots.first() else { return };
+        for cursor in self.cursors.values_mut().filter_map(|segments| segments.get_mut(&segment)) {
+            *cursor = first.min(*cursor);
+        }
+        self.unreadable.retain(|dot| dot.segment != segment || !slots.contains(dot.slot));
+        let inboxes = view.inboxes_with(segment, slots);
+        self.dirty.extend(inboxes.into_iter().filter(|inbox| self.interested.contains_key(inbox)));
+    }
+
+    /// Messages are known to be consumed.
+    pub(crate) fn removed(&mut self, segment: SegmentId, slots: &RangeSet) {
+        let mut found = 0;
+        for (first, last) in slots.iter_ranges() {
+            let range = Dot { segment, slot: first }..=Dot { segment, slot: last };
+            let gone: Vec<_> = self.in_flight.range(range.clone()).map(|(dot, _)| *dot).collect();
+            for dot in gone {
+                if let Some(inbox) = self.land(dot) {
+                    self.dirty.insert(inbox);
+                    found += 1;
+                }
+            }
+            let again: Vec<_> = self.again.range(range).map(|(dot, _)| *dot).collect();
+            for dot in &again {
+                self.again.remove(dot);
+            }
+        }
+        self.unreadable.retain(|dot| dot.segment != segment || !slots.contains(dot.slot));
+        if found < slots.len() {
+            // Something went that waited here; whoever was told of it may have to hear that nothing is left.
+            self.doubt_told();
+        }
+    }
+
+    /// The segment is this node's now. What others hold of it is in flight with them.
+    pub(crate) fn adopt(&mut self, view: &dyn View, segment: SegmentId, held: &BTreeMap<Slot, NodeId>) {
+        let inboxes = view.inboxes_of(segment);
+        for (&slot, &edge) in held {
+            let dot = Dot { segment, slot };
+            let inbox = inboxes.iter().find(|inbox| view.next_waiting(inbox, segment, slot) == Some(slot));
+            if let Some(inbox) = inbox.filter(|_| self.edges.contains_key(&edge) && !self.in_flight.contains_key(&dot))
+            {
+                self.fly(dot, InFlight { edge, tag: 0, inbox: Arc::clone(inbox) });
+            }
+        }
+        self.dirty.extend(inboxes.into_iter().filter(|inbox| self.interested.contains_key(inbox)));
+    }
+
+    /// The segment is someone else's now.
+    pub(crate) fn give_up(&mut self, segment: SegmentId) {
+        let range = Dot { segment, slot: 0 }..=Dot { segment, slot: Slot::MAX };
+        let gone: Vec<_> = self.in_flight.range(range).map(|(dot, _)| *dot).collect();
+        gone.into_iter().for_each(|dot| drop(self.land(dot)));
+        self.again.retain(|dot, _| dot.segment != segment);
+        self.unreadable.retain(|dot| dot.segment != segment);
+        for segments in self.cursors.values_mut() {
+            segments.remove(&segment);
+        }
+        self.doubt_told();
+    }
+
+    /// Dispatches what can be, and keeps the edges' picture of the backlog fresh.
+    pub(crate) fn serve(&mut self, view: &dyn View, takeover: &Takeover, out: &mut Vec<Effect>) {
+        while let Some(inbox) = self.dirty.pop_first() {
+            if self.interested.contains_key(&inbox) {
+                self.serve_inbox(&inbox, view, takeover, out);
+            } else {
+                self.cursors.remove(&inbox);
+            }
+        }
+    }
+
+    /// Whether an inbox is to be looked at.
+    pub(crate) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// How full the inboxes are, as far as segments go that this node answers for.
+    pub(crate) fn depths(&self, view: &dyn View, counts: impl Fn(SegmentId) -> bool) -> BTreeMap<Name, Depth> {
+        let mut depths = BTreeMap::new();
+        for inbox in view.inboxes() {
+            let depth = view.inbox_segments(&inbox).into_iter().filter(|(id, _)| counts(*id)).map(|(_, n)| n).sum();
+            let in_flight = self.counts.get(&inbox).copied().unwrap_or(0);
+            if depth > 0 {
+                depths.insert(Name(inbox), Depth { depth, in_flight: in_flight.min(depth) });
+            }
+        }
+        depths
+    }
+
+    #[cfg(test)]
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    fn serve_inbox(&mut self, inbox: &Arc<str>, view: &dyn View, takeover: &Takeover, out: &mut Vec<Effect>) {
+        let mut segments = view.inbox_segments(inbox);
+        segments.retain(|(id, _)| takeover.owns(*id));
+        // What is left of other lives first: it is finite, and old.
+        segments.sort_by_key(|(id, _)| (takeover.is_own_life(*id), *id));
+        let mut cursors = self.cursors.remove(inbox).unwrap_or_default();
+        cursors.retain(|id, _| segments.iter().any(|(segment, _)| segment == id));
+        let mut next = self.next_waiting(inbox, &segments, &mut cursors, view, takeover);
+        while let Some(dot) = next {
+            let Some(edge) = self.next_edge(inbox) else { break };
+            match view.message(dot) {
+                Ok(Some(message)) => {
+                    let content = Content::new(message.head, message.body);
+                    out.push(self.send(dot, edge, inbox, content, takeover));
+                }
+                Ok(None) => {
+                    self.unreadable.insert(dot);
+                }
+                Err(why) => {
+                    self.unreadable.insert(dot);
+                    out.push(Effect::Damaged { dot, why });
+                }
+            }
+            next = self.next_waiting(inbox, &segments, &mut cursors, view, takeover);
+        }
+        let all: u64 = segments.iter().map(|(_, count)| count).sum();
+        let waiting = match next {
+            Some(_) => all.saturating_sub(self.counts.get(inbox).copied().unwrap_or(0)).max(1),
+            None => 0,
+        };
+        if !cursors.is_empty() {
+            self.cursors.insert(Arc::clone(inbox), cursors);
+        }
+        self.tell(inbox, waiting, out);
+    }
+
+    /// The first dot in the order of dispatch that nobody has.
+    fn next_waiting(
+        &self,
+        inbox: &Arc<str>,
+        segments: &[(SegmentId, u64)],
+        cursors: &mut BTreeMap<SegmentId, Slot>,
+        view: &dyn View,
+        takeover: &Takeover,
+    ) -> Option<Dot> {
+        segments.iter().find_map(|&(segment, _)| {
+            let cursor = cursors.entry(segment).or_insert(1);
+            loop {
+                let Some(slot) = view.next_waiting(inbox, segment, *cursor) else {
+                    *cursor = Slot::MAX;
+                    return None;
+                };
+                *cursor = slot;
+                let dot = Dot { segment, slot };
+                // A removal may wait for its commit; of what was always ours we would know by the dot in flight.
+                let taken = self.in_flight.contains_key(&dot)
+                    || self.unreadable.contains(&dot)
+                    || (takeover.marks(segment) && view.is_removed(dot));
+                if !taken {
+                    return Some(dot);
+                }
+                if slot == Slot::MAX {
+                    return None;
+                }
+                *cursor = slot + 1;
+            }
+        })
+    }
+
+    /// Who gets the next message: our own edge, else the one whose turn it is, of those that may get one.
+    fn next_edge(&mut self, inbox: &Arc<str>) -> Option<NodeId> {
+        let turns = self.interested.get_mut(inbox)?;
+        let can = |node: &NodeId| {
+            self.edges.get(node).is_some_and(|edge| {
+                !edge.is_full() && edge.credits.get(inbox).is_some_and(|credit| credit.sent < credit.limit)
+            })
+        };
+        if can(&self.me) {
+            return Some(self.me);
+        }
+        let place = turns.iter().position(can)?;
+        let edge = turns.remove(place)?;
+        turns.push_back(edge);
+        Some(edge)
+    }
+
+    fn send(&mut self, dot: Dot, edge: NodeId, inbox: &Arc<str>, content: Content, takeover: &Takeover) -> Effect {
+        if let Some(state) = self.edges.get_mut(&edge) {
+            state.sent += content.len() as u64;
+            if let Some(credit) = state.credits.get_mut(inbox) {
+                credit.sent += 1;
+                credit.told = credit.told.saturating_sub(1);
+            }
+        }
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        let (again, marked) = (self.again.remove(&dot), takeover.marks(dot.segment));
+        if marked || again == Some(true) {
+            self.duplicates += 1;
+        }
+        self.fly(dot, InFlight { edge, tag, inbox: Arc::clone(inbox) });
+        let redelivered = marked || again.is_some();
+        Effect::Send {
+            to: edge,
+            message: DispatchMsg::Deliver { inbox: Name::from(inbox), dot, tag, redelivered, content },
+        }
+    }
+
+    /// Tells the edges of an inbox what waits, where their picture is too far from it.
+    fn tell(&mut self, inbox: &Arc<str>, waiting: u64, out: &mut Vec<Effect>) {
+        for &to in self.interested.get(inbox).into_iter().flatten() {
+            let Some(credit) = self.edges.get_mut(&to).and_then(|edge| edge.credits.get_mut(inbox)) else { continue };
+            if waiting == 0 {
+                if credit.told == 0 && credit.limit <= credit.sent {
+                    continue;
+                }
+                credit.round = self.next_round;
+                self.next_round = self.next_round.wrapping_add(1);
+                credit.limit = credit.sent;
+            } else if credit.told > waiting / 2 {
+                continue;
+            }
+            credit.told = waiting;
+            let message = DispatchMsg::Backlog { inbox: Name::from(inbox), waiting, round: credit.round };
+            out.push(Effect::Send { to, message });
+        }
+    }
+
+    fn fly(&mut self, dot: Dot, sent: InFlight) {
+        *self.counts.entry(Arc::clone(&sent.inbox)).or_insert(0) += 1;
+        self.in_flight.insert(dot, sent);
+    }
+
+    /// Takes a dot out of the table.
+    fn land(&mut self, dot: Dot) -> Option<Arc<str>> {
+        let InFlight { inbox, .. } = self.in_flight.remove(&dot)?;
+        if let Some(count) = self.counts.get_mut(&inbox) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&inbox);
+            }
+        }
+        Some(inbox)
+    }
+
+    /// Waits again, at its place. `lost`: perhaps it was delivered.
+    fn put_back(&mut self, dot: Dot, lost: bool) {
+        let Some(inbox) = self.land(dot) else { return };
+        *self.again.entry(dot).or_insert(false) |= lost;
+        if let Some(cursor) = self.cursors.get_mut(&inbox).and_then(|segments| segments.get_mut(&dot.segment)) {
+            *cursor = dot.slot.min(*cursor);
+        }
+        self.dirty.insert(inbox);
+    }
+
+    fn forget_interest(&mut self, edge: NodeId, inbox: &Arc<str>) {
+        if let Some(turns) = self.interested.get_mut(inbox) {
+            turns.retain(|other| *other != edge);
+            if turns.is_empty() {
+                self.interested.remove(inbox);
+                self.cursors.remove(inbox);
+            }
+        }
+    }
+
+    /// Looks again at every inbox of which an edge thinks that something waits.
+    fn doubt_told(&mut self) {
+        for edge in self.edges.values() {
+            let told = edge.credits.iter().filter(|(_, credit)| credit.told > 0 || credit.limit > credit.sent);
+            self.dirty.extend(told.map(|(inbox, _)| Arc::clone(inbox)));
+        }
+    }
+}
+
+impl EdgeState {
+    fn is_full(&self) -> bool {
+        self.sent.saturating_sub(self.received) >= WINDOW_BYTES
+    }
+}

@@ -1,0 +1,54 @@
+//! What `rhizomq status --json` shows: one object. Its names are a contract that tools rely on.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+/// A node's view of itself and the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// Id of the node that answers.
+    pub node: String,
+    /// All nodes it has ever heard of, itself included, by id.
+    pub nodes: Vec<NodeStatus>,
+    /// Queues of the reachable cluster, by name.
+    pub queues: Vec<QueueStatus>,
+    /// Deliveries by this node, since its start, that may have been second ones: after a takeover or a lost link.
+    pub duplicates: u64,
+    /// Waiting messages that this node looks after and that lack copies.
+    pub under_replicated: u64,
+    /// Hex; equal on two nodes exactly when their registries, retired sets and replicas are equal.
+    pub digest: String,
+    /// Messages of topics that this node dropped, since its start, because a subscriber did not keep up.
+    pub topic_drops: u64,
+}
+
+/// One node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NodeStatus {
+    /// For people.
+    pub name: String,
+    /// 32 hex digits.
+    pub id: String,
+    /// 16 hex digits, empty until known.
+    pub epoch: String,
+    /// The answering node's opinion.
+    pub alive: bool,
+    /// Always `member` for now: all nodes take messages in.
+    pub role: String,
+    /// Where it is reached by others.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// One queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct QueueStatus {
+    /// The destination, as clients write it.
+    pub name: String,
+    /// Messages not consumed, those in flight included.
+    pub depth: u64,
+    /// Messages that consumers have and have not acknowledged.
+    pub in_flight: u64,
+    /// Subscriptions.
+    pub consumers: u64,
+}
