@@ -8,6 +8,7 @@
 //! | `dispatch` | owners and edges: who gets which message, and who takes over from whom |
 //! | [`broker`] | one whole node without IO: the node beneath, dispatch, sessions |
 //! | `status` | what a node tells of itself |
+//! | [`rim`] | sockets, the store's writer, the clocks: the only part with IO |
 
 mod dispatch;
 mod status;
