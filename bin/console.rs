@@ -49,7 +49,9 @@ impl Console {
         let admin = at(crate::config::DEFAULT_ADMIN);
         self.line(&format!("next: connect a STOMP client to {}, send to /queue/hello, subscribe to it", ready.stomp));
         self.line(&format!("      `rhizomq status{admin}` shows what is there"));
-        self.line(&format!("      `rhizomq ticket{admin}` prints what a second node needs: rhizomq serve --join TICKET"));
+        self.line(&format!(
+            "      `rhizomq ticket{admin}` prints what a second node needs: rhizomq serve --join TICKET"
+        ));
         if ready.stomp.ip().is_loopback() {
             self.line(&format!(
                 "      clients of this machine only: --stomp 0.0.0.0:{} opens it to the network, without a password",

@@ -70,7 +70,12 @@ impl DataDir {
 fn tell(report: &OpenReport) {
     for damage in &report.damages {
         let (file, offset, len, what) = (&damage.file, damage.offset, damage.len, &damage.what);
-        tracing::error!(file, offset, len, "damage in the data files: {what}; what it held is fetched from other nodes");
+        tracing::error!(
+            file,
+            offset,
+            len,
+            "damage in the data files: {what}; what it held is fetched from other nodes"
+        );
     }
     if let Some(tail) = &report.torn_tail {
         let (file, offset, len) = (&tail.file, tail.offset, tail.len);

@@ -1,10 +1,9 @@
-//! `rhizomq serve`: puts the parts together, says when it is ready, waits for the signal to stop.
+//! `rhizomq serve`: puts the parts together, says when it is ready, and ends in order when told to.
 
 use std::{
     net::SocketAddr,
     process::ExitCode,
-    sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rand::TryRng;
@@ -18,11 +17,7 @@ use rhizomq_stomp::{
     rim::{Driver, DriverConfig, DriverError, Handle, ListenerConfig},
 };
 use serde_json::Value;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    sync::oneshot,
-};
+use tokio::{net::TcpListener, sync::oneshot};
 
 use crate::{
     admin,
@@ -30,45 +25,46 @@ use crate::{
     config::{ConfigError, Settings},
     console::{Console, Ready},
     data_dir::{DataDir, DataDirError},
-    log,
+    log::{self, FilterError},
 };
 
-/// Exit codes, for scripts: what was asked for makes no sense; the data directory can't be used; all else.
-const BAD_SETTINGS: u8 = 2;
-const BAD_DATA: u8 = 3;
-const FAILED: u8 = 1;
+/// How long answers under way may take when the node stops.
+const ADMIN_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Why the node does not run, or not any more.
+/// Why a node did not start, or ended before it was told to. See [`ServeError::exit_code`].
 #[derive(Debug, thiserror::Error)]
 enum ServeError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("{0}")]
-    Log(String),
+    #[error(transparent)]
+    Filter(#[from] FilterError),
     #[error("--join: {0}")]
     Ticket(#[from] TicketError),
     #[error(transparent)]
-    Data(#[from] DataDirError),
-    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error("the data directory cannot be used: {0}")]
     Engine(#[from] EngineError),
-    #[error(transparent)]
+    #[error("cannot listen on {flag} {address}: {source}")]
+    Bind { flag: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error("--peer: {0}")]
     Rim(#[from] RimError),
-    #[error("cannot listen for {what} on {address}: {source}; is another program there?")]
-    Listen { what: &'static str, address: SocketAddr, source: std::io::Error },
     #[error(transparent)]
     Driver(#[from] DriverError),
+    #[error("the system gives no random bytes, so this life of the node can't be named: {0}")]
+    NoRandomness(rand::rngs::SysError),
     #[error("{what}: {source}")]
     System { what: &'static str, source: std::io::Error },
 }
 
 impl ServeError {
-    fn code(&self) -> u8 {
+    /// The codes that `serve --help` names.
+    fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Log(_) | Self::Ticket(_) | Self::Listen { .. } => BAD_SETTINGS,
-            Self::Data(error) if error.is_settings() => BAD_SETTINGS,
-            Self::Data(_) | Self::Engine(_) => BAD_DATA,
-            Self::Rim(_) => BAD_SETTINGS,
-            Self::Driver(_) | Self::System { .. } => FAILED,
+            Self::Config(_) | Self::Filter(_) | Self::Ticket(_) => 2,
+            Self::DataDir(error) if error.is_settings() => 2,
+            Self::DataDir(_) | Self::Engine(_) | Self::Driver(DriverError::Store(_)) => 3,
+            Self::Bind { .. } | Self::Rim(RimError::Bind { .. }) => 4,
+            _ => 1,
         }
     }
 }
@@ -79,145 +75,162 @@ pub(crate) fn run(args: ServeArgs) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("rhizomq: {error}");
-            ExitCode::from(error.code())
+            ExitCode::from(error.exit_code())
         }
     }
 }
 
 fn start(args: ServeArgs) -> Result<(), ServeError> {
     let settings = Settings::resolve(args)?;
-    log::start(&settings.log, settings.json).map_err(|error| ServeError::Log(error.to_string()))?;
+    log::start(&settings.log, settings.json)?;
+    let ticket = settings.join.as_deref().map(str::parse::<Ticket>).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|source| ServeError::System { what: "cannot start the runtime", source })?;
-    runtime.block_on(serve(settings))
+    runtime.block_on(serve(settings, ticket))
 }
 
-async fn serve(settings: Settings) -> Result<(), ServeError> {
+async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeError> {
+    // The addresses come first: a port that is taken should not leave a half-made data directory behind.
+    let (clients, stomp) = bind("--stomp", settings.stomp).await?;
+    let (asking, admin) = bind("--admin", settings.admin).await?;
+    let DataDir { path, identity, secret, store, fresh } = DataDir::open(&settings.data, ticket.as_ref())?;
     let console = Console { json: settings.json };
-    let ticket: Option<Ticket> = settings.join.as_deref().map(str::parse).transpose()?;
-    let data = DataDir::open(&settings.data, ticket.as_ref())?;
-    console.opened(&data.path, data.fresh);
+    console.opened(&path, fresh);
+
+    let id = identity.node();
+    let name = settings.name.clone().unwrap_or_else(|| format!("node-{id:?}"));
+    let epoch = Epoch(random()?);
+    let (rim, rim_events) = Rim::open(RimConfig::new(settings.peer, epoch, &name), &identity, secret.clone())?;
+    let peer = rim.local_addr().map_err(|source| ServeError::System { what: "cannot tell the peer port", source })?;
+    let addresses = if settings.advertise.is_empty() { vec![peer] } else { settings.advertise.clone() };
 
     let started = Instant::now();
-    let (epoch, seed) = (Epoch(random()?), random()?);
-    let id = data.identity.node();
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = Now { mono_ms: 0, wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) };
-    let (engine, report) = Engine::open(data.store.reader(), id, epoch, now, Planted::default())?;
+    let (engine, report) = Engine::open(store.reader(), id, epoch, now, Planted::default())?;
     tell(&report);
+    let config = NodeConfig {
+        name: name.clone(),
+        site: settings.site.clone(),
+        addresses: addresses.clone(),
+        copies: settings.copies,
+        confirm: settings.confirm,
+        seed: random()?,
+        timing: Timing::default(),
+        swim: SwimConfig::default(),
+        planted: Planted::default(),
+    };
+    let broker = Broker::new(Node::new(now, engine, config), BrokerConfig::default());
+    let driver = DriverConfig {
+        store: Box::new(store),
+        rim,
+        rim_events,
+        listener: clients,
+        clients: ListenerConfig::default(),
+        join: ticket.map(|ticket| ticket.addresses).unwrap_or_default(),
+        started,
+    };
+    let (driver, handle) = Driver::new(broker, driver)?;
+    let signals = Signals::catch()?;
 
-    let name = settings.name.clone().unwrap_or_else(|| id.to_string()[..8].to_owned());
-    let listener = listen("STOMP clients", settings.stomp).await?;
-    let admin_listener = listen("the admin interface", settings.admin).await?;
-    let (rim, rim_events) = Rim::open(RimConfig::new(settings.peer, epoch, &name), &data.identity, data.secret.clone())?;
-    let local = |source| ServeError::System { what: "cannot tell the bound address", source };
-    let peer = rim.local_addr().map_err(local)?;
-    let addresses = if settings.advertise.is_empty() { vec![peer] } else { settings.advertise.clone() };
-    let ready_stomp = listener.local_addr().map_err(local)?;
-    let ready_admin = admin_listener.local_addr().map_err(local)?;
-
-    let node = Node::new(
-        now,
-        engine,
-        NodeConfig {
-            name: name.clone(),
-            site: settings.site.clone(),
-            addresses: addresses.clone(),
-            copies: settings.copies,
-            confirm: settings.confirm,
-            seed,
-            timing: Timing::default(),
-            swim: SwimConfig::default(),
-            planted: Planted::default(),
-        },
-    );
-    let (driver, handle) = Driver::new(
-        Broker::new(node, BrokerConfig::default()),
-        DriverConfig {
-            store: Box::new(data.store),
-            rim,
-            rim_events,
-            listener,
-            clients: ListenerConfig::default(),
-            join: ticket.map(|ticket| ticket.addresses).unwrap_or_default(),
-            started,
-        },
-    )?;
-
-    let ticket = Ticket { secret: data.secret.clone(), node: id, addresses };
-    let (stop_admin, admin_stopped) = oneshot::channel::<()>();
-    let source = Source { handle, ticket: Arc::new(ticket) };
-    let admin = tokio::spawn(admin::serve(admin_listener, source, async {
-        let _ = admin_stopped.await;
+    let ticket = Ticket { secret, node: id, addresses }.to_string();
+    let (stop_admin, admin_stops) = oneshot::channel::<()>();
+    let source = Source { handle, ticket };
+    let admin_task = tokio::spawn(admin::serve(asking, source, async {
+        // Told, or the node is gone: either way it is time.
+        let _ = admin_stops.await;
     }));
-    let ready = Ready { stomp: ready_stomp, peer, admin: ready_admin, node: id.to_string(), name: &name };
-    let stop = signals()?;
+    let ready = Ready { stomp, peer, admin, node: id.to_string(), name: &name };
     console.ready(&ready);
-    if data.fresh {
+    if fresh {
         console.next_steps(&ready);
     }
-    let result = driver
+    driver
         .run(async {
-            stop.await;
+            signals.wait().await;
             console.stopping();
         })
-        .await;
-    drop(stop_admin);
-    admin.abort();
-    result?;
+        .await?;
+    let _ = stop_admin.send(());
+    // Whoever asks slowly can't hold up the end.
+    if let Ok(Ok(Err(error))) = tokio::time::timeout(ADMIN_PATIENCE, admin_task).await {
+        tracing::warn!(%error, "the admin interface failed");
+    }
     console.stopped();
     Ok(())
 }
 
-async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { what, address, source })
-}
-
-/// Resolves at the first SIGTERM or SIGINT.
-fn signals() -> Result<impl Future<Output = ()>, ServeError> {
-    let system = |source| ServeError::System { what: "cannot wait for signals", source };
-    let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
+async fn bind(flag: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let error = |source| ServeError::Bind { flag, address, source };
+    let listener = TcpListener::bind(address).await.map_err(error)?;
+    let bound = listener.local_addr().map_err(error)?;
+    Ok((listener, bound))
 }
 
 fn random() -> Result<u64, ServeError> {
-    rand::rngs::SysRng.try_next_u64().map_err(|error| ServeError::System {
-        what: "the system gives no randomness",
-        source: std::io::Error::other(error),
-    })
+    rand::rngs::SysRng.try_next_u64().map_err(ServeError::NoRandomness)
 }
 
-/// What was found in the store, in the log.
+/// What the engine could not show of what it had vouched for.
 fn tell(report: &OpenReport) {
-    for row in &report.damaged_rows {
-        tracing::error!("a row of the store does not read: {row}");
-    }
     for loss in &report.losses {
-        tracing::error!(segment = %loss.segment, slots = ?loss.slots, "lost here; fetched again from other nodes that hold it");
+        let slots = loss.slots.len();
+        tracing::error!(segment = %loss.segment, slots, "messages are missing after damage; asking other nodes for them");
     }
-    tracing::info!(segments = report.segments, waiting = report.waiting, "store opened");
+    for row in &report.damaged_rows {
+        tracing::error!(row, "damage in a row of the store; its content comes from other nodes");
+    }
+    tracing::info!(segments = report.segments, waiting = report.waiting, "the engine is open");
 }
 
-/// What the admin interface asks.
+/// The running node as the admin interface sees it.
 #[derive(Clone)]
 struct Source {
     handle: Handle,
-    ticket: Arc<Ticket>,
+    ticket: String,
 }
 
 impl admin::Source for Source {
     async fn status(&self) -> Option<Value> {
+        // The status is plain data: it always has a JSON form.
         serde_json::to_value(self.handle.status().await?).ok()
     }
 
     fn ticket(&self) -> String {
-        self.ticket.to_string()
+        self.ticket.clone()
     }
 }
 
+/// SIGINT and SIGTERM, caught from the moment the node can be killed in the middle of something.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Self, ServeError> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            let terminate = signal(SignalKind::terminate());
+            terminate
+                .map(|terminate| Self { terminate })
+                .map_err(|source| ServeError::System { what: "cannot catch SIGTERM", source })
+        }
+        #[cfg(not(unix))]
+        Ok(Self {})
+    }
+
+    #[cfg(unix)]
+    async fn wait(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    async fn wait(self) {
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}

@@ -97,6 +97,27 @@ fn a_node_without_the_networks_secret_is_refused_and_the_log_says_why() {
 }
 
 #[test]
+fn a_data_directory_of_another_format_version_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::start(Setup::new(dir.path(), "n"));
+    node.client().send_confirmed("/queue/q", b"kept").unwrap();
+    node.kill();
+    let format = node.setup.data.join("store/FORMAT");
+    let text = std::fs::read_to_string(&format).unwrap();
+    let (first, rest) = text.split_once('\n').unwrap();
+    let (title, _) = first.rsplit_once(' ').unwrap();
+    std::fs::write(&format, format!("{title} 999\n{rest}")).unwrap();
+
+    let failed = Node::try_start(Setup::new(dir.path(), "n")).err().expect("version 999 is unknown");
+    assert_eq!(failed.status.and_then(|status| status.code()), Some(3), "{failed}");
+    assert!(failed.log.contains("version 999"), "{failed}");
+
+    std::fs::write(&format, text).unwrap();
+    node.restart();
+    assert_eq!(node.depth("/queue/q"), Ok(1), "the refusal must not touch anything");
+}
+
+#[test]
 fn flipped_bytes_in_the_data_files_are_found_reported_and_mended_from_the_others() {
     let mut cluster = Cluster::start(3);
     let wanted = texts("m", 2_000);
