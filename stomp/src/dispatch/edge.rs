@@ -97,6 +97,8 @@ struct Held {
     /// Whom to give it back to, and the name it knows the delivery by.
     owner: NodeId,
     tag: u64,
+    /// Someone else consumed it meanwhile: whatever becomes of it here, nobody waits for it.
+    gone: bool,
 }
 
 #[derive(Default)]
@@ -198,7 +200,11 @@ impl Edge {
             return false;
         }
         if ack {
-            let by = self.held.get_mut(&dot).and_then(|held| held.by.take());
+            let Some(held) = self.held.get_mut(&dot) else { return false };
+            let (by, gone) = (held.by.take(), held.gone);
+            if gone {
+                self.held.remove(&dot);
+            }
             self.free_place(by);
         } else {
             self.release(dot, out);
@@ -213,13 +219,17 @@ impl Edge {
         }
     }
 
-    /// What is known to be consumed, on disk: acknowledged dots need not be held any longer.
+    /// What is known to be consumed, on disk: acknowledged dots need not be held any longer. A client that has not
+    /// answered yet keeps its place occupied until it does.
     pub(crate) fn removed(&mut self, segment: SegmentId, slots: &RangeSet) {
         for (first, last) in slots.iter_ranges() {
             let range = Dot { segment, slot: first }..=Dot { segment, slot: last };
-            let gone: Vec<_> =
-                self.held.range(range).filter(|(_, held)| held.by.is_none()).map(|(dot, _)| *dot).collect();
-            gone.iter().for_each(|dot| drop(self.held.remove(dot)));
+            let mut done = Vec::new();
+            for (dot, held) in self.held.range_mut(range) {
+                held.gone = true;
+                done.extend(held.by.is_none().then_some(*dot));
+            }
+            done.iter().for_each(|dot| drop(self.held.remove(dot)));
         }
     }
 
@@ -271,7 +281,7 @@ impl Edge {
             out.push(Effect::Send { to: from, message: DispatchMsg::Release { dot, tag } });
             return;
         };
-        self.held.insert(dot, Held { by: Some(to), owner: from, tag });
+        self.held.insert(dot, Held { by: Some(to), owner: from, tag, gone: false });
         self.by_conn.entry(to.conn).or_default().insert(dot);
         out.push(Effect::Deliver { to, inbox: inbox.0, dot, redelivered, content });
     }
@@ -304,7 +314,7 @@ impl Edge {
     fn release(&mut self, dot: Dot, out: &mut Vec<Effect>) {
         let Some(held) = self.held.remove(&dot) else { return };
         self.free_place(held.by);
-        if self.owners.contains_key(&held.owner) {
+        if !held.gone && self.owners.contains_key(&held.owner) {
             out.push(Effect::Send { to: held.owner, message: DispatchMsg::Release { dot, tag: held.tag } });
         }
     }

@@ -16,6 +16,8 @@ mod edge;
 mod msg;
 mod owner;
 mod takeover;
+#[cfg(test)]
+mod tests;
 mod topics;
 mod view;
 

@@ -1,0 +1,101 @@
+//! Whole dispatches of several nodes against each other: what must hold in every order of events, and a few orders that
+//! are worth a name.
+
+mod world;
+
+use world::{NODES, World, id_of};
+
+fn random_life(seed: u64, steps: usize, faults: bool) -> World {
+    let mut world = World::new(seed);
+    for a in 0..NODES {
+        (0..a).for_each(|b| world.link(a, b));
+    }
+    for _ in 0..steps {
+        let (one, two) = (world.below(NODES), world.below(NODES));
+        match world.below(if faults { 40 } else { 34 }) {
+            0..=5 => world.publish(one),
+            6 | 7 => {
+                let prefetch = 1 + world.below(4);
+                world.subscribe(one, prefetch);
+            }
+            8..=12 => world.settle(one, true),
+            13 => world.settle(one, false),
+            14..=16 => world.commit(one),
+            17 if world.below(3) == 0 => world.vanish(one),
+            18..=20 => {
+                let ms = world.below(40) as u64;
+                world.pass_time(ms);
+            }
+            34..=35 => world.cut(one, two),
+            36..=38 => world.link(one, two),
+            39 if world.below(4) == 0 => world.restart(one),
+            _ => drop(world.step_link(one, two)),
+        }
+    }
+    world
+}
+
+fn check_rest(seed: u64, mut world: World) {
+    world.come_to_rest();
+    assert!(world.is_at_rest(), "seed {seed}: something is stuck\n{}", world.describe());
+    for dot in &world.published {
+        assert!(world.deliveries.contains_key(dot), "seed {seed}: {dot:?} was never delivered");
+    }
+    for host in &world.hosts {
+        assert_eq!((host.dispatch.owner.in_flight(), host.dispatch.edge.held()), (0, 0), "seed {seed}");
+    }
+}
+
+#[test]
+fn nothing_is_stuck_or_delivered_wrongly_whatever_the_order_of_events() {
+    for seed in 0..400 {
+        check_rest(seed, random_life(seed, 600, true));
+    }
+}
+
+#[test]
+fn without_faults_only_what_was_given_back_comes_again() {
+    for seed in 0..100 {
+        let world = random_life(1_000 + seed, 400, false);
+        assert!(world.hosts.iter().all(|host| host.dispatch.duplicates() == 0), "seed {seed}");
+        check_rest(seed, world);
+    }
+}
+
+/// Two linked pairs: everything in flight at the survivor's edge stays there when the owner dies.
+#[test]
+fn a_takeover_holds_back_what_is_in_flight_and_marks_the_rest() {
+    let mut world = World::new(1);
+    for a in 0..NODES {
+        (0..a).for_each(|b| world.link(a, b));
+    }
+    world.subscribe_to(2, "a".into(), 2);
+    world.subscribe_to(2, "b".into(), 2);
+    (0..10).for_each(|_| world.publish(0));
+    settle_links(&mut world);
+    let held: Vec<_> = world.hosts[2].subscribers.values().flat_map(|subscriber| subscriber.has.clone()).collect();
+    assert_eq!(held.len(), 4, "both consumers are full");
+
+    world.cut(0, 1);
+    world.cut(0, 2);
+    for _ in 0..10 {
+        world.pass_time(50);
+        settle_links(&mut world);
+    }
+    assert!(held.iter().all(|dot| world.deliveries[dot] == (1, 1)), "held back");
+    for _ in 0..20 {
+        world.settle(2, true);
+        world.commit(2);
+        settle_links(&mut world);
+    }
+    assert_eq!(world.deliveries.len(), 10, "the rest comes from node 1");
+    let again = world.deliveries.iter().filter(|(dot, _)| !held.contains(dot));
+    assert!(again.into_iter().all(|(_, counts)| *counts == (1, 0)), "once, marked");
+    assert_eq!(world.hosts[1].dispatch.duplicates(), 6);
+    assert_ne!(id_of(0), id_of(1));
+}
+
+fn settle_links(world: &mut World) {
+    let pairs = || (0..NODES).flat_map(|a| (0..NODES).map(move |b| (a, b)));
+    while pairs().fold(false, |any, (a, b)| world.step_link(a, b) || any) {}
+}

@@ -1,0 +1,437 @@
+//! Three nodes on paper: every node keeps every message, links are queues, and all that happens is drawn from a seed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use rhizomq_engine::{Dot, Epoch, Message, NodeId, Now, RangeSet, SegmentId, Slot};
+
+use super::super::{ConsumerId, Dispatch, Effect, TakeoverTiming, View};
+use crate::{broker::ConnId, session::SubKey};
+
+pub(super) const NODES: usize = 3;
+const SEGMENT_SLOTS: Slot = 7;
+
+/// What one node has on disk, and whom it is linked with.
+pub(super) struct Paper {
+    id: NodeId,
+    linked: BTreeSet<NodeId>,
+    messages: BTreeMap<Dot, Arc<str>>,
+    removed: BTreeMap<SegmentId, RangeSet>,
+    /// Removals whose commit is under way.
+    staged: BTreeSet<Dot>,
+}
+
+impl Paper {
+    fn waits(&self, dot: &Dot) -> bool {
+        !self.removed.get(&dot.segment).is_some_and(|slots| slots.contains(dot.slot))
+    }
+
+    fn waiting(&self) -> impl Iterator<Item = (&Dot, &Arc<str>)> {
+        self.messages.iter().filter(|(dot, _)| self.waits(dot))
+    }
+}
+
+impl View for Paper {
+    fn linked(&self) -> Vec<NodeId> {
+        self.linked.iter().copied().collect()
+    }
+    fn is_alive(&self, node: NodeId) -> bool {
+        node == self.id || self.linked.contains(&node)
+    }
+    fn candidates(&self, segment: SegmentId) -> Vec<NodeId> {
+        let others = (0..NODES).map(id_of).filter(|id| *id != segment.node);
+        [segment.node].into_iter().chain(others).collect()
+    }
+    fn segments(&self) -> Vec<SegmentId> {
+        let all: BTreeSet<_> = self.messages.keys().map(|dot| dot.segment).chain(self.removed.keys().copied()).collect();
+        all.into_iter().collect()
+    }
+    fn has_replica(&self, segment: SegmentId) -> bool {
+        self.segments().contains(&segment)
+    }
+    fn has_waiting(&self, segment: SegmentId) -> bool {
+        self.waiting().any(|(dot, _)| dot.segment == segment)
+    }
+    fn inboxes(&self) -> Vec<Arc<str>> {
+        let all: BTreeSet<_> = self.waiting().map(|(_, inbox)| Arc::clone(inbox)).collect();
+        all.into_iter().collect()
+    }
+    fn inbox_segments(&self, inbox: &str) -> Vec<(SegmentId, u64)> {
+        let mut counts = BTreeMap::new();
+        for (dot, _) in self.waiting().filter(|(_, name)| &***name == inbox) {
+            *counts.entry(dot.segment).or_insert(0) += 1;
+        }
+        counts.into_iter().collect()
+    }
+    fn inboxes_with(&self, segment: SegmentId, slots: &RangeSet) -> BTreeSet<Arc<str>> {
+        let touched = self.messages.iter().filter(|(dot, _)| dot.segment == segment && slots.contains(dot.slot));
+        touched.map(|(_, inbox)| Arc::clone(inbox)).collect()
+    }
+    fn inboxes_of(&self, segment: SegmentId) -> Vec<Arc<str>> {
+        let all: BTreeSet<_> =
+            self.waiting().filter(|(dot, _)| dot.segment == segment).map(|(_, inbox)| Arc::clone(inbox)).collect();
+        all.into_iter().collect()
+    }
+    fn next_waiting(&self, inbox: &str, segment: SegmentId, from: Slot) -> Option<Slot> {
+        let mut slots = self.messages.range(Dot { segment, slot: from }..=Dot { segment, slot: Slot::MAX });
+        slots.find(|(dot, name)| &***name == inbox && self.waits(dot)).map(|(dot, _)| dot.slot)
+    }
+    fn message(&self, dot: Dot) -> Result<Option<Message>, String> {
+        let inbox = self.messages.get(&dot).filter(|_| self.waits(&dot));
+        Ok(inbox.map(|inbox| Message {
+            inbox: Arc::clone(inbox),
+            head: Bytes::new(),
+            body: Bytes::from_static(b"x"),
+            persistent: true,
+        }))
+    }
+    fn is_removed(&self, dot: Dot) -> bool {
+        !self.waits(&dot) || self.staged.contains(&dot)
+    }
+    fn removed_slots(&self, segment: SegmentId) -> RangeSet {
+        self.removed.get(&segment).cloned().unwrap_or_default()
+    }
+}
+
+/// On its way over a link.
+enum Packet {
+    App(Bytes),
+    Message(Dot, Arc<str>),
+    Removed(SegmentId, RangeSet),
+}
+
+/// A subscription's end.
+pub(super) struct Subscriber {
+    inbox: Arc<str>,
+    prefetch: usize,
+    pub(super) has: Vec<Dot>,
+    /// The last unmarked delivery by life.
+    last: BTreeMap<(NodeId, Epoch), Dot>,
+}
+
+pub(super) struct Host {
+    pub(super) paper: Paper,
+    pub(super) dispatch: Dispatch,
+    epoch: Epoch,
+    next: Dot,
+    pub(super) subscribers: BTreeMap<ConsumerId, Subscriber>,
+}
+
+pub(super) struct World {
+    pub(super) hosts: Vec<Host>,
+    /// Both directions exist while the link is up.
+    links: BTreeMap<(usize, usize), VecDeque<Packet>>,
+    pub(super) now: Now,
+    state: u64,
+    conns: u64,
+    pub(super) deliveries: BTreeMap<Dot, (u32, u32)>,
+    pub(super) published: BTreeSet<Dot>,
+}
+
+pub(super) fn id_of(index: usize) -> NodeId {
+    NodeId([index as u8 + 1; 16])
+}
+
+fn timing() -> TakeoverTiming {
+    TakeoverTiming { start_settle_ms: 100, settle_ms: 50, retry_ms: 100, repeat_ms: 500, look_ms: 100 }
+}
+
+fn first_dot(index: usize, epoch: Epoch) -> Dot {
+    Dot { segment: SegmentId { node: id_of(index), epoch, number: 1 }, slot: 1 }
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        let host = |index| {
+            let id = id_of(index);
+            let paper = Paper {
+                id,
+                linked: BTreeSet::new(),
+                messages: BTreeMap::new(),
+                removed: BTreeMap::new(),
+                staged: BTreeSet::new(),
+            };
+            let dispatch = Dispatch::new(id, Epoch(1), timing());
+            Host { paper, dispatch, epoch: Epoch(1), next: first_dot(index, Epoch(1)), subscribers: BTreeMap::new() }
+        };
+        Self {
+            hosts: (0..NODES).map(host).collect(),
+            links: BTreeMap::new(),
+            now: Now { mono_ms: 1, wall_ms: 1 },
+            state: seed,
+            conns: 0,
+            deliveries: BTreeMap::new(),
+            published: BTreeSet::new(),
+        }
+    }
+
+    /// Splitmix64.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.state;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((bits ^ (bits >> 31)) % bound as u64) as usize
+    }
+
+    fn inbox(&mut self) -> Arc<str> {
+        ["a", "b"][self.below(2)].into()
+    }
+
+    pub(super) fn publish(&mut self, index: usize) {
+        let inbox = self.inbox();
+        let host = &mut self.hosts[index];
+        let dot = host.next;
+        host.next.slot += 1;
+        if host.next.slot > SEGMENT_SLOTS {
+            host.next.segment.number += 1;
+            host.next.slot = 1;
+        }
+        self.published.insert(dot);
+        self.arrive(index, dot, &inbox);
+        self.push(index, || Packet::Message(dot, Arc::clone(&inbox)));
+    }
+
+    fn arrive(&mut self, index: usize, dot: Dot, inbox: &Arc<str>) {
+        let host = &mut self.hosts[index];
+        if host.paper.messages.insert(dot, Arc::clone(inbox)).is_none() && host.paper.waits(&dot) {
+            let slots = RangeSet::from_range(dot.slot, dot.slot);
+            host.dispatch.handle_arrived(self.now, &host.paper, dot.segment, &slots);
+        }
+        self.turn(index);
+    }
+
+    fn push(&mut self, from: usize, packet: impl Fn() -> Packet) {
+        for to in 0..NODES {
+            if let Some(link) = self.links.get_mut(&(from, to)) {
+                link.push_back(packet());
+            }
+        }
+    }
+
+    fn remove(&mut self, index: usize, segment: SegmentId, slots: &RangeSet) {
+        let host = &mut self.hosts[index];
+        let known = host.paper.removed.entry(segment).or_default();
+        let new = slots.difference(known);
+        if new.is_empty() {
+            return;
+        }
+        known.union_with(&new);
+        host.dispatch.handle_removed(segment, &new);
+        self.push(index, || Packet::Removed(segment, new.clone()));
+        self.turn(index);
+    }
+
+    /// Removals reach the disk.
+    pub(super) fn commit(&mut self, index: usize) {
+        for dot in std::mem::take(&mut self.hosts[index].paper.staged) {
+            self.remove(index, dot.segment, &RangeSet::from_range(dot.slot, dot.slot));
+        }
+    }
+
+    pub(super) fn subscribe(&mut self, index: usize, prefetch: usize) {
+        let inbox = self.inbox();
+        self.subscribe_to(index, inbox, prefetch);
+    }
+
+    pub(super) fn subscribe_to(&mut self, index: usize, inbox: Arc<str>, prefetch: usize) {
+        self.conns += 1;
+        let id = ConsumerId { conn: ConnId(self.conns), sub: SubKey(0) };
+        let host = &mut self.hosts[index];
+        host.dispatch.subscribe(id, &inbox, prefetch as u32);
+        host.subscribers.insert(id, Subscriber { inbox, prefetch, has: Vec::new(), last: BTreeMap::new() });
+        self.turn(index);
+    }
+
+    pub(super) fn pick_subscriber(&mut self, index: usize) -> Option<ConsumerId> {
+        let count = self.hosts[index].subscribers.len();
+        let place = self.below(count.max(1));
+        self.hosts[index].subscribers.keys().nth(place).copied()
+    }
+
+    /// A consumer dies.
+    pub(super) fn vanish(&mut self, index: usize) {
+        let Some(id) = self.pick_subscriber(index) else { return };
+        self.hosts[index].subscribers.remove(&id);
+        self.hosts[index].dispatch.close(id.conn);
+        self.turn(index);
+    }
+
+    /// A consumer answers one message.
+    pub(super) fn settle(&mut self, index: usize, ack: bool) {
+        let Some(id) = self.pick_subscriber(index) else { return };
+        let has = self.hosts[index].subscribers[&id].has.len();
+        if has > 0 {
+            let place = self.below(has);
+            self.settle_at(index, id, place, ack);
+        }
+    }
+
+    pub(super) fn settle_at(&mut self, index: usize, id: ConsumerId, place: usize, ack: bool) {
+        let host = &mut self.hosts[index];
+        let Some(subscriber) = host.subscribers.get_mut(&id) else { return };
+        let dot = subscriber.has.remove(place);
+        assert!(host.dispatch.settle(id.conn, dot, ack), "{dot:?} was with {id:?}");
+        if ack {
+            host.paper.staged.insert(dot);
+        }
+        self.turn(index);
+    }
+
+    pub(super) fn is_linked(&self, a: usize, b: usize) -> bool {
+        self.links.contains_key(&(a, b))
+    }
+
+    pub(super) fn cut(&mut self, a: usize, b: usize) {
+        if a == b || !self.is_linked(a, b) {
+            return;
+        }
+        for (here, there) in [(a, b), (b, a)] {
+            self.links.remove(&(here, there));
+            self.hosts[here].paper.linked.remove(&id_of(there));
+            let now = self.now;
+            self.hosts[here].dispatch.handle_link_down(now, id_of(there));
+            self.turn(here);
+        }
+    }
+
+    /// Links two nodes; each sends the other all that it has.
+    pub(super) fn link(&mut self, a: usize, b: usize) {
+        if a == b || self.is_linked(a, b) {
+            return;
+        }
+        self.links.insert((a, b), VecDeque::new());
+        self.links.insert((b, a), VecDeque::new());
+        for (here, there) in [(a, b), (b, a)] {
+            let host = &mut self.hosts[here];
+            host.paper.linked.insert(id_of(there));
+            host.dispatch.handle_link_up(self.now, &host.paper, id_of(there));
+            let mut packets: VecDeque<_> =
+                host.paper.removed.iter().map(|(id, slots)| Packet::Removed(*id, slots.clone())).collect();
+            packets.extend(host.paper.waiting().map(|(dot, inbox)| Packet::Message(*dot, Arc::clone(inbox))));
+            self.links.entry((here, there)).or_default().extend(packets);
+            self.turn(here);
+        }
+    }
+
+    /// The process ends and starts anew; its disk stays.
+    pub(super) fn restart(&mut self, index: usize) {
+        for other in 0..NODES {
+            self.cut(index, other);
+        }
+        let host = &mut self.hosts[index];
+        host.epoch = Epoch(host.epoch.0 + 1);
+        host.next = first_dot(index, host.epoch);
+        host.subscribers.clear();
+        host.paper.staged.clear();
+        host.dispatch = Dispatch::new(id_of(index), host.epoch, timing());
+    }
+
+    /// One packet arrives.
+    pub(super) fn step_link(&mut self, from: usize, to: usize) -> bool {
+        let Some(packet) = self.links.get_mut(&(from, to)).and_then(VecDeque::pop_front) else { return false };
+        match packet {
+            Packet::App(bytes) => {
+                let host = &mut self.hosts[to];
+                host.dispatch.handle_message(self.now, &host.paper, id_of(from), &bytes).unwrap();
+                self.turn(to);
+            }
+            Packet::Message(dot, inbox) => self.arrive(to, dot, &inbox),
+            Packet::Removed(segment, slots) => self.remove(to, segment, &slots),
+        }
+        true
+    }
+
+    pub(super) fn pass_time(&mut self, ms: u64) {
+        self.now.mono_ms += ms;
+        for index in 0..NODES {
+            let host = &mut self.hosts[index];
+            host.dispatch.handle_timeout(self.now, &host.paper);
+            self.turn(index);
+        }
+    }
+
+    fn turn(&mut self, index: usize) {
+        loop {
+            let host = &mut self.hosts[index];
+            let Some(effect) = host.dispatch.poll_effect() else {
+                host.dispatch.run(self.now, &host.paper);
+                if host.dispatch.has_work() {
+                    continue;
+                }
+                return;
+            };
+            match effect {
+                Effect::Send { to, message } => {
+                    let to = (0..NODES).find(|other| id_of(*other) == to).unwrap();
+                    if let Some(link) = self.links.get_mut(&(index, to)) {
+                        link.push_back(Packet::App(message.encode()));
+                    }
+                }
+                Effect::Deliver { to, inbox, dot, redelivered, .. } => self.deliver(index, to, &inbox, dot, redelivered),
+                Effect::MergeRemoved { segment, slots } => self.remove(index, segment, &slots),
+                Effect::Topic { .. } | Effect::Damaged { .. } => panic!("nothing of the kind happens here"),
+            }
+        }
+    }
+
+    fn deliver(&mut self, index: usize, to: ConsumerId, inbox: &Arc<str>, dot: Dot, redelivered: bool) {
+        let host = &mut self.hosts[index];
+        assert!(!host.paper.is_removed(dot), "{dot:?} is consumed, as node {index} knows");
+        let others = host.subscribers.values().flat_map(|subscriber| &subscriber.has);
+        assert!(!others.into_iter().any(|other| *other == dot), "{dot:?} twice at node {index}");
+        let subscriber = host.subscribers.get_mut(&to).expect("only to those who are there");
+        assert_eq!(&subscriber.inbox, inbox);
+        subscriber.has.push(dot);
+        assert!(subscriber.has.len() <= subscriber.prefetch, "too many for {to:?}");
+        let (all, unmarked) = self.deliveries.entry(dot).or_default();
+        *all += 1;
+        if !redelivered {
+            *unmarked += 1;
+            assert_eq!(*unmarked, 1, "{dot:?} again, without a mark");
+            let life = (dot.segment.node, dot.segment.epoch);
+            let last = subscriber.last.insert(life, dot);
+            assert!(last.is_none_or(|last| last < dot), "{dot:?} after {last:?}");
+        }
+    }
+
+    /// All links up, all consumers willing: until nothing waits anywhere, or the patience ends.
+    pub(super) fn come_to_rest(&mut self) {
+        for index in 0..NODES {
+            for other in 0..NODES {
+                self.link(index, other);
+            }
+            for inbox in ["a", "b"] {
+                self.subscribe_to(index, inbox.into(), 3);
+            }
+        }
+        for round in 0..200_000 {
+            if round % 200 == 0 {
+                self.pass_time(20);
+            }
+            let (from, to) = (self.below(NODES), self.below(NODES));
+            self.step_link(from, to);
+            self.commit(from);
+            let full: Vec<_> = self.hosts[to].subscribers.iter().map(|(id, s)| (*id, s.has.len())).collect();
+            for (id, count) in full {
+                (0..count).for_each(|_| self.settle_at(to, id, 0, true));
+            }
+            if round % 500 == 0 && self.is_at_rest() {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn is_at_rest(&self) -> bool {
+        let done = |host: &Host| host.paper.waiting().next().is_none() && host.paper.staged.is_empty();
+        self.hosts.iter().all(done) && self.links.values().all(VecDeque::is_empty)
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let waiting = |host: &Host| format!("{:?}", host.paper.waiting().collect::<Vec<_>>());
+        self.hosts.iter().map(waiting).collect::<Vec<_>>().join("\n")
+    }
+}
