@@ -80,7 +80,13 @@ impl Node {
             self.send_control(from, &Control::Retired(mine));
         }
         for (segment, digest) in segments.into_iter().take(wire::SUMMARY_SEGMENTS) {
-            if self.engine.is_retired(segment) || self.engine.segment_digest(segment) == Some(digest) {
+            if self.engine.is_retired(segment) {
+                continue;
+            }
+            if self.engine.segment_digest(segment) == Some(digest) {
+                // What it summarises is on its disk: after a restart this is how its copies are known again.
+                let waiting = self.engine.waiting_in(segment);
+                self.confirms.note_stored(from, segment, &waiting);
                 continue;
             }
             if let Some(peer) = self.peers.get_mut(&from) {

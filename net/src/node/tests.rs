@@ -247,6 +247,21 @@ fn a_node_that_was_away_learns_what_was_consumed_before_it_could_bring_it_back()
 }
 
 #[test]
+fn copies_of_a_restarted_holder_count_again_though_nothing_had_to_be_sent() {
+    let mut world = three();
+    world.publish(1, "x");
+    world.run(500);
+    assert_eq!(world.host(1).node.under_replicated(), 0);
+    let disk = world.kill(2);
+    world.run(3_000);
+    assert_eq!(world.host(1).node.under_replicated(), 1);
+    world.start(2, disk);
+    world.join(2);
+    world.run(3_000);
+    assert_eq!(world.host(1).node.under_replicated(), 0);
+}
+
+#[test]
 fn a_node_restored_from_an_old_copy_converges() {
     let mut world = three();
     world.publish(1, "before");
