@@ -293,6 +293,11 @@ impl Engine {
         self.queue.registry.get(key).or_else(|| self.staged.as_ref()?.registry.get(key))
     }
 
+    /// Whether a newer value of a registry key waits for the next commit.
+    pub fn is_key_queued(&self, key: &Key) -> bool {
+        self.queue.registry.contains_key(key)
+    }
+
     /// Members of a registry set, with changes that still wait for their commit.
     pub fn set_members(&self, key: &Key) -> Vec<Vec<u8>> {
         self.newest(key).or_else(|| self.registry.get(key)).map(Value::members).unwrap_or_default()

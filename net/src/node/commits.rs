@@ -82,7 +82,10 @@ impl Node {
         let mut pushed: Vec<(rhizomq_engine::Key, Value)> = Vec::new();
         for key in &report.registry {
             self.note_holders(key);
-            if self.changed_keys.remove(key) {
+            if self.changed_keys.contains(key) {
+                if !self.engine.is_key_queued(key) {
+                    self.changed_keys.remove(key);
+                }
                 pushed.extend(self.engine.registry().get(key).map(|value| (key.clone(), value.clone())));
             }
         }

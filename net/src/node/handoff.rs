@@ -74,7 +74,9 @@ impl Node {
             return false;
         }
         if !self.holders.has(segment, me) {
-            return !self.holders.of(segment).is_empty();
+            // Named a holder a moment ago, in a change that waits for its commit: others count on this replica already.
+            let named = self.named(segment).contains(&me);
+            return !named && !self.holders.of(segment).is_empty();
         }
         let staying = |node: &&NodeId| self.is_linked(**node) && !self.holders.is_leaving(segment, **node);
         let others = self.holders.of(segment).iter().filter(|&&node| node != me).filter(staying);

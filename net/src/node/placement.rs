@@ -170,6 +170,11 @@ impl Node {
         }
     }
 
+    /// Holders by name, with changes that still wait for their commit.
+    pub(super) fn named(&self, segment: SegmentId) -> BTreeSet<NodeId> {
+        members(self, &holders_key(segment))
+    }
+
     /// Names successors for holders that stay away, for the segments that this node looks after.
     pub(super) fn place(&mut self, now: Now) {
         for node in self.roster_ids() {
@@ -183,7 +188,7 @@ impl Node {
         let segments: Vec<_> = self.engine.segments().filter(|&segment| self.looks_after(segment)).collect();
         for segment in segments {
             // What is committed and what waits for its commit: a successor is named once.
-            let named = members(self, &holders_key(segment));
+            let named = self.named(segment);
             let stays = |node: &&NodeId| {
                 let since = self.holders.away_since.get(node);
                 let gone = since.is_some_and(|since| now.mono_ms >= since + self.config.timing.successor_ms);
