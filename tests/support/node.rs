@@ -57,7 +57,7 @@ impl Setup {
 /// Why a node did not get ready.
 #[derive(Debug)]
 pub struct Failed {
-    /// None: still running when patience was over (and killed then).
+    /// Ended by a signal when patience was over.
     pub status: Option<ExitStatus>,
     pub log: String,
 }
@@ -108,13 +108,14 @@ impl Node {
                 let _ = send.send(line);
             }
         });
-        let Ok(line) = ready.recv_timeout(PATIENCE) else {
-            let status = child.try_wait().ok().flatten();
-            let _ = child.kill();
-            // Its output is closed, so it is about to end by itself, or has just been killed.
-            let status = child.wait().ok().filter(|_| status.is_some()).or(status);
-            return Err(Failed { status, log: std::fs::read_to_string(log).unwrap_or_default() });
-        };
+        let line = ready.recv_timeout(PATIENCE).map_err(|why| {
+            if why == mpsc::RecvTimeoutError::Timeout {
+                let _ = child.kill();
+            }
+            // Its output is closed: it is about to end, or has just been killed.
+            let status = child.wait().ok();
+            Failed { status, log: std::fs::read_to_string(&log).unwrap_or_default() }
+        })?;
         let field = |name: &str| {
             let value = line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
             value.unwrap_or_else(|| panic!("no {name} in `{line}`")).to_owned()
