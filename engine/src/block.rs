@@ -299,7 +299,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_flipped_bit_is_noticed(bodies in proptest::collection::vec(".{0,40}", 1..20), at in any::<usize>(), bit in 0..8) {
+        fn any_flipped_bit_is_noticed(bodies in proptest::collection::vec(".{0,40}", 1..20), at in any::<usize>(), bit in 0..8u8) {
             let entries: Vec<_> = bodies.iter().map(|body| entry(&["q"], body)).collect();
             let mut bytes = Block::build(SEGMENT, 1, &entries).bytes().to_vec();
             let at = at % bytes.len();

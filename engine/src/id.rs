@@ -122,7 +122,9 @@ impl FromStr for Dot {
         let parse = || {
             let mut parts = text.split('-');
             let node = parts.next()?.parse().ok()?;
-            let epoch = Epoch(parts.next().filter(|part| part.len() == 16).and_then(|part| u64::from_str_radix(part, 16).ok())?);
+            let epoch = Epoch(
+                parts.next().filter(|part| part.len() == 16).and_then(|part| u64::from_str_radix(part, 16).ok())?,
+            );
             let number = parts.next()?.parse().ok()?;
             let slot = parts.next()?.parse().ok().filter(|slot| *slot > 0)?;
             parts.next().is_none().then_some(Dot { segment: SegmentId { node, epoch, number }, slot })

@@ -199,7 +199,8 @@ impl Engine {
         self.replicas.get(&id).is_some_and(|replica| replica.state.known.complement_within(first, last).is_empty())
     }
 
-    /// Drops a replica: the caller has proofs that enough others hold it.
+    /// Drops a replica: the caller has proofs that enough others hold it. Without effect if it changes in the same
+    /// commit.
     pub fn drop_replica(&mut self, id: SegmentId) {
         self.queue.drops.insert(id);
     }

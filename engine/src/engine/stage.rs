@@ -200,7 +200,8 @@ impl Engine {
             }
         }
         for id in std::mem::take(&mut self.queue.drops) {
-            if self.replicas.contains_key(&id) {
+            // What the others proved to hold is the replica as it was: with news it stays, and is proved anew.
+            if self.replicas.contains_key(&id) && !staged.segments.contains_key(&id) {
                 staged.segments.entry(id).or_default().outcome = Outcome::Drop;
             }
         }

@@ -164,12 +164,12 @@ proptest! {
             }
         }
         let expected: BTreeSet<Bytes> = published.difference(&consumed).cloned().collect();
-        for index in 0..3 {
-            replicas[index].restart(index as u8);
-            let bodies: Vec<Bytes> = waiting(&replicas[index].engine).into_values().collect();
+        for (index, replica) in replicas.iter_mut().enumerate() {
+            replica.restart(index as u8);
+            let bodies: Vec<Bytes> = waiting(&replica.engine).into_values().collect();
             prop_assert_eq!(bodies.len(), expected.len(), "a message under two dots");
             prop_assert_eq!(bodies.into_iter().collect::<BTreeSet<_>>(), expected.clone());
-            let counted: u64 = replicas[index].engine.inboxes().map(|(_, waiting)| waiting).sum();
+            let counted: u64 = replica.engine.inboxes().map(|(_, waiting)| waiting).sum();
             prop_assert_eq!(counted as usize, expected.len());
         }
         let digests: BTreeSet<_> = replicas.iter_mut().map(|replica| replica.engine.digest()).collect();

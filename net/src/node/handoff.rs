@@ -42,7 +42,9 @@ impl Handoffs {
 
     /// A peer is gone: it may come back in another life, on another disk.
     pub(super) fn forget_peer(&mut self, peer: NodeId) {
-        self.proofs.values_mut().for_each(|proofs| drop(proofs.from.remove(&peer)));
+        for proofs in self.proofs.values_mut() {
+            proofs.from.remove(&peer);
+        }
     }
 }
 
