@@ -7,10 +7,11 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    thread::JoinHandle,
 };
 
 use crate::support::{
-    Chance,
+    Chance, PATIENCE,
     cluster::{Cluster, Ledger, consume_all, publish_all, texts},
     eventually,
     node::{Node, Setup},
@@ -74,25 +75,27 @@ fn killing_all_nodes_under_load_loses_no_confirmed_message() {
     let mut chance = Chance::new();
     let mut cluster = Cluster::start(3);
     let confirmed: Arc<Mutex<BTreeSet<String>>> = Arc::default();
-    let stop = Arc::new(AtomicBool::new(false));
-    let producers: Vec<_> = cluster.nodes.iter().map(|node| produce(node, &confirmed, &stop)).collect();
-    // The moment is a number of confirmed messages, so that there is always something to lose.
-    let moment = 500 + chance.below(4_000) as usize;
-    eventually("load", || {
-        let count = confirmed.lock().unwrap().len();
-        if count >= moment { Ok(()) } else { Err(format!("{count} of {moment} confirmed")) }
-    });
-    for node in &mut cluster.nodes {
-        node.kill();
+    for life in 0..3 {
+        let stop = Arc::new(AtomicBool::new(false));
+        let producers: Vec<_> = cluster.nodes.iter().map(|node| produce(node, life, &confirmed, &stop)).collect();
+        // The moment is a number of confirmed messages, so that there is always something to lose.
+        let moment = confirmed.lock().unwrap().len() + 200 + chance.below(3_000) as usize;
+        eventually("load", || {
+            let count = confirmed.lock().unwrap().len();
+            if count >= moment { Ok(()) } else { Err(format!("{count} of {moment} confirmed")) }
+        });
+        for node in &mut cluster.nodes {
+            node.kill();
+        }
+        stop.store(true, Ordering::Relaxed);
+        for producer in producers {
+            producer.join().expect("the producer");
+        }
+        for node in &mut cluster.nodes {
+            node.restart();
+        }
+        cluster.await_mesh();
     }
-    stop.store(true, Ordering::Relaxed);
-    for producer in producers {
-        producer.join().expect("the producer");
-    }
-    for node in &mut cluster.nodes {
-        node.restart();
-    }
-    cluster.await_mesh();
     let confirmed = confirmed.lock().unwrap().clone();
     let mut ledger = Ledger::default();
     consume_all(&cluster.nodes[1], "/queue/load", &confirmed, &mut ledger);
@@ -100,12 +103,8 @@ fn killing_all_nodes_under_load_loses_no_confirmed_message() {
 }
 
 /// A producer that sends until its node dies.
-fn produce(
-    node: &Node,
-    confirmed: &Arc<Mutex<BTreeSet<String>>>,
-    stop: &Arc<AtomicBool>,
-) -> std::thread::JoinHandle<()> {
-    let (mut client, name) = (node.client(), node.setup.name.clone());
+fn produce(node: &Node, life: u32, confirmed: &Arc<Mutex<BTreeSet<String>>>, stop: &Arc<AtomicBool>) -> JoinHandle<()> {
+    let (mut client, name) = (node.client(), format!("{}-{life}", node.setup.name));
     let (confirmed, stop) = (confirmed.clone(), stop.clone());
     std::thread::spawn(move || {
         let texts = (0u64..).take_while(|_| !stop.load(Ordering::Relaxed)).map(|number| format!("{name}-{number}"));
@@ -114,6 +113,42 @@ fn produce(
             confirmed.lock().unwrap().insert(text);
         });
     })
+}
+
+#[test]
+fn acknowledgements_given_while_the_origin_is_dead_hold_when_it_returns() {
+    let mut cluster = Cluster::start(3);
+    let wanted = texts("m", 1_000);
+    publish_all(&cluster.nodes[0], "/queue/work", &wanted);
+    cluster.await_convergence();
+    // A consumer that has messages in hand when the node dies that sent them.
+    let mut holder = cluster.nodes[1].client();
+    holder.subscribe("0", "/queue/work").unwrap();
+    let held: Vec<_> = (0..20).map(|_| holder.next_frame(PATIENCE).unwrap()).collect();
+    cluster.nodes[0].kill();
+    for frame in &held {
+        holder.ack(frame).unwrap();
+    }
+    holder.sync().unwrap();
+    let held: BTreeSet<String> = held.iter().map(crate::support::stomp::Frame::text).collect();
+    // It leaves; what it was sent and did not acknowledge goes to the next one, and nothing else a second time.
+    drop(holder);
+    let rest: BTreeSet<String> = wanted.difference(&held).cloned().collect();
+    let mut ledger = Ledger::default();
+    consume_all(&cluster.nodes[2], "/queue/work", &rest, &mut ledger);
+    let back: Vec<&String> = held.iter().filter(|text| ledger.deliveries.contains_key(*text)).collect();
+    assert!(back.is_empty(), "acknowledged and yet delivered again: {back:?}");
+
+    cluster.nodes[0].restart();
+    cluster.await_mesh();
+    cluster.await_convergence();
+    assert_eq!(cluster.nodes[0].depth("/queue/work"), Ok(0), "the returned origin must have learned of every ACK");
+    // Had it not, these would be behind what it brings back.
+    let last = texts("last", 1);
+    publish_all(&cluster.nodes[0], "/queue/work", &last);
+    let mut after = Ledger::default();
+    consume_all(&cluster.nodes[0], "/queue/work", &last, &mut after);
+    assert_eq!(after.deliveries.len(), 1, "{:?}", after.deliveries);
 }
 
 #[test]

@@ -139,6 +139,16 @@ impl Ledger {
         }
     }
 
+    /// Adds what another consumer got.
+    pub fn absorb(&mut self, other: Ledger) {
+        for (into, from) in [(&mut self.deliveries, other.deliveries), (&mut self.unmarked, other.unmarked)] {
+            from.into_iter().for_each(|(body, count)| *into.entry(body).or_default() += count);
+        }
+        for (id, body) in other.ids {
+            assert_eq!(*self.ids.entry(id).or_insert_with(|| body.clone()), body, "one message-id for two messages");
+        }
+    }
+
     /// Which of `wanted` never came.
     pub fn missing<'a>(&self, wanted: impl IntoIterator<Item = &'a String>) -> Vec<&'a String> {
         wanted.into_iter().filter(|body| !self.deliveries.contains_key(*body)).collect()
