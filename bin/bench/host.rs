@@ -39,13 +39,16 @@ pub(super) enum Report {
     Failed(String),
 }
 
+/// How a commit went.
+type Written = (u64, Result<(), String>);
+
 /// A node, ready to run.
 pub(super) struct Host {
     node: Node,
     rim: Rim,
     links: RimEvents,
     writer: std::sync::mpsc::Sender<(u64, Batch)>,
-    written: mpsc::UnboundedReceiver<(u64, Result<(), String>)>,
+    written: mpsc::UnboundedReceiver<Written>,
     started: Instant,
     orders: mpsc::UnboundedReceiver<Order>,
     reports: mpsc::UnboundedSender<Report>,
@@ -155,11 +158,7 @@ impl Host {
                 Output::Send { link, bytes } => self.rim.send(link, bytes),
                 Output::Datagram { link, bytes } => self.rim.datagram(link, bytes),
                 Output::Close { link, reason } => self.rim.close(link, reason),
-                Output::Commit { seq, batch } => {
-                    if self.writer.send((seq, batch)).is_err() {
-                        self.fail(&"the writer is gone");
-                    }
-                }
+                Output::Commit { seq, batch } => self.write(seq, batch),
                 // The one other node is dialled by order.
                 _ => {}
             }
@@ -186,6 +185,12 @@ impl Host {
         }
     }
 
+    fn write(&self, seq: u64, batch: Batch) {
+        if self.writer.send((seq, batch)).is_err() {
+            self.fail(&"the writer is gone");
+        }
+    }
+
     fn fail(&self, reason: &dyn std::fmt::Display) {
         self.report(Report::Failed(reason.to_string()));
     }
@@ -197,9 +202,7 @@ impl Host {
 }
 
 /// The writer thread: one commit after the other, checkpoints when the store wants one.
-fn start_writer(
-    mut store: DiskStore,
-) -> (std::sync::mpsc::Sender<(u64, Batch)>, mpsc::UnboundedReceiver<(u64, Result<(), String>)>) {
+fn start_writer(mut store: DiskStore) -> (std::sync::mpsc::Sender<(u64, Batch)>, mpsc::UnboundedReceiver<Written>) {
     let (send, commits) = std::sync::mpsc::channel::<(u64, Batch)>();
     let (done, written) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
