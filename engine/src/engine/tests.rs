@@ -201,6 +201,23 @@ fn a_finished_segment_retires_and_never_comes_back() {
 }
 
 #[test]
+fn a_replica_with_news_is_not_dropped() {
+    let (mut a, mut b) = (Replica3::new(0), Replica3::new(1));
+    a.engine.publish(Unit { entries: vec![entry("q", "1")], removals: Vec::new() }).expect("within limits");
+    a.settle();
+    exchange(&a.engine, &mut b.engine);
+    b.settle();
+    let dot = *waiting(&a.engine).keys().next().expect("one message");
+    b.engine.drop_replica(dot.segment);
+    b.engine.remove(dot);
+    b.settle();
+    assert!(b.engine.is_removed(dot), "the consumption went with the replica");
+    b.engine.drop_replica(dot.segment);
+    b.settle();
+    assert!(!b.engine.has_replica(dot.segment));
+}
+
+#[test]
 fn units_are_one_block_and_producers_order_is_kept() {
     let mut a = Replica3::new(0);
     let big = "x".repeat(40_000);
