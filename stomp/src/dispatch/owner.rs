@@ -196,9 +196,15 @@ impl Owner {
         let inboxes = view.inboxes_of(segment);
         for (&slot, &edge) in held {
             let dot = Dot { segment, slot };
+            if let Some(sent) = self.in_flight.get_mut(&dot) {
+                if sent.edge == edge {
+                    // In answering the claim the edge has given up the old name of the delivery.
+                    sent.tag = 0;
+                }
+                continue;
+            }
             let inbox = inboxes.iter().find(|inbox| view.next_waiting(inbox, segment, slot) == Some(slot));
-            if let Some(inbox) = inbox.filter(|_| self.edges.contains_key(&edge) && !self.in_flight.contains_key(&dot))
-            {
+            if let Some(inbox) = inbox.filter(|_| self.edges.contains_key(&edge)) {
                 self.fly(dot, InFlight { edge, tag: 0, inbox: Arc::clone(inbox) });
             }
         }
