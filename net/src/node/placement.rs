@@ -177,7 +177,10 @@ impl Node {
 
     /// Names successors for holders that stay away, for the segments that this node looks after.
     pub(super) fn place(&mut self, now: Now) {
-        for node in self.roster_ids() {
+        // A holder can be known before the roster tells of it, and die in between.
+        let mut nodes: BTreeSet<_> = self.roster_ids().into_iter().collect();
+        nodes.extend(self.holders.holders.values().flatten());
+        for node in nodes {
             if self.is_alive(node) {
                 self.holders.away_since.remove(&node);
             } else {
