@@ -1,0 +1,274 @@
+//! Hosts: one whole broker each, over a disk that outlives it, with clocks of its own.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
+
+use rhizomq_engine::{Engine, Epoch, NodeId, Now, Planted, store::Store as _};
+use rhizomq_net::{CommitError, LinkId, Node, NodeConfig, Output as NetOutput, PeerHello};
+use rhizomq_stomp::broker::{Broker, BrokerConfig, Output};
+
+use super::{
+    agenda::Happening,
+    disk::{Disk, DiskCopy},
+    ledger::Kind,
+    world::World,
+};
+
+/// The wall clock of an honest host at virtual time zero.
+const WALL_ZERO_MS: i64 = 1_700_000_000_000;
+
+/// One machine: an address, a disk and, while the process lives, a broker.
+pub(crate) struct Host {
+    pub(crate) identity: NodeId,
+    /// Lives so far; the present one's number while it lasts.
+    pub(crate) life: u32,
+    pub(crate) broker: Option<Broker>,
+    pub(crate) disk: Disk,
+    /// Old copies of the disk, with the identity that lies on each.
+    pub(crate) copies: Vec<(NodeId, DiskCopy)>,
+    /// The host whose ticket this one joined with.
+    pub(crate) ticket: Option<usize>,
+    /// Whom the node wants to be linked with.
+    pub(crate) targets: BTreeSet<NodeId>,
+    /// Ends of tunnels by the node's name for them.
+    pub(crate) links: BTreeMap<LinkId, (u64, usize)>,
+    /// When its links last changed for another reason than a peer's death.
+    pub(crate) meshed_at: u64,
+    /// How far the wall clock is off.
+    pub(crate) wall_offset_ms: i64,
+    mono_offset_ms: u64,
+    /// The earliest wake-up on the agenda.
+    wake_at: u64,
+    epoch: Epoch,
+}
+
+impl Host {
+    pub(crate) fn new(identity: NodeId, ticket: Option<usize>, wall_offset_ms: i64) -> Self {
+        Self {
+            identity,
+            life: 0,
+            broker: None,
+            disk: Disk::default(),
+            copies: Vec::new(),
+            ticket,
+            targets: BTreeSet::new(),
+            links: BTreeMap::new(),
+            meshed_at: 0,
+            wall_offset_ms,
+            mono_offset_ms: 0,
+            wake_at: u64::MAX,
+            epoch: Epoch(0),
+        }
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.broker.is_some()
+    }
+
+    /// The host's two clocks at virtual time `now`.
+    pub(crate) fn clocks(&self, now: u64) -> Now {
+        let wall = WALL_ZERO_MS + now as i64 + self.wall_offset_ms;
+        Now { mono_ms: now + self.mono_offset_ms, wall_ms: wall as u64 }
+    }
+
+    pub(crate) fn hello(&self, index: usize, now: u64) -> PeerHello {
+        let wall_ms = self.clocks(now).wall_ms;
+        PeerHello { node: self.identity, epoch: self.epoch, name: name_of(index), wall_ms }
+    }
+}
+
+fn name_of(index: usize) -> String {
+    format!("h{index}")
+}
+
+impl World {
+    pub(crate) fn new_identity(&mut self) -> NodeId {
+        let (high, low) = (self.rng.bits(), self.rng.bits());
+        NodeId((u128::from(high) << 64 | u128::from(low)).to_be_bytes())
+    }
+
+    /// Starts the process of a host, in a fresh life on whatever its disk holds.
+    pub(crate) fn boot(&mut self, index: usize) {
+        if self.hosts[index].is_up() {
+            return;
+        }
+        self.disturb();
+        self.ledger.revive();
+        let (epoch, seed, zero) = (Epoch(self.rng.bits()), self.rng.bits(), self.rng.within(0, 1 << 40));
+        let now = self.now;
+        let planted = Planted::new(self.settings.mistake);
+        let host = &mut self.hosts[index];
+        host.life += 1;
+        host.mono_offset_ms = zero;
+        host.wake_at = u64::MAX;
+        let clocks = host.clocks(now);
+        let opened = Engine::open(host.disk.store.reader(), host.identity, epoch, clocks, planted);
+        let (engine, report) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return self.ledger.violate(now, Kind::BadOpen, format!("h{index}: {error}")),
+        };
+        if !report.losses.is_empty() || !report.damaged_rows.is_empty() {
+            let text = format!("h{index} lost on opening: {:?} {:?}", report.losses, report.damaged_rows);
+            self.ledger.violate(now, Kind::BadOpen, text);
+        }
+        host.epoch = engine.epoch();
+        let config = NodeConfig {
+            name: name_of(index),
+            site: String::new(),
+            addresses: vec![SocketAddr::from(([10, 0, 0, index as u8], 7000))],
+            copies: self.settings.copies,
+            confirm: self.settings.confirm,
+            seed,
+            timing: self.settings.timing,
+            swim: self.settings.swim.clone(),
+            planted,
+        };
+        let node = Node::new(clocks, engine, config);
+        host.broker = Some(Broker::new(node, BrokerConfig::default()));
+        let (life, identity) = (host.life, host.identity);
+        self.trace.note(now, "boot", &[index as u64, epoch.0], format_args!("h{index} as {identity:?}, life {life}"));
+        self.settle(index);
+    }
+
+    /// The process dies on the spot; `keep`: whether the write under way reaches the disk.
+    pub(crate) fn crash(&mut self, index: usize, keep: bool) {
+        if self.hosts[index].broker.take().is_none() {
+            return;
+        }
+        self.disturb();
+        self.excused = true;
+        self.trace.note(self.now, "crash", &[index as u64, keep.into()], format_args!("h{index}"));
+        let moved = self.hosts[index].disk.crash(keep);
+        self.note_moved(index, &moved);
+        self.hosts[index].targets.clear();
+        self.sever_all(index);
+        self.hang_up_all(index);
+    }
+
+    /// The data directory is lost: the host comes back as somebody else, who knows nothing.
+    pub(crate) fn wipe(&mut self, index: usize) {
+        self.crash(index, false);
+        self.trace.note(self.now, "wipe", &[index as u64], format_args!("h{index}"));
+        let identity = self.new_identity();
+        let others = self.hosts.len() > 1;
+        let host = &mut self.hosts[index];
+        host.identity = identity;
+        host.disk = Disk::default();
+        host.copies.clear();
+        host.ticket = (index == 0 && others).then_some(1).or(host.ticket);
+        self.ledger.replace_disk(index, std::iter::empty());
+    }
+
+    /// Takes a copy of the disk as it is, synced or not: what a file-system snapshot would hold.
+    pub(crate) fn copy_disk(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        host.copies.push((host.identity, host.disk.copy()));
+        self.trace.note(self.now, "copy", &[index as u64], format_args!("h{index}"));
+    }
+
+    /// The disk is replaced by an old copy of itself, if there is one.
+    pub(crate) fn restore(&mut self, index: usize, copy: usize) {
+        if self.hosts[index].copies.len() <= copy {
+            return;
+        }
+        self.crash(index, false);
+        self.trace.note(self.now, "restore", &[index as u64, copy as u64], format_args!("h{index}, copy {copy}"));
+        let host = &mut self.hosts[index];
+        let (identity, old) = &host.copies[copy];
+        host.identity = *identity;
+        host.disk.restore(old);
+        let bodies: Vec<_> = host.disk.bodies().collect();
+        self.ledger.replace_disk(index, bodies.into_iter());
+    }
+
+    /// The deadline that a host's broker asked for.
+    pub(crate) fn wake(&mut self, index: usize, life: u32) {
+        let host = &mut self.hosts[index];
+        if host.life != life || self.now < host.wake_at {
+            return;
+        }
+        host.wake_at = u64::MAX;
+        let clocks = host.clocks(self.now);
+        let Some(broker) = &mut host.broker else { return };
+        if broker.deadline() <= clocks.mono_ms {
+            broker.handle_timeout(clocks);
+        }
+        self.settle(index);
+    }
+
+    /// The write under way on a host's disk ends.
+    pub(crate) fn synced(&mut self, index: usize, life: u32, seq: u64) {
+        if self.hosts[index].life != life || !self.hosts[index].is_up() {
+            return;
+        }
+        let result = self.hosts[index].disk.sync(seq);
+        self.trace.note(
+            self.now,
+            "synced",
+            &[index as u64, seq, result.is_ok().into()],
+            format_args!("h{index} {seq}"),
+        );
+        let clocks = self.hosts[index].clocks(self.now);
+        let outcome = result.as_ref().map(drop).map_err(|error| CommitError::Refused(error.clone()));
+        if let Some(broker) = &mut self.hosts[index].broker {
+            broker.handle_committed(clocks, seq, outcome);
+        }
+        if let Ok(moved) = &result {
+            self.note_moved(index, moved);
+        }
+        self.settle(index);
+    }
+
+    /// Does everything a broker wants done, and plans its next wake-up.
+    pub(crate) fn settle(&mut self, index: usize) {
+        while let Some(output) = self.hosts[index].broker.as_mut().and_then(Broker::poll_output) {
+            match output {
+                Output::Net(output) => self.act(index, output),
+                Output::ClientBytes { conn, bytes } => self.write_to_client(conn, &bytes),
+                Output::ClientClose { conn } => self.hang_up(conn),
+                Output::ClientPause { conn } => self.pause(conn, true),
+                Output::ClientResume { conn } => self.pause(conn, false),
+                Output::Stopped => {}
+                other => panic!("the simulator does not know {other:?}"),
+            }
+        }
+        let now = self.now;
+        let host = &mut self.hosts[index];
+        let Some(broker) = &host.broker else { return };
+        let deadline = broker.deadline();
+        if deadline == u64::MAX {
+            return;
+        }
+        // At least a millisecond away: a deadline in the past must not stop the virtual clock.
+        let wake_at = deadline.saturating_sub(host.mono_offset_ms).max(now + 1);
+        if wake_at < host.wake_at {
+            host.wake_at = wake_at;
+            self.agenda.at(wake_at, Happening::Wake { host: index, life: host.life });
+        }
+    }
+
+    fn act(&mut self, index: usize, output: NetOutput) {
+        match output {
+            NetOutput::Send { link, bytes } => self.send(index, link, bytes),
+            NetOutput::Datagram { link, bytes } => self.send_datagram(index, link, bytes),
+            NetOutput::Close { link, reason } => {
+                self.ledger.violate(self.now, Kind::Malformed, format!("h{index} closes a link: {reason}"));
+                self.close_link(index, link);
+            }
+            NetOutput::Commit { seq, batch } => {
+                let usual = self.rng.within(0, self.settings.disk_ms);
+                let stall = if self.rng.chance(self.settings.disk_stalls) { 300 } else { 0 };
+                let host = &mut self.hosts[index];
+                host.disk.stage(seq, batch);
+                let due = self.now + usual.max(stall).max(host.disk.slowness_ms);
+                self.agenda.at(due, Happening::Synced { host: index, life: host.life, seq });
+            }
+            NetOutput::Dial(targets) => {
+                self.hosts[index].targets = targets.into_iter().map(|(node, _)| node).collect();
+            }
+            other => panic!("the simulator does not know {other:?}"),
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Whole clusters in one thread, under a virtual clock: every schedule follows from a seed.
+//!
+//! A run has two halves. First, clients work while hosts crash, disks fill up, backups come back and the network is cut
+//! to pieces; then all heals, and the cluster must come to rest. An oracle that sees what clients and disks see checks the
+//! promises of the design throughout: what was confirmed is kept and delivered, what was consumed stays so, duplicates
+//! are marked, order holds, equal states in the end.
+//!
+//! `RHIZOMQ_SIM_SEEDS=n` runs more seeds of mixed faults; `RHIZOMQ_SIM_SEED=x` with the name of one test runs that seed
+//! alone and prints its trace.
+//!
+//! - the world: `world` (the loop), `agenda` (what comes next), `host`, `disk`, `network`, `sessions`, `clients`, `rng`
+//! - what goes wrong in it: `faults`
+//! - who judges: `ledger` (what was seen), `oracle` (what must not be), `trace`
+//! - the tests: `mixed` (random), `scenarios` (by hand), `mistakes` (planted ones must be noticed); `runs` runs them
+
+mod agenda;
+mod clients;
+mod disk;
+mod faults;
+mod host;
+mod ledger;
+mod mistakes;
+mod mixed;
+mod network;
+mod oracle;
+mod rng;
+mod runs;
+mod sessions;
+mod trace;
+mod world;

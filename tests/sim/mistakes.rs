@@ -1,0 +1,248 @@
+//! Mistakes planted on purpose: each must be noticed, and as what it is. What random faults seldom lead to gets a story
+//! of its own with random details.
+
+use rhizomq_engine::Mistake;
+
+use super::{
+    clients::{Consumer, Producer, Role},
+    faults::{Fault, group_ways},
+    ledger::Kind,
+    mixed::mixed,
+    rng::Rng,
+    runs::{expect_caught, expect_clean},
+    world::{Settings, World},
+};
+
+/// A world for a story: no faults but those told, few delays, clients as needed.
+fn stage(seed: u64, printed: bool, hosts: usize, mistake: Option<Mistake>) -> World {
+    let mut rng = Rng::new(seed);
+    let settings = Settings::plain(&mut rng, hosts, mistake);
+    World::new(settings, rng, printed)
+}
+
+fn produce(world: &mut World, host: usize, count: u32) {
+    let pace_ms = world.rng.within(1, 20);
+    let producer =
+        Producer { queues: vec![0], left: count, window: 10, pace_ms, transactions: 0.0, transient: 0.0, filling: 20 };
+    world.add_client(Role::Producer(producer), Some(host));
+}
+
+fn consume(world: &mut World, host: usize, work_ms: u64) {
+    let consumer = Consumer { work_ms, prefetch: 10, ..Consumer::patient(vec![0]) };
+    world.add_client(Role::Consumer(consumer), Some(host));
+}
+
+/// A story with and without the mistake: with it some seed must show it, without it none may.
+fn check(name: &str, mistake: Mistake, expected: &[Kind], story: fn(u64, bool, Option<Mistake>) -> World) {
+    expect_caught(name, &|seed, printed| story(seed, printed, Some(mistake)), expected);
+    expect_clean(name, &|seed, printed| story(seed, printed, None), 0..20);
+}
+
+#[test]
+fn mistake_confirm_before_sync() {
+    let mistake = Some(Mistake::ConfirmBeforeSync);
+    expect_caught("confirm before sync", &|seed, printed| mixed(seed, printed, mistake), &[Kind::FalseReceipt]);
+}
+
+#[test]
+fn mistake_reuse_epoch() {
+    let script = |seed, printed| mixed(seed, printed, Some(Mistake::ReuseEpoch));
+    // The same names for other messages, or for the same ones as if nothing had happened in between.
+    let expected = [Kind::SharedId, Kind::UnmarkedDuplicate, Kind::Resurrected];
+    expect_caught("reuse of an epoch", &script, &expected);
+    check("reuse of an epoch", Mistake::ReuseEpoch, &expected, old_copy);
+}
+
+#[test]
+fn mistake_origin_states_length() {
+    let expected = [Kind::RemovedUnconsumed, Kind::Lost, Kind::Diverged];
+    check("length stated by a restarted origin", Mistake::OriginStatesLength, &expected, old_copy);
+}
+
+/// A host runs on after a copy of its disk was made, and then goes on from the copy.
+fn old_copy(seed: u64, printed: bool, mistake: Option<Mistake>) -> World {
+    let mut world = stage(seed, printed, 3, mistake);
+    world.run_for(2_000);
+    let count = world.rng.within(5, 20) as u32;
+    produce(&mut world, 1, count);
+    world.run_for(1_500);
+    world.strike(Fault::Copy { host: 1 });
+    produce(&mut world, 1, count);
+    if world.rng.chance(0.3) {
+        consume(&mut world, 2, 10);
+    }
+    world.run_for(1_500);
+    let back = world.rng.within(10, 2_000);
+    if world.rng.chance(0.5) {
+        world.strike(Fault::Cut { ways: group_ways(&[0, 1, 0]), last: 6_000 });
+    }
+    world.strike(Fault::Restore { host: 1, back });
+    // What waited on the copy is consumed before the others can tell what is missing from it.
+    consume(&mut world, 1, 0);
+    world.run_for(back + 100);
+    produce(&mut world, 1, 20);
+    world.run_for(8_000);
+    world.heal_and_rest();
+    world
+}
+
+#[test]
+fn mistake_knowledge_ahead_of_blocks() {
+    let script = |seed, printed| mixed(seed, printed, Some(Mistake::KnowledgeAheadOfBlocks));
+    let expected = [Kind::Lost, Kind::Diverged, Kind::NotWritable, Kind::FalseReceipt, Kind::DroppedTooEarly];
+    expect_caught("knowledge ahead of blocks", &script, &expected);
+}
+
+#[test]
+fn mistake_removal_from_absence() {
+    let script = |seed, printed| mixed(seed, printed, Some(Mistake::RemovalFromAbsence));
+    expect_caught("removal inferred from absence", &script, &[Kind::RemovedUnconsumed, Kind::Lost]);
+}
+
+#[test]
+fn mistake_retire_by_threshold() {
+    let script = |seed, printed| mixed(seed, printed, Some(Mistake::RetireByThreshold));
+    // A message of a new life is thrown away as one of a finished segment, after its receipt or before.
+    let expected = [Kind::FalseReceipt, Kind::RemovedUnconsumed, Kind::Lost, Kind::Resurrected];
+    expect_caught("retirement by threshold", &script, &expected);
+}
+
+#[test]
+fn mistake_stale_proofs() {
+    check("stale proofs", Mistake::StaleProofs, &[Kind::DroppedTooEarly, Kind::Lost], surplus);
+}
+
+#[test]
+fn mistake_draining_vouches() {
+    check("a leaving holder vouches", Mistake::DrainingVouches, &[Kind::DroppedTooEarly, Kind::Lost], surplus);
+}
+
+/// Holders stay away until successors are named, and come back: now there are too many, and some leave.
+fn surplus(seed: u64, printed: bool, mistake: Option<Mistake>) -> World {
+    let mut world = stage(seed, printed, 6, mistake);
+    world.settings.copies = 2;
+    world.run_for(2_500);
+    for host in 0..3 {
+        produce(&mut world, host, 40);
+    }
+    world.run_for(1_000);
+    for _ in 0..3 {
+        // Both sides name successors; when they meet again there are twice as many holders as wanted.
+        let groups: Vec<_> = (0..6).map(|_| world.rng.below(2)).collect();
+        let last = world.rng.within(12_500, 14_000);
+        world.strike(Fault::Cut { ways: group_ways(&groups), last });
+        let pause = world.rng.within(11_500, last);
+        world.run_for(pause);
+        let host = world.rng.below(3);
+        produce(&mut world, host, 30);
+        if world.rng.chance(0.6) {
+            // Some disks are so slow that a holder knows little of what it should hold.
+            for _ in 0..2 {
+                let host = world.rng.below(6);
+                let ms = world.rng.within(500, 3_000);
+                world.strike(Fault::Slow { host, ms });
+            }
+        }
+        world.run_for(last - pause + 200);
+        if world.rng.chance(0.5) {
+            for host in 0..3 {
+                produce(&mut world, host, 60);
+            }
+        }
+        for _ in 0..8 {
+            let (a, b) = world.rng.two_below(6);
+            if world.rng.chance(0.3) {
+                world.strike(Fault::Reset { a, b });
+            }
+            let pause = world.rng.within(50, 700);
+            world.run_for(pause);
+        }
+        (0..6).for_each(|host| world.strike(Fault::Slow { host, ms: 0 }));
+    }
+    world.heal_and_rest();
+    world
+}
+
+#[test]
+fn mistake_one_pass_close() {
+    let expected = [Kind::RemovedUnconsumed, Kind::Lost, Kind::Resurrected, Kind::Diverged];
+    check("closing after one pass", Mistake::OnePassClose, &expected, crashed_tail);
+}
+
+/// Messages that only a backup has, on their way to the others while all is consumed and the segment could be closed.
+fn crashed_tail(seed: u64, printed: bool, mistake: Option<Mistake>) -> World {
+    let mut world = stage(seed, printed, 4, mistake);
+    world.settings.disk_ms = 200;
+    world.settings.net_ms = 200;
+    world.run_for(3_000);
+    for _ in 0..4 {
+        consume(&mut world, 0, 0);
+        produce(&mut world, 1, 25);
+        let pause = world.rng.within(100, 1_500);
+        world.run_for(pause);
+        let ways = group_ways(&(0..4).map(|_| world.rng.below(2)).collect::<Vec<_>>());
+        let last = world.rng.within(100, 3_000);
+        world.strike(Fault::Cut { ways, last });
+        let pause = world.rng.within(0, 1_000);
+        world.run_for(pause);
+        let back = world.rng.within(10, 1_000);
+        let keep = world.rng.chance(0.5);
+        world.strike(Fault::Crash { host: 1, keep, back });
+        let pause = world.rng.within(1_000, 6_000);
+        world.run_for(pause);
+    }
+    world.heal_and_rest();
+    world
+}
+
+#[test]
+fn mistake_takeover_unasked() {
+    check("takeover without asking", Mistake::TakeoverUnasked, &[Kind::NeedlessDuplicate], owner_dies);
+}
+
+/// Slow consumers hold messages of an owner that dies, at edges that live on.
+fn owner_dies(seed: u64, printed: bool, mistake: Option<Mistake>) -> World {
+    let mut world = stage(seed, printed, 4, mistake);
+    world.run_for(2_500);
+    for host in [0, 2, 3] {
+        let work_ms = world.rng.within(100, 2_000);
+        consume(&mut world, host, work_ms);
+    }
+    produce(&mut world, 1, 60);
+    let pause = world.rng.within(500, 2_500);
+    world.run_for(pause);
+    let keep = world.rng.chance(0.5);
+    world.strike(Fault::Crash { host: 1, keep, back: 9_000 });
+    world.run_for(8_000);
+    world.heal_and_rest();
+    world
+}
+
+#[test]
+fn mistake_forget_remote_ack() {
+    let expected = [Kind::Resurrected, Kind::Diverged, Kind::NeedlessDuplicate];
+    check("a remote acknowledgement forgotten", Mistake::ForgetRemoteAck, &expected, holders_away);
+}
+
+/// A message is acknowledged at a node that holds no copy while those that do are out of reach.
+fn holders_away(seed: u64, printed: bool, mistake: Option<Mistake>) -> World {
+    let mut world = stage(seed, printed, 5, mistake);
+    world.settings.copies = 2;
+    world.run_for(2_500);
+    for host in 0..5 {
+        let work_ms = world.rng.within(150, 400);
+        consume(&mut world, host, work_ms);
+    }
+    let host = world.rng.below(5);
+    produce(&mut world, host, 60);
+    world.run_for(1_000);
+    let alone = world.rng.below(5);
+    let groups: Vec<_> = (0..5).map(|host| usize::from(host == alone)).collect();
+    world.strike(Fault::Cut { ways: group_ways(&groups), last: 8_000 });
+    for other in (0..5).filter(|&other| other != alone) {
+        world.strike(Fault::Reset { a: alone, b: other });
+    }
+    world.run_for(9_000);
+    world.heal_and_rest();
+    world
+}

@@ -1,0 +1,135 @@
+//! Random worlds with random faults: what nobody thought of.
+
+use rhizomq_engine::Mistake;
+use rhizomq_net::{SwimConfig, Timing};
+
+use super::{
+    clients::{Consumer, Producer},
+    faults::FaultMix,
+    rng::Rng,
+    runs,
+    world::{Settings, World},
+};
+
+impl Settings {
+    /// A world of its own for every seed.
+    pub(crate) fn random(rng: &mut Rng, mistake: Option<Mistake>) -> Self {
+        let hosts = rng.pick(&[1, 2, 3, 3, 3, 4, 5, 7]);
+        let copies = rng.pick(&[1, 2, 3, 3, 3]);
+        let queues = rng.within(1, 3) as usize;
+        let faultless = rng.chance(0.1);
+        let producers = (0..rng.within(1, 3)).map(|_| (producer(rng, queues), None)).collect();
+        let consumers = (0..rng.within(0, 4)).map(|_| (consumer(rng, queues, faultless), None)).collect();
+        Self {
+            hosts,
+            copies: copies as u32,
+            confirm: rng.within(1, copies) as u32,
+            queues,
+            producers,
+            consumers,
+            busy_ms: rng.pick(&[8_000, 20_000, 40_000]),
+            disk_ms: rng.pick(&[2, 20]),
+            disk_stalls: if rng.chance(0.3) { 0.02 } else { 0.0 },
+            net_ms: rng.pick(&[2, 10, 60]),
+            loss: rng.pick(&[0.0, 0.02, 0.2]),
+            timing: Timing::default(),
+            swim: SwimConfig::default(),
+            faults: if faultless { FaultMix::default() } else { FaultMix::random(rng) },
+            mistake,
+        }
+    }
+}
+
+impl Settings {
+    /// A world in which nothing happens by itself.
+    pub(crate) fn plain(rng: &mut Rng, hosts: usize, mistake: Option<Mistake>) -> Self {
+        Self {
+            hosts,
+            copies: 3,
+            confirm: 2,
+            queues: 1,
+            producers: Vec::new(),
+            consumers: Vec::new(),
+            busy_ms: 0,
+            disk_ms: rng.pick(&[2, 20]),
+            disk_stalls: 0.0,
+            net_ms: rng.pick(&[2, 10]),
+            loss: rng.pick(&[0.0, 0.02]),
+            timing: Timing::default(),
+            swim: SwimConfig::default(),
+            faults: FaultMix::default(),
+            mistake,
+        }
+    }
+}
+
+fn producer(rng: &mut Rng, queues: usize) -> Producer {
+    Producer {
+        queues: (0..queues).collect(),
+        left: rng.within(20, 120) as u32,
+        window: rng.pick(&[1, 5, 20]),
+        pace_ms: rng.pick(&[5, 50, 400]),
+        transactions: rng.pick(&[0.0, 0.2]),
+        transient: rng.pick(&[0.0, 0.2]),
+        filling: rng.pick(&[50, 9_000]),
+    }
+}
+
+fn consumer(rng: &mut Rng, queues: usize, patient: bool) -> Consumer {
+    let calm = Consumer::patient(vec![rng.below(queues)]);
+    let wild = Consumer {
+        queues: if rng.chance(0.5) { vec![rng.below(queues)] } else { (0..queues).collect() },
+        mode: rng.pick(&["auto", "client", "client-individual", "client-individual"]),
+        prefetch: rng.pick(&[1, 3, 20]),
+        work_ms: rng.pick(&[0, 10, 300]),
+        nacks: rng.pick(&[0.0, 0.0, 0.05]),
+        deaths: rng.pick(&[0.0, 0.01, 0.05]),
+        held: Vec::new(),
+    };
+    if patient { calm } else { wild }
+}
+
+/// Seconds of work and random faults, then rest.
+pub(crate) fn mixed(seed: u64, printed: bool, mistake: Option<Mistake>) -> World {
+    let mut rng = Rng::new(seed);
+    let settings = Settings::random(&mut rng, mistake);
+    if printed {
+        println!("{settings:#?}");
+    }
+    let busy_ms = settings.busy_ms;
+    let mut world = World::new(settings, rng, printed);
+    world.run_for(busy_ms);
+    world.heal_and_rest();
+    world
+}
+
+#[test]
+fn mixed_faults_break_no_promise() {
+    let count = runs::number_from_env("RHIZOMQ_SIM_SEEDS").unwrap_or(150);
+    let started = std::time::Instant::now();
+    let outcomes = runs::expect_clean("mixed faults", &|seed, printed| mixed(seed, printed, None), 0..count);
+    let sums = outcomes
+        .iter()
+        .fold([0; 4], |sums: [u64; 4], outcome| std::array::from_fn(|place| sums[place] + outcome.figures[place]));
+    let [sent, confirmed, delivered, again] = sums;
+    println!(
+        "{} runs in {:.1} s: {sent} messages sent, {confirmed} confirmed, {delivered} delivered, {again} times again",
+        outcomes.len(),
+        started.elapsed().as_secs_f32(),
+    );
+    // A simulator in which nothing happens finds nothing.
+    assert!(outcomes.len() < 100 || (confirmed > sent / 2 && delivered > confirmed / 2 && again > 0));
+}
+
+#[test]
+fn a_seed_fixes_the_run() {
+    for seed in 0..6 {
+        let script = |seed, printed| mixed(seed, printed, None);
+        let [first, second] = [(); 2].map(|()| runs::run(&script, seed, false));
+        assert_eq!(first.fingerprint, second.fingerprint, "seed {seed}");
+        assert!(first.fingerprint.0 > 100, "seed {seed}: {first:?}");
+    }
+    let fingerprints: Vec<_> =
+        (0..6).map(|seed| runs::run(&|seed, printed| mixed(seed, printed, None), seed, false).fingerprint).collect();
+    assert!(fingerprints.windows(2).all(|pair| pair[0] != pair[1]));
+}

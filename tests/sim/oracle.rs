@@ -1,0 +1,351 @@
+//! The judge: looks at every frame for a client, every write and, now and then, every state, and says which promise of
+//! the design was broken. It believes disks and clients, never what a node says of itself.
+
+use rhizomq_engine::{Dot, Engine};
+use rhizomq_stomp::{
+    broker::ConnId,
+    frame::{Command, Frame},
+};
+
+use super::{
+    clients::{Pending, Role},
+    disk::Moved,
+    ledger::{Kind, MsgId, msg_id_of},
+    world::World,
+};
+
+/// A live node answers a SEND within so many milliseconds, whatever the network does.
+const ANSWER_MS: u64 = 15_000;
+
+/// After so many milliseconds without any fault, what one node knows is known to all that need it.
+const SETTLED_MS: u64 = 6_000;
+
+/// A message that no running host has waiting may still be on its way for so many milliseconds.
+const UNDER_WAY_MS: u64 = 6_000;
+
+impl World {
+    fn engine(&self, host: usize) -> Option<&Engine> {
+        self.hosts[host].broker.as_ref().map(|broker| broker.node().engine())
+    }
+
+    fn knows_removed(&self, host: usize, dot: Dot) -> bool {
+        self.engine(host).is_some_and(|engine| {
+            engine.is_retired(dot.segment)
+                || engine.segment(dot.segment).is_some_and(|state| state.removed.contains(dot.slot))
+        })
+    }
+
+    fn has_waiting(&self, host: usize, dot: Dot) -> bool {
+        let waits = |engine: &Engine| {
+            engine
+                .segment(dot.segment)
+                .is_some_and(|state| state.known.contains(dot.slot) && !state.removed.contains(dot.slot))
+        };
+        self.engine(host).is_some_and(waits)
+    }
+
+    pub(crate) fn violate(&mut self, kind: Kind, text: String) {
+        if self.trace.printed {
+            println!("{:>7}.{:03} VIOLATION {kind:?}: {text}", self.now / 1000, self.now % 1000);
+        }
+        self.ledger.violate(self.now, kind, text);
+    }
+
+    /// A frame leaves a broker for a client.
+    pub(crate) fn watch(&mut self, conn: ConnId, frame: &Frame) {
+        match frame.command {
+            Command::Receipt => self.watch_receipt(conn, frame),
+            Command::Message => self.watch_delivery(conn, frame),
+            _ => {}
+        }
+    }
+
+    fn watch_receipt(&mut self, conn: ConnId, frame: &Frame) {
+        let client = self.conns[&conn].client;
+        if self.clients[client].conn != Some(conn) {
+            return; // the client is gone; nobody was told anything
+        }
+        let receipt = frame.headers.get("receipt-id").and_then(|id| id.parse::<u64>().ok()).unwrap_or_default();
+        match self.clients[client].pending.get(&receipt) {
+            Some(Pending::Publish { ids, .. }) => {
+                let copies = frame.headers.get("copies").and_then(|copies| copies.parse().ok()).unwrap_or(1);
+                for id in ids.clone() {
+                    self.check_copies(id, copies);
+                }
+            }
+            Some(Pending::Ack { ids }) => {
+                let now = self.now;
+                for id in ids.clone() {
+                    self.ledger.msg(id).acked.get_or_insert(now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A receipt tells of `copies` disks: they must hold the message, unless it was consumed already.
+    fn check_copies(&mut self, id: MsgId, copies: usize) {
+        let calm = self.all_joined_since(SETTLED_MS);
+        let wanted = self.settings.confirm.min(self.hosts.len() as u32) as usize;
+        let msg = self.ledger.msg(id);
+        let disks = msg.ever.len();
+        if msg.consumed.is_some() {
+            return;
+        }
+        if disks < copies.max(1) {
+            self.violate(Kind::FalseReceipt, format!("m{id}: receipt tells of {copies} copies, {disks} disks had it"));
+        } else if msg.persistent && calm && copies < wanted {
+            self.violate(Kind::FalseReceipt, format!("m{id}: {copies} copies, {wanted} were wanted and possible"));
+        }
+    }
+
+    fn watch_delivery(&mut self, conn: ConnId, frame: &Frame) {
+        let connection = &self.conns[&conn];
+        let (client, host) = (connection.client, connection.host);
+        let header = |name| frame.headers.get(name).unwrap_or_default();
+        let marked = header("redelivered") == "true";
+        let subscription = header("subscription").parse().unwrap_or_default();
+        let (Ok(dot), Some(id)) = (header("message-id").parse::<Dot>(), msg_id_of(&frame.body)) else {
+            return self.violate(Kind::ClientError, format!("not what was sent: {:?}", frame.headers));
+        };
+        let now = self.now;
+        self.ledger.name(now, dot, id);
+        self.check_resurrection(host, dot, id);
+        if !marked {
+            self.ledger.order(now, conn.0, subscription, id);
+        }
+        self.check_holder(id, host);
+        let excused = self.excused;
+        let auto = matches!(&self.clients[client].role, Role::Consumer(consumer) if consumer.mode == "auto");
+        let msg = self.ledger.msg(id);
+        msg.deliveries += 1;
+        msg.held_by = Some((conn.0, now));
+        msg.unmarked += u32::from(!marked);
+        if auto {
+            msg.consumed.get_or_insert(now);
+        }
+        let (deliveries, unmarked) = (msg.deliveries, msg.unmarked);
+        if unmarked > 1 {
+            self.violate(
+                Kind::UnmarkedDuplicate,
+                format!("m{id} {dot:?} to c{client} at h{host}: not marked, the second time"),
+            );
+        } else if !excused && (deliveries > 1 || marked) {
+            self.violate(
+                Kind::NeedlessDuplicate,
+                format!("m{id} {dot:?} to c{client} at h{host}: nothing had happened"),
+            );
+        }
+    }
+
+    /// Who takes over asks what is held: no second delivery while the first one's client and broker live on, and all
+    /// that happened since to the links of the living is that some of the others died.
+    fn check_holder(&mut self, id: MsgId, host: usize) {
+        let Some((conn, since)) = self.ledger.msg(id).held_by else { return };
+        let client = match self.conns.get(&ConnId(conn)) {
+            Some(connection) if self.clients[connection.client].conn == Some(ConnId(conn)) => connection.client,
+            _ => return,
+        };
+        let living: Vec<_> = (0..self.hosts.len()).filter(|&host| self.hosts[host].is_up()).collect();
+        let meshed = living
+            .iter()
+            .all(|&a| self.hosts[a].meshed_at < since && living.iter().all(|&b| a == b || self.net.joined(a, b)));
+        if meshed && !self.clients[client].is_leaving() {
+            self.violate(
+                Kind::NeedlessDuplicate,
+                format!("m{id} again, at h{host}, although c{client} still holds it"),
+            );
+        }
+    }
+
+    /// A message whose consumption was confirmed must not be delivered by those who can know.
+    fn check_resurrection(&mut self, host: usize, dot: Dot, id: MsgId) {
+        let msg = self.ledger.msg(id);
+        let (acked, dead_since) = (msg.acked, msg.dead_since);
+        if self.knows_removed(host, dot) {
+            self.violate(Kind::Resurrected, format!("m{id} {dot:?} at h{host}, which knows it is consumed"));
+        }
+        if dead_since.is_some_and(|since| since + UNDER_WAY_MS < self.now) {
+            self.violate(Kind::Resurrected, format!("m{id} {dot:?} at h{host}, although it waited nowhere"));
+        }
+        let long_ago = acked.is_some_and(|acked| acked + SETTLED_MS < self.now);
+        if long_ago
+            && self.all_joined_since(SETTLED_MS)
+            && (0..self.hosts.len()).any(|host| self.knows_removed(host, dot))
+        {
+            self.violate(Kind::Resurrected, format!("m{id} {dot:?} at h{host}, although others know it is consumed"));
+        }
+    }
+
+    /// Bodies came to a disk or went from it.
+    pub(crate) fn note_moved(&mut self, host: usize, moved: &Moved) {
+        let now = self.now;
+        for &(dot, id) in &moved.came {
+            self.ledger.name(now, dot, id);
+            let msg = self.ledger.msg(id);
+            msg.disks.insert(host);
+            msg.ever.insert(host);
+        }
+        for &(dot, id) in &moved.gone {
+            self.ledger.msg(id).disks.remove(&host);
+            if self.ledger.msg(id).consumed.is_some() {
+                continue;
+            }
+            let others = self.ledger.msg(id).disks.len();
+            if self.knows_removed(host, dot) {
+                self.violate(Kind::RemovedUnconsumed, format!("m{id} {dot:?} is taken for consumed at h{host}"));
+            } else if others < self.settings.copies as usize {
+                let text = format!("m{id} {dot:?} was dropped at h{host} with {others} other copies on disk");
+                self.violate(Kind::DroppedTooEarly, text);
+            }
+        }
+    }
+
+    /// Whether all hosts are up and joined with each other, and nothing happened for so long.
+    fn all_joined_since(&self, since: u64) -> bool {
+        self.disturbed_at + since <= self.now && self.all_joined()
+    }
+
+    pub(crate) fn all_joined(&self) -> bool {
+        let count = self.hosts.len();
+        let up = self.hosts.iter().all(super::host::Host::is_up);
+        up && (0..count).all(|a| (a + 1..count).all(|b| self.net.joined(a, b)))
+    }
+
+    /// A look around: unanswered sends, messages taken for consumed, messages that are gone everywhere.
+    pub(crate) fn look(&mut self) {
+        for client in 0..self.clients.len() {
+            let late = |pending: &Pending| match pending {
+                Pending::Publish { since, .. } => since + ANSWER_MS < self.now,
+                _ => false,
+            };
+            if self.clients[client].conn.is_some() && self.clients[client].pending.values().any(late) {
+                self.violate(Kind::NotWritable, format!("c{client} waits for a receipt since {ANSWER_MS} ms"));
+            }
+        }
+        let now = self.now;
+        let mut changes = Vec::new();
+        for (id, msg) in self.ledger.msgs() {
+            let Some(dot) = msg.dot else { continue };
+            match msg.consumed {
+                None if !msg.disks.is_empty() => {
+                    if let Some(host) = (0..self.hosts.len()).find(|&host| self.knows_removed(host, dot)) {
+                        changes.push((id, Some(host)));
+                    }
+                }
+                Some(_) if msg.dead_since.is_none() && msg.acked.is_some() => {
+                    if !(0..self.hosts.len()).any(|host| self.has_waiting(host, dot)) {
+                        changes.push((id, None));
+                    }
+                }
+                _ => {}
+            }
+        }
+        for (id, removed_at) in changes {
+            match removed_at {
+                Some(host) => self.violate(Kind::RemovedUnconsumed, format!("m{id} is taken for consumed at h{host}")),
+                None => self.ledger.msg(id).dead_since = Some(now),
+            }
+        }
+    }
+
+    /// What keeps the healed cluster from being at rest in equal states with everything delivered; `None` when it is.
+    pub(crate) fn unrest(&mut self) -> Option<(Kind, String)> {
+        if let Some((id, msg)) = self.ledger.msgs().find(|(_, msg)| is_missing(msg)) {
+            return Some((
+                Kind::Lost,
+                format!("m{id} {:?} was confirmed, lies on {:?}, never came", msg.dot, msg.disks),
+            ));
+        }
+        let diverged = |text: String| Some((Kind::Diverged, text));
+        if !self.all_joined() {
+            return diverged("not all are linked".to_owned());
+        }
+        let mut common = None;
+        for host in 0..self.hosts.len() {
+            let Some(engine) = self.engine(host) else { continue };
+            if *common.get_or_insert(engine.registry().digest()) != engine.registry().digest() {
+                return diverged(self.registry_difference(host));
+            }
+            if self.engine(0).is_some_and(|first| first.retired() != engine.retired()) {
+                return diverged(format!("h{host} has another retired set than h0"));
+            }
+            if let Some((inbox, waiting)) = engine.inboxes().next() {
+                let first = engine
+                    .inbox_segments(inbox)
+                    .next()
+                    .and_then(|(segment, _)| Some(Dot { segment, slot: engine.next_waiting(inbox, segment, 1)? }));
+                let known = first.and_then(|dot| self.ledger.by_dot.get(&dot).copied());
+                let detail = known.map(|id| format!("m{id} = {:?}", self.ledger.msgs().nth(id as usize)));
+                return diverged(format!("{waiting} messages wait in {inbox} at h{host}; first {detail:?}"));
+            }
+            for segment in engine.segments() {
+                // Who is no holder keeps what it consumed until holders prove that they know of it. If all of them are
+                // gone for good, it keeps that for ever: one of their disks may yet come back.
+                let holds = |other: usize| {
+                    let node = self.hosts[other].broker.as_ref()?.node();
+                    node.candidates(segment).contains(&node.id()).then(|| node.engine().segment(segment))?
+                };
+                let alive = (0..self.hosts.len()).filter(|other| holds(*other).is_some()).count();
+                if holds(host).is_none() && alive < self.settings.copies as usize {
+                    continue;
+                }
+                if (0..self.hosts.len()).filter_map(holds).any(|state| Some(state) != engine.segment(segment)) {
+                    let replica = |other: usize| {
+                        let node = self.hosts[other].broker.as_ref()?.node();
+                        let state = node.engine().segment(segment)?;
+                        let role = node.candidates(segment).iter().position(|id| *id == node.id());
+                        Some(format!("h{other} (candidate {role:?}): {state:?}"))
+                    };
+                    let replicas: Vec<_> = (0..self.hosts.len()).filter_map(replica).collect();
+                    return diverged(format!("replicas of {segment:?} differ: {replicas:#?}"));
+                }
+            }
+        }
+        self.unrest_of_status().or_else(|| self.unbounded())
+    }
+
+    fn registry_difference(&self, host: usize) -> String {
+        let (Some(mine), Some(first)) = (self.engine(host), self.engine(0)) else { return String::new() };
+        let keys = mine.registry().keys().chain(first.registry().keys());
+        let differ = keys.filter(|key| mine.registry().get(key) != first.registry().get(key));
+        let names: Vec<_> = differ.map(|key| String::from_utf8_lossy(key.as_bytes()).into_owned()).collect();
+        let [ours, theirs] = [mine, first].map(|engine| engine.registry().len());
+        format!("h{host}'s registry ({ours} keys) differs from h0's ({theirs} keys) in {names:?}")
+    }
+
+    /// What the nodes themselves say must agree with that.
+    fn unrest_of_status(&mut self) -> Option<(Kind, String)> {
+        let all_alike = self.hosts.len() <= self.settings.copies as usize;
+        let mut digests = Vec::new();
+        for (index, host) in self.hosts.iter_mut().enumerate() {
+            let status = host.broker.as_mut()?.status();
+            if status.under_replicated > 0 {
+                return Some((Kind::Diverged, format!("h{index}: {} under-replicated", status.under_replicated)));
+            }
+            if let Some(queue) = status.queues.iter().find(|queue| queue.depth > 0) {
+                return Some((Kind::Diverged, format!("h{index}: {} has depth {}", queue.name, queue.depth)));
+            }
+            digests.push(status.digest);
+        }
+        let differ = all_alike && digests.windows(2).any(|pair| pair[0] != pair[1]);
+        differ.then(|| (Kind::Diverged, "the digests differ although all nodes hold everything".to_owned()))
+    }
+
+    /// Finished segments must go: at rest, one may stay open per life that is not over. A wiped node never comes back to
+    /// let its segments be closed, and holds up the closing of others' too.
+    fn unbounded(&self) -> Option<(Kind, String)> {
+        if self.wiped {
+            return None;
+        }
+        let open = |host: usize| self.engine(host).map_or(0, |engine| engine.segments().count());
+        let host = (0..self.hosts.len()).find(|&host| open(host) > self.hosts.len())?;
+        Some((Kind::Diverged, format!("h{host} still keeps {} segments", open(host))))
+    }
+}
+
+/// Confirmed, on a disk that never went away, and no client ever got it.
+fn is_missing(msg: &super::ledger::Msg) -> bool {
+    let kept = msg.persistent && !msg.disks.is_empty();
+    msg.confirmed.is_some() && kept && !msg.arrived && msg.consumed.is_none()
+}

@@ -1,0 +1,208 @@
+//! The world of one run: hosts, network, clients, and the loop that lets one thing happen after the other.
+
+use std::collections::BTreeMap;
+
+use rhizomq_engine::Mistake;
+use rhizomq_net::{SwimConfig, Timing};
+use rhizomq_stomp::broker::ConnId;
+
+use super::{
+    agenda::{Agenda, Happening},
+    clients::{Client, Consumer, Producer, Role},
+    faults::FaultMix,
+    host::Host,
+    ledger::{Kind, Ledger},
+    network::Network,
+    rng::Rng,
+    sessions::Connection,
+    trace::Trace,
+};
+
+/// Virtual milliseconds between two looks of the oracle.
+const LOOK_MS: u64 = 1_000;
+
+/// The healed cluster comes to rest within so many virtual milliseconds.
+const REST_MS: u64 = 120_000;
+
+/// What kind of world, and what happens in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) hosts: usize,
+    pub(crate) copies: u32,
+    pub(crate) confirm: u32,
+    pub(crate) queues: usize,
+    pub(crate) producers: Vec<(Producer, Option<usize>)>,
+    pub(crate) consumers: Vec<(Consumer, Option<usize>)>,
+    /// Milliseconds of faults and work, before all is healed.
+    pub(crate) busy_ms: u64,
+    /// A sync takes up to so many milliseconds, or 300 in this share of cases.
+    pub(crate) disk_ms: u64,
+    pub(crate) disk_stalls: f64,
+    /// A message takes up to so many milliseconds.
+    pub(crate) net_ms: u64,
+    /// The share of datagrams lost, of those doubled, and of those late.
+    pub(crate) loss: f64,
+    pub(crate) timing: Timing,
+    pub(crate) swim: SwimConfig,
+    pub(crate) faults: FaultMix,
+    pub(crate) mistake: Option<Mistake>,
+}
+
+pub(crate) struct World {
+    pub(crate) now: u64,
+    pub(crate) rng: Rng,
+    pub(crate) agenda: Agenda,
+    pub(crate) trace: Trace,
+    pub(crate) settings: Settings,
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) net: Network,
+    pub(crate) conns: BTreeMap<ConnId, Connection>,
+    pub(crate) conns_made: u64,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) ledger: Ledger,
+    /// When something last happened to hosts or links.
+    pub(crate) disturbed_at: u64,
+    /// Whether anything happened that excuses a second delivery.
+    pub(crate) excused: bool,
+    /// Whether a host lost its identity.
+    pub(crate) wiped: bool,
+}
+
+impl World {
+    /// A world in which nothing has happened yet but that all hosts are being started.
+    pub(crate) fn new(settings: Settings, mut rng: Rng, printed: bool) -> Self {
+        let faults = settings.faults.plan(&mut rng, settings.hosts, settings.busy_ms);
+        let mut world = Self {
+            now: 0,
+            rng,
+            agenda: Agenda::default(),
+            trace: Trace::new(printed),
+            settings,
+            hosts: Vec::new(),
+            net: Network::default(),
+            conns: BTreeMap::new(),
+            conns_made: 0,
+            clients: Vec::new(),
+            ledger: Ledger::default(),
+            disturbed_at: 0,
+            excused: false,
+            wiped: false,
+        };
+        for _ in 0..world.settings.hosts {
+            world.add_host();
+        }
+        faults.into_iter().for_each(|(time, fault)| world.agenda.at(time, Happening::Fault(fault)));
+        for (producer, home) in world.settings.producers.clone() {
+            world.add_client(Role::Producer(producer), home);
+        }
+        for (consumer, home) in world.settings.consumers.clone() {
+            world.add_client(Role::Consumer(consumer), home);
+        }
+        world.agenda.at(LOOK_MS, Happening::Look);
+        world
+    }
+
+    /// A new host, which joins with the first one's ticket.
+    pub(crate) fn add_host(&mut self) -> usize {
+        let index = self.hosts.len();
+        let identity = self.new_identity();
+        let offset = self.rng.within(0, 7_200_000) as i64 - 3_600_000;
+        self.hosts.push(Host::new(identity, (index > 0).then_some(0), offset));
+        (0..index).for_each(|other| self.agenda.at(self.now + 1, Happening::Dial { pair: (other, index) }));
+        self.boot(index);
+        index
+    }
+
+    /// Something happened to hosts or links.
+    pub(crate) fn disturb(&mut self) {
+        self.disturbed_at = self.now;
+    }
+
+    /// Lets time pass, until then or until a promise is broken.
+    pub(crate) fn run_until(&mut self, time: u64) {
+        while self.ledger.violation.is_none()
+            && let Some((due, happening)) = self.agenda.next(time)
+        {
+            self.now = self.now.max(due);
+            self.happen(happening);
+        }
+        self.now = self.now.max(time);
+    }
+
+    /// Lets so many milliseconds pass.
+    pub(crate) fn run_for(&mut self, ms: u64) {
+        self.run_until(self.now + ms);
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Wake { host, life } => self.wake(host, life),
+            Happening::Synced { host, life, seq } => self.synced(host, life, seq),
+            Happening::Dial { pair } => self.dial(pair),
+            Happening::LinkReady { tunnel, end } => self.link_ready(tunnel, end),
+            Happening::Arrive { tunnel, end } => self.arrive(tunnel, end),
+            Happening::Datagram { tunnel, end, bytes } => self.datagram(tunnel, end, bytes),
+            Happening::Expire { tunnel, end } => self.expire(tunnel, end),
+            Happening::Fall { tunnel, end } => self.fall(tunnel, end),
+            Happening::ToBroker { conn } => self.to_broker(conn),
+            Happening::ToClient { conn, frames } => self.to_client(conn, frames),
+            Happening::Flushed { conn, total } => self.flushed(conn, total),
+            Happening::Hangup { conn } => self.hung_up(conn),
+            Happening::Client { client, token } => self.act_client(client, token),
+            Happening::Fault(fault) => self.strike(fault),
+            Happening::Look => {
+                self.look();
+                self.agenda.at(self.now + LOOK_MS, Happening::Look);
+            }
+        }
+    }
+
+    /// The second half of every run: no more faults, everything heals, patient consumers come to every queue, and the
+    /// cluster must come to rest with every promise kept.
+    pub(crate) fn heal_and_rest(&mut self) {
+        self.heal();
+        let calm = Consumer::patient((0..self.settings.queues).collect());
+        for host in 0..self.hosts.len() {
+            self.add_client(Role::Consumer(calm.clone()), Some(host));
+        }
+        let deadline = self.now + REST_MS;
+        let mut restful = 0;
+        let mut unrest = None;
+        while self.now < deadline && self.ledger.violation.is_none() && restful < 3 {
+            self.run_for(LOOK_MS);
+            unrest = self.unrest();
+            restful = if unrest.is_none() { restful + 1 } else { 0 };
+        }
+        if let Some((kind, text)) = unrest.filter(|_| self.ledger.violation.is_none()) {
+            self.violate(kind, format!("{} s after all healed: {text}", REST_MS / 1000));
+        }
+        if !self.excused && self.ledger.violation.is_none() {
+            self.check_no_duplicates_counted();
+        }
+    }
+
+    /// Ends all faults: cuts, dead processes, slow disks, clients at work.
+    pub(crate) fn heal(&mut self) {
+        self.agenda.drop_faults();
+        self.uncut_all();
+        for host in 0..self.hosts.len() {
+            self.hosts[host].disk.slowness_ms = 0;
+            self.hosts[host].disk.full_for = 0;
+            self.boot(host);
+        }
+        for client in 0..self.clients.len() {
+            // Without any fault there is to be no excuse either.
+            if self.excused || matches!(&self.clients[client].role, Role::Producer(_)) {
+                self.retire_client(client);
+            }
+        }
+    }
+
+    fn check_no_duplicates_counted(&mut self) {
+        let counted: u64 =
+            self.hosts.iter_mut().filter_map(|host| Some(host.broker.as_mut()?.status().duplicates)).sum();
+        if counted > 0 {
+            self.violate(Kind::NeedlessDuplicate, format!("{counted} counted in a run in which nothing happened"));
+        }
+    }
+}
