@@ -233,12 +233,13 @@ impl Edge {
         }
     }
 
-    /// A node owns the segment from now on: it takes back what is released. Returns the slots held here.
-    pub(crate) fn claimed(&mut self, segment: SegmentId, owner: NodeId) -> Vec<Slot> {
+    /// A node owns the segment from now on: it takes back what is released. Returns the slots held here, with the names
+    /// of their deliveries, which the new owner goes on using.
+    pub(crate) fn claimed(&mut self, segment: SegmentId, owner: NodeId) -> Vec<(Slot, u64)> {
         let range = Dot { segment, slot: 0 }..=Dot { segment, slot: Slot::MAX };
         let held = self.held.range_mut(range).map(|(dot, held)| {
-            (held.owner, held.tag) = (owner, 0);
-            dot.slot
+            held.owner = owner;
+            (dot.slot, held.tag)
         });
         held.collect()
     }

@@ -42,6 +42,8 @@ use owner::Owner;
 use takeover::{Takeover, Verdict};
 use topics::Topics;
 
+/// After an arrival for a segment that is not owned here, all segments are looked at within so many milliseconds.
+const ARRIVALS_MS: u64 = 100;
 /// Segments in one claim.
 const CLAIM_CHUNK: usize = 512;
 
@@ -95,9 +97,7 @@ impl Dispatch {
     /// A node can be sent to.
     pub(crate) fn handle_link_up(&mut self, now: Now, view: &dyn View, peer: NodeId) {
         let mut out = vec![Effect::Send { to: peer, message: DispatchMsg::Life(self.epoch) }];
-        let (firm, owned) = self.takeover.link_up(peer, view);
-        claim(&[peer], &firm, true, &mut out);
-        claim(&[peer], &owned, false, &mut out);
+        claim(&[peer], &self.takeover.link_up(now.mono_ms, peer, view), true, &mut out);
         self.owner.link_up(peer);
         self.edge.link_up(peer, &mut out);
         self.topics.link_up(peer, &mut out);
@@ -136,10 +136,9 @@ impl Dispatch {
 
     /// Messages wait here that did not before.
     pub(crate) fn handle_arrived(&mut self, now: Now, view: &dyn View, segment: SegmentId, slots: &RangeSet) {
-        if self.takeover.owns(segment) {
-            self.owner.arrived(view, segment, slots);
-        } else {
-            self.takeover.look_soon(now.mono_ms + 100);
+        self.owner.arrived(view, segment, slots);
+        if !self.takeover.owns(segment) {
+            self.takeover.look_soon(now.mono_ms + ARRIVALS_MS);
         }
     }
 
@@ -300,15 +299,20 @@ impl Dispatch {
                     self.answer_claim(now, view, from, segment, firm, &mut out);
                 }
             }
-            DispatchMsg::Held { segment, removed, held } => {
+            DispatchMsg::Held { segment, removed, held, owned } => {
                 if view.has_replica(segment) && !removed.is_empty() {
                     out.push(Effect::MergeRemoved { segment, slots: removed });
                 }
-                if !self.takeover.on_held(from, segment, &held) && self.takeover.owns(segment) {
-                    self.owner.adopt(view, segment, &held.into_iter().map(|slot| (slot, from)).collect());
+                if !self.takeover.on_held(from, segment, &held, owned) && self.takeover.owns(segment) {
+                    let held = held.into_iter().map(|(slot, tag)| (slot, (from, tag))).collect();
+                    self.owner.adopt(view, segment, &held);
                 }
             }
-            DispatchMsg::Denied { segment } => self.takeover.on_denied(now.mono_ms, segment),
+            DispatchMsg::Denied { segment } => {
+                if self.takeover.on_denied(now.mono_ms, segment) {
+                    self.owner.give_up(segment);
+                }
+            }
             DispatchMsg::Topics(topics) => self.topics.on_topics(from, topics),
             DispatchMsg::Topic { topic, id, content } => self.topics.on_message(&topic.0, &id, &content, &mut out),
             DispatchMsg::Depths(depths) => self.census.on_depths(from, depths),
@@ -340,7 +344,8 @@ impl Dispatch {
                 let held = self.edge.claimed(segment, from);
                 if firm || was_owner || !held.is_empty() {
                     let removed = view.removed_slots(segment);
-                    out.push(Effect::Send { to: from, message: DispatchMsg::Held { segment, removed, held } });
+                    let message = DispatchMsg::Held { segment, removed, held, owned: was_owner };
+                    out.push(Effect::Send { to: from, message });
                 }
             }
         }
@@ -352,7 +357,7 @@ impl Dispatch {
         for &segment in segments {
             self.owner.give_up(segment);
             let held = self.edge.claimed(segment, self.me);
-            self.takeover.begin(now.mono_ms, segment, &linked, held.into_iter());
+            self.takeover.begin(now.mono_ms, segment, &linked, &held);
         }
         claim(&linked, segments, true, out);
     }

@@ -37,8 +37,9 @@ pub(crate) enum DispatchMsg {
     /// To all: from now on the sender owns these. `firm`: it waits for an answer before it dispatches; otherwise it
     /// only repeats what should be known.
     Claim { segments: Vec<SegmentId>, firm: bool },
-    /// Answer to a claim: slots that are in flight here (or acknowledged and not yet on disk), and what is consumed.
-    Held { segment: SegmentId, removed: RangeSet, held: Vec<Slot> },
+    /// Answer to a claim: slots that are in flight here (or acknowledged and not yet on disk) with the tags of their
+    /// deliveries, what is consumed, and whether the sender owned it until now.
+    Held { segment: SegmentId, removed: RangeSet, held: Vec<(Slot, u64)>, owned: bool },
     /// Answer to a firm claim: a node of higher rank is there and owns it.
     Denied { segment: SegmentId },
     /// To all: whether anyone listens to each topic here.

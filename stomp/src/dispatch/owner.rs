@@ -5,7 +5,7 @@
 //! - A dot of an owned segment is either waiting or in flight at exactly one edge. It leaves that state when it is known
 //!   to be consumed, and goes back to waiting when the edge releases it or its link is lost.
 //! - Order: within a segment lowest slot first, segments of a life by number, so the messages of one producer leave in
-//!   the order in which they were taken. `cursors` only save the search: below a cursor nothing waits. What goes back
+//!   the order in which they were taken; while one of them is being claimed, later ones wait. `cursors` only save the search: below a cursor nothing waits. What goes back
 //!   moves the cursor back with it, and is marked `redelivered`, since higher slots may have gone ahead.
 //! - Everything of another life, and of a segment that another node may have dispatched meanwhile, is marked: nobody
 //!   here knows what was delivered already.
@@ -191,24 +191,21 @@ impl Owner {
         }
     }
 
-    /// The segment is this node's now. What others hold of it is in flight with them.
-    pub(crate) fn adopt(&mut self, view: &dyn View, segment: SegmentId, held: &BTreeMap<Slot, NodeId>) {
-        let inboxes = view.inboxes_of(segment);
-        for (&slot, &edge) in held {
+    /// The segment is this node's now. What edges hold of it is in flight with them, by the names that they know.
+    pub(crate) fn adopt(&mut self, view: &dyn View, segment: SegmentId, held: &BTreeMap<Slot, (NodeId, u64)>) {
+        let inboxes = if held.is_empty() { Vec::new() } else { view.inboxes_of(segment) };
+        for (&slot, &(edge, tag)) in held {
             let dot = Dot { segment, slot };
-            if let Some(sent) = self.in_flight.get_mut(&dot) {
-                if sent.edge == edge {
-                    // In answering the claim the edge has given up the old name of the delivery.
-                    sent.tag = 0;
-                }
+            // Sent to someone else meanwhile, or the same delivery told once more.
+            if self.in_flight.contains_key(&dot) || !self.edges.contains_key(&edge) {
                 continue;
             }
             let inbox = inboxes.iter().find(|inbox| view.next_waiting(inbox, segment, slot) == Some(slot));
-            if let Some(inbox) = inbox.filter(|_| self.edges.contains_key(&edge)) {
-                self.fly(dot, InFlight { edge, tag: 0, inbox: Arc::clone(inbox) });
+            if let Some(inbox) = inbox {
+                self.fly(dot, InFlight { edge, tag, inbox: Arc::clone(inbox) });
             }
         }
-        self.dirty.extend(inboxes.into_iter().filter(|inbox| self.interested.contains_key(inbox)));
+        self.look_at_all();
     }
 
     /// The segment is someone else's now.
@@ -221,7 +218,12 @@ impl Owner {
         for segments in self.cursors.values_mut() {
             segments.remove(&segment);
         }
-        self.doubt_told();
+        self.look_at_all();
+    }
+
+    /// Looks again at every inbox that anyone wants: what is owned has changed.
+    fn look_at_all(&mut self) {
+        self.dirty.extend(self.interested.keys().cloned());
     }
 
     /// Dispatches what can be, and keeps the edges' picture of the backlog fresh.
@@ -260,7 +262,14 @@ impl Owner {
 
     fn serve_inbox(&mut self, inbox: &Arc<str>, view: &dyn View, takeover: &Takeover, out: &mut Vec<Effect>) {
         let mut segments = view.inbox_segments(inbox);
-        segments.retain(|(id, _)| takeover.owns(*id));
+        // In their order: behind one that waits for answers, later ones of the same life wait too.
+        let mut held_back = None;
+        segments.retain(|(id, _)| {
+            if takeover.is_claiming(*id) {
+                held_back = Some((id.node, id.epoch));
+            }
+            takeover.owns(*id) && held_back != Some((id.node, id.epoch))
+        });
         // What is left of other lives first: it is finite, and old.
         segments.sort_by_key(|(id, _)| (takeover.is_own_life(*id), *id));
         let mut cursors = self.cursors.remove(inbox).unwrap_or_default();

@@ -10,8 +10,9 @@
 //!   twice.
 //! - A claim is denied by the owner itself if it ranks higher, and by whoever is linked with an owner that ranks higher:
 //!   that the claimer can't see the owner does not mean that it is dead.
-//! - Owners repeat their claims without asking (`firm: false`) to every new peer, and now and then to all. Two owners of
-//!   one segment (after a cut) find out that way: the higher rank claims firmly, the lower gives in.
+//! - An owner asks every new peer in the same way, and dispatches nothing until that one has answered. So what the peer's
+//!   clients held through a cut is not delivered again, and of two owners of one segment the lower rank gives in at once.
+//!   Now and then owners repeat to all what they own (`firm: false`), for those who believe something else.
 //!
 //! Ranks come from the registry and may differ between nodes for a moment; then both may go on for as long, which costs
 //! marked duplicates and loses nothing.
@@ -46,7 +47,7 @@ impl Default for TakeoverTiming {
 /// A claim that waits for answers.
 struct Claim {
     missing: BTreeSet<NodeId>,
-    held: BTreeMap<Slot, NodeId>,
+    held: BTreeMap<Slot, (NodeId, u64)>,
     give_up_at: u64,
 }
 
@@ -164,7 +165,8 @@ impl Takeover {
     pub(crate) fn look(&mut self, now_ms: u64, view: &dyn View) -> (Vec<SegmentId>, Vec<SegmentId>) {
         let started_at = *self.started_at.get_or_insert(now_ms);
         self.look_at = now_ms + self.timing.look_ms;
-        let dropped: Vec<_> = self.owned.iter().copied().filter(|id| !view.has_replica(*id)).collect();
+        let known = self.owned.iter().chain(self.claims.keys());
+        let dropped: Vec<_> = known.copied().filter(|id| !view.has_replica(*id)).collect();
         self.owned.retain(|id| !dropped.contains(id));
         self.claims.retain(|id, _| view.has_replica(*id));
         self.contested.retain(|id| view.has_replica(*id));
@@ -192,43 +194,42 @@ impl Takeover {
     }
 
     /// A firm claim begins.
-    pub(crate) fn begin(
-        &mut self,
-        now_ms: u64,
-        segment: SegmentId,
-        asked: &[NodeId],
-        held: impl Iterator<Item = Slot>,
-    ) {
+    pub(crate) fn begin(&mut self, now_ms: u64, segment: SegmentId, asked: &[NodeId], held: &[(Slot, u64)]) {
         if self.is_own_life(segment) {
             self.contested.insert(segment);
         }
         self.owners.remove(&segment);
         let claim = Claim {
             missing: asked.iter().copied().collect(),
-            held: held.map(|slot| (slot, self.me)).collect(),
+            held: held.iter().map(|&(slot, tag)| (slot, (self.me, tag))).collect(),
             give_up_at: now_ms + self.timing.retry_ms * 5,
         };
         self.claims.insert(segment, claim);
     }
 
     /// A peer answered. False if nothing waits for it, and the answer is only news.
-    pub(crate) fn on_held(&mut self, from: NodeId, segment: SegmentId, held: &[Slot]) -> bool {
+    pub(crate) fn on_held(&mut self, from: NodeId, segment: SegmentId, held: &[(Slot, u64)], owned: bool) -> bool {
+        if owned && self.is_own_life(segment) {
+            self.contested.insert(segment);
+        }
         let Some(claim) = self.claims.get_mut(&segment) else { return false };
         claim.missing.remove(&from);
-        claim.held.extend(held.iter().map(|slot| (*slot, from)));
+        claim.held.extend(held.iter().map(|&(slot, tag)| (slot, (from, tag))));
         true
     }
 
-    /// A peer knows of a higher rank: try again later. What was owned before the claim stays so.
-    pub(crate) fn on_denied(&mut self, now_ms: u64, segment: SegmentId) {
-        if self.claims.remove(&segment).is_some() {
-            self.first_since
-                .insert(segment, now_ms + self.timing.retry_ms - self.timing.settle_ms.min(self.timing.retry_ms));
+    /// A peer knows of a higher rank, which owns it: leave it alone, and look again later. Whether it was owned here.
+    pub(crate) fn on_denied(&mut self, now_ms: u64, segment: SegmentId) -> bool {
+        if self.claims.remove(&segment).is_none() {
+            return false;
         }
+        let wait = self.timing.retry_ms.saturating_sub(self.timing.settle_ms);
+        self.first_since.insert(segment, now_ms + wait);
+        self.owned.remove(&segment)
     }
 
     /// Claims that are complete now, with what is held where. The segments are owned.
-    pub(crate) fn finished(&mut self, now_ms: u64) -> Vec<(SegmentId, BTreeMap<Slot, NodeId>)> {
+    pub(crate) fn finished(&mut self, now_ms: u64) -> Vec<(SegmentId, BTreeMap<Slot, (NodeId, u64)>)> {
         let is_done = |claim: &Claim| claim.missing.is_empty() || now_ms >= claim.give_up_at;
         let done: Vec<_> = self.claims.iter().filter(|(_, claim)| is_done(claim)).map(|(id, _)| *id).collect();
         let mut finished = Vec::new();
@@ -266,20 +267,26 @@ impl Takeover {
     pub(crate) fn link_down(&mut self, peer: NodeId) {
         for claim in self.claims.values_mut() {
             claim.missing.remove(&peer);
-            claim.held.retain(|_, edge| *edge != peer);
+            claim.held.retain(|_, (edge, _)| *edge != peer);
         }
         self.owners.retain(|_, owner| *owner != peer);
         self.lives.remove(&peer);
     }
 
-    /// A new peer is asked what it holds of segments that are being claimed; returns those, and what to tell it else.
-    pub(crate) fn link_up(&mut self, peer: NodeId, view: &dyn View) -> (Vec<SegmentId>, Vec<SegmentId>) {
+    /// A new peer is asked about everything that is owned or being claimed here: it may hold deliveries, or own the same.
+    /// Until it answers nothing of that is dispatched. Returns the segments to ask about.
+    pub(crate) fn link_up(&mut self, now_ms: u64, peer: NodeId, view: &dyn View) -> Vec<SegmentId> {
+        let give_up_at = now_ms + self.timing.retry_ms;
+        for segment in view.segments() {
+            if self.owns(segment) {
+                let held = BTreeMap::new();
+                self.claims.insert(segment, Claim { missing: BTreeSet::new(), held, give_up_at });
+            }
+        }
         for claim in self.claims.values_mut() {
             claim.missing.insert(peer);
         }
-        let firm: Vec<_> = self.claims.keys().copied().collect();
-        let own = view.segments().into_iter().filter(|id| self.owns(*id)).collect();
-        (firm, own)
+        self.claims.keys().copied().collect()
     }
 
     /// Segments of other lives, and contested ones, when it is time to repeat that they are owned here.
