@@ -93,7 +93,7 @@ pub(crate) struct ServeArgs {
     /// Join the network of the node that printed this ticket; needed once, harmless later
     #[arg(long, value_name = "TICKET", env = "RHIZOMQ_JOIN", hide_env_values = true)]
     pub(crate) join: Option<String>,
-    /// Where the node stands (rack, room, town): copies go to other sites first [default: none]
+    /// Where the node stands (rack, room, town), told to the other nodes; not used for placing copies yet [default: none]
     #[arg(long, value_name = "SITE", env = "RHIZOMQ_SITE")]
     pub(crate) site: Option<String>,
     /// How many nodes keep a copy of each message, this one included [default: 3]

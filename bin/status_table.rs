@@ -36,9 +36,10 @@ pub(crate) fn render(status: &Value) -> String {
     }
     let _ = writeln!(
         out,
-        "\npossible duplicates {}   segments short of copies {}   digest {}",
+        "\npossible duplicates {}   messages short of copies {}   topic messages dropped {}   digest {}",
         text(&status["duplicates"]),
         text(&status["under_replicated"]),
+        text(&status["topic_drops"]),
         short(&text(&status["digest"])),
     );
     out
