@@ -293,7 +293,10 @@ impl Dispatch {
                 let refuse = !self.takeover.may_deliver(from, dot.segment) || view.is_removed(dot);
                 self.edge.on_deliver(from, Arrival { inbox, dot, tag, redelivered, content }, refuse, &mut out);
             }
-            DispatchMsg::Release { dot, tag } => self.owner.on_release(from, dot, tag),
+            DispatchMsg::Release { dot, tag } => {
+                self.takeover.on_release(from, dot, tag);
+                self.owner.on_release(from, dot, tag);
+            }
             DispatchMsg::Claim { segments, firm } => {
                 for segment in segments {
                     self.answer_claim(now, view, from, segment, firm, &mut out);

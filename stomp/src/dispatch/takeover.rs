@@ -19,7 +19,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rhizomq_engine::{Epoch, NodeId, SegmentId, Slot};
+use rhizomq_engine::{Dot, Epoch, NodeId, SegmentId, Slot};
 
 use super::View;
 
@@ -216,6 +216,15 @@ impl Takeover {
         claim.missing.remove(&from);
         claim.held.extend(held.iter().map(|&(slot, tag)| (slot, (from, tag))));
         true
+    }
+
+    /// What a peer said it holds, it does not any more.
+    pub(crate) fn on_release(&mut self, from: NodeId, dot: Dot, tag: u64) {
+        if let Some(claim) = self.claims.get_mut(&dot.segment)
+            && claim.held.get(&dot.slot) == Some(&(from, tag))
+        {
+            claim.held.remove(&dot.slot);
+        }
     }
 
     /// A peer knows of a higher rank, which owns it: leave it alone, and look again later. Whether it was owned here.
