@@ -42,8 +42,8 @@ pub(crate) struct Msg {
     pub(crate) arrived: bool,
     /// When a client first acknowledged it, or it was first written to an `auto` subscription: from then on it may go.
     pub(crate) consumed: Option<u64>,
-    /// When a receipt for its acknowledgement was written.
-    pub(crate) acked: Option<u64>,
+    /// When a receipt for its acknowledgement was written, and the host that did: its disk knows.
+    pub(crate) acked: Option<(u64, usize)>,
     /// Since when no running host has it waiting, although one had.
     pub(crate) dead_since: Option<u64>,
 }
@@ -168,6 +168,7 @@ impl Ledger {
     pub(crate) fn replace_disk(&mut self, host: usize, bodies: impl Iterator<Item = (Dot, MsgId)>) {
         for msg in &mut self.msgs {
             msg.disks.remove(&host);
+            msg.acked = msg.acked.filter(|acked| acked.1 != host);
         }
         for (_, id) in bodies {
             self.msg(id).disks.insert(host);

@@ -25,6 +25,7 @@ mod network;
 mod oracle;
 mod rng;
 mod runs;
+mod scenarios;
 mod sessions;
 mod trace;
 mod world;

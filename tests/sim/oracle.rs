@@ -74,9 +74,9 @@ impl World {
                 }
             }
             Some(Pending::Ack { ids }) => {
-                let now = self.now;
+                let acked = (self.now, self.conns[&conn].host);
                 for id in ids.clone() {
-                    self.ledger.msg(id).acked.get_or_insert(now);
+                    self.ledger.msg(id).acked.get_or_insert(acked);
                 }
             }
             _ => {}
@@ -168,12 +168,10 @@ impl World {
         if dead_since.is_some_and(|since| since + UNDER_WAY_MS < self.now) {
             self.violate(Kind::Resurrected, format!("m{id} {dot:?} at h{host}, although it waited nowhere"));
         }
-        let long_ago = acked.is_some_and(|acked| acked + SETTLED_MS < self.now);
-        if long_ago
-            && self.all_joined_since(SETTLED_MS)
-            && (0..self.hosts.len()).any(|host| self.knows_removed(host, dot))
-        {
-            self.violate(Kind::Resurrected, format!("m{id} {dot:?} at h{host}, although others know it is consumed"));
+        let long_ago = acked.is_some_and(|(since, _)| since + SETTLED_MS < self.now);
+        if long_ago && self.all_joined_since(SETTLED_MS) {
+            let text = format!("m{id} {dot:?} at h{host}, long after the receipt for its acknowledgement");
+            self.violate(Kind::Resurrected, text);
         }
     }
 

@@ -261,6 +261,11 @@ impl Node {
         &self.config.name
     }
 
+    /// Which mistake it makes, in tests of the simulator.
+    pub fn planted(&self) -> &Planted {
+        &self.config.planted
+    }
+
     /// What this node holds.
     pub fn engine(&self) -> &Engine {
         &self.engine
@@ -383,12 +388,27 @@ impl Node {
     /// # Errors
     /// A limit is exceeded; nothing happened.
     pub fn publish(&mut self, now: Now, unit: Unit) -> Result<PublishId, PublishError> {
+        #[cfg(feature = "mistakes")]
+        let unit = self.forget_remote(unit);
         for dot in &unit.removals {
             self.note_consumed(*dot);
         }
         let ticket = self.engine.publish(unit)?;
         self.finish(now);
         Ok(PublishId(ticket.0))
+    }
+
+    /// The planted mistake: what is acknowledged here counts only if a holder hears of it at once.
+    #[cfg(feature = "mistakes")]
+    fn forget_remote(&self, mut unit: Unit) -> Unit {
+        let is_heard = |dot: &Dot| {
+            let holders = self.holders.of(dot.segment);
+            holders.iter().any(|&node| node == self.id() || self.is_linked(node))
+        };
+        if self.config.planted.is(rhizomq_engine::Mistake::ForgetRemoteAck) {
+            unit.removals.retain(is_heard);
+        }
+        unit
     }
 
     /// Consumes a message: durable here with the next commit, then pushed to all holders.

@@ -1,0 +1,250 @@
+//! Scenarios by hand: what users expect of a broker whose nodes die, split and come back. A few seeds each vary delays.
+
+use super::{
+    clients::{Consumer, Producer, Role},
+    faults::{Fault, group_ways},
+    ledger::Kind,
+    rng::Rng,
+    runs::expect_clean,
+    world::{Settings, World},
+};
+
+/// Three hosts, linked, with `copies` 3 and `confirm` 2, in a world in which nothing happens by itself.
+fn three(seed: u64, printed: bool) -> World {
+    let mut rng = Rng::new(seed);
+    let settings = Settings::plain(&mut rng, 3, None);
+    let mut world = World::new(settings, rng, printed);
+    world.run_for(2_500);
+    assert!(world.all_joined(), "three hosts find each other within 2.5 s");
+    world
+}
+
+fn produce(world: &mut World, host: usize, count: u32) -> usize {
+    let producer = Producer {
+        queues: vec![0],
+        left: count,
+        window: 20,
+        pace_ms: 2,
+        transactions: 0.1,
+        transient: 0.0,
+        filling: 50,
+    };
+    world.add_client(Role::Producer(producer), Some(host))
+}
+
+fn consume(world: &mut World, host: usize) -> usize {
+    world.add_client(Role::Consumer(Consumer::patient(vec![0])), Some(host))
+}
+
+fn confirmed(world: &World) -> usize {
+    world.ledger.msgs().filter(|(_, msg)| msg.confirmed.is_some()).count()
+}
+
+fn arrived(world: &World) -> usize {
+    world.ledger.msgs().filter(|(_, msg)| msg.arrived).count()
+}
+
+/// Fails the run unless so it is.
+fn require(world: &mut World, holds: impl Fn(&World) -> bool, what: &str) {
+    if !holds(world) && world.ledger.violation.is_none() {
+        let (confirmed, arrived) = (confirmed(world), arrived(world));
+        world.violate(Kind::Lost, format!("{what}; {confirmed} confirmed, {arrived} arrived"));
+    }
+}
+
+fn scenario(name: &str, script: fn(&mut World)) {
+    let whole = |seed, printed| {
+        let mut world = three(seed, printed);
+        script(&mut world);
+        world.heal_and_rest();
+        world
+    };
+    expect_clean(name, &whole, 0..8);
+}
+
+#[test]
+fn the_origin_dies_after_its_receipts_and_its_disk_is_gone() {
+    scenario("origin dies", |world| {
+        produce(world, 0, 100);
+        world.run_for(2_000);
+        require(world, |world| confirmed(world) == 100, "100 messages are confirmed in 2 s");
+        world.strike(Fault::Wipe { host: 0, back: 60_000 });
+        consume(world, 2);
+        world.run_for(8_000);
+        require(world, |world| arrived(world) == 100, "a consumer elsewhere gets all of them");
+        world.boot(0);
+        world.run_for(10_000);
+        let again: u32 = world.ledger.msgs().map(|(_, msg)| msg.deliveries - 1).sum();
+        require(world, |_| again == 0, "nothing comes back when the host does, empty");
+    });
+}
+
+#[test]
+fn a_restarted_origin_delivers_what_it_took_and_nothing_else() {
+    scenario("origin restarts", |world| {
+        produce(world, 0, 60);
+        world.run_for(2_000);
+        let consumer = consume(world, 0);
+        world.run_for(200);
+        world.retire_client(consumer);
+        world.run_for(1_000);
+        world.strike(Fault::Crash { host: 0, keep: false, back: 500 });
+        world.run_for(3_000);
+        consume(world, 0);
+        world.run_for(6_000);
+        require(world, |world| arrived(world) == 60, "all arrive in the end");
+    });
+}
+
+/// Both sides of a cut take messages and deliver, throughout.
+fn cut_into(name: &str, groups: &'static [usize; 3]) {
+    let whole = move |seed, printed| {
+        let mut world = three(seed, printed);
+        for host in 0..3 {
+            consume(&mut world, host);
+        }
+        world.strike(Fault::Cut { ways: group_ways(groups), last: 20_000 });
+        world.run_for(5_000);
+        for host in 0..3 {
+            produce(&mut world, host, 40);
+        }
+        world.run_for(10_000);
+        require(&mut world, |world| confirmed(world) == 120, "every side confirms");
+        require(&mut world, |world| arrived(world) == 120, "every side delivers");
+        world.run_for(8_000);
+        world.heal_and_rest();
+        world
+    };
+    expect_clean(name, &whole, 0..8);
+}
+
+#[test]
+fn cut_into_two_and_one_all_sides_go_on() {
+    cut_into("2|1", &[0, 0, 1]);
+}
+
+#[test]
+fn cut_into_three_all_sides_go_on() {
+    cut_into("1|1|1", &[0, 1, 2]);
+}
+
+#[test]
+fn a_cut_of_one_pair_or_one_direction_stops_nobody() {
+    for ways in [&[(0, 1), (1, 0)][..], &[(0, 1)], &[(0, 1), (0, 2)], &[(1, 0), (0, 2)]] {
+        let whole = move |seed, printed| {
+            let mut world = three(seed, printed);
+            world.strike(Fault::Cut { ways: ways.to_vec(), last: 15_000 });
+            for host in 0..3 {
+                consume(&mut world, host);
+                produce(&mut world, host, 40);
+            }
+            world.run_for(14_000);
+            require(&mut world, |world| confirmed(world) == 120, "everybody confirms");
+            require(&mut world, |world| arrived(world) == 120, "everything is delivered");
+            world.heal_and_rest();
+            world
+        };
+        expect_clean("partial cut", &whole, 0..4);
+    }
+}
+
+#[test]
+fn what_one_side_acknowledged_stays_consumed_when_the_sides_meet() {
+    scenario("acknowledged on one side", |world| {
+        produce(world, 0, 40);
+        world.run_for(2_000);
+        world.strike(Fault::Cut { ways: group_ways(&[0, 0, 1]), last: 12_000 });
+        world.run_for(5_000);
+        produce(world, 2, 20);
+        consume(world, 1);
+        world.run_for(5_000);
+        require(world, |world| arrived(world) >= 40, "the side with the origin delivers");
+        world.run_for(10_000);
+        require(world, |world| arrived(world) == 60, "then comes what the other side took");
+        let again: u32 = world.ledger.msgs().map(|(_, msg)| msg.deliveries.saturating_sub(1)).sum();
+        require(world, |_| again == 0, "nothing was delivered on the other side, so nothing comes twice");
+    });
+}
+
+#[test]
+fn both_sides_may_deliver_but_the_second_time_is_marked() {
+    scenario("both sides deliver", |world| {
+        produce(world, 0, 40);
+        world.run_for(2_000);
+        world.strike(Fault::Cut { ways: group_ways(&[0, 1, 1]), last: 15_000 });
+        world.run_for(5_000);
+        consume(world, 0);
+        consume(world, 2);
+        world.run_for(9_000);
+        // That the second time is marked is checked on every delivery of every run.
+        require(world, |world| arrived(world) == 40, "all arrive");
+    });
+}
+
+#[test]
+fn an_old_copy_of_a_disk_brings_nothing_back() {
+    scenario("old copy", |world| {
+        produce(world, 1, 50);
+        world.run_for(2_000);
+        world.strike(Fault::Copy { host: 1 });
+        let consumer = consume(world, 0);
+        world.run_for(3_000);
+        require(world, |world| arrived(world) == 50, "all are consumed");
+        world.retire_client(consumer);
+        world.run_for(500);
+        world.strike(Fault::Restore { host: 1, back: 1_000 });
+        consume(world, 1);
+        consume(world, 2);
+        world.run_for(10_000);
+        let again: u32 = world.ledger.msgs().map(|(_, msg)| msg.deliveries - 1).sum();
+        require(world, |_| again == 0, "what was consumed does not come back with the copy");
+        produce(world, 1, 50);
+        world.run_for(3_000);
+        require(world, |world| arrived(world) == 100, "and new messages have names of their own");
+    });
+}
+
+#[test]
+fn all_crash_at_once_and_every_confirmed_message_is_there() {
+    scenario("all crash", |world| {
+        for host in 0..3 {
+            produce(world, host, 200);
+        }
+        let pause = world.rng.within(50, 900);
+        world.run_for(pause);
+        world.strike(Fault::Blackout { back: 3_000 });
+        world.run_for(5_000);
+        require(world, |world| confirmed(world) > 0, "some were confirmed before");
+    });
+}
+
+#[test]
+fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
+    scenario("full disk", |world| {
+        consume(world, 2);
+        world.strike(Fault::Full { host: 0, times: 3 });
+        produce(world, 0, 30);
+        world.strike(Fault::Full { host: 1, times: 3 });
+        produce(world, 1, 30);
+        world.run_for(8_000);
+        let sent = world.ledger.msgs().count();
+        require(world, |world| sent == 60 && confirmed(world) >= 30, "refused messages are reported, later ones taken");
+    });
+}
+
+#[test]
+fn a_new_host_takes_the_place_of_a_dead_one_and_leaves_when_that_returns() {
+    scenario("successor", |world| {
+        produce(world, 0, 60);
+        world.run_for(2_000);
+        let fourth = world.add_host();
+        world.run_for(3_000);
+        world.strike(Fault::Crash { host: 1, keep: true, back: 40_000 });
+        world.run_for(20_000);
+        let on_fourth = world.ledger.msgs().filter(|(_, msg)| msg.disks.contains(&fourth)).count();
+        require(world, |_| on_fourth == 60, "the new host holds copies in place of the dead one");
+        world.run_for(30_000);
+        let holders: Vec<_> = world.ledger.msgs().map(|(_, msg)| msg.disks.len()).collect();
+        require(world, |_| holders.iter().all(|&count| count == 3), "one of the four copies has left");
+    });
+}
