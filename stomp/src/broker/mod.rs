@@ -131,7 +131,7 @@ pub struct Broker {
 impl Broker {
     /// A broker on a node that has just been made.
     pub fn new(node: Node, config: BrokerConfig) -> Self {
-        let dispatch = Dispatch::new(node.id(), node.epoch(), config.takeover);
+        let dispatch = Dispatch::new(node.id(), node.epoch(), config.takeover, *node.planted());
         Self {
             node,
             config,

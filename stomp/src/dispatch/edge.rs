@@ -17,7 +17,7 @@
 //! edge knows how many it received. Grants can be lowered while deliveries are under way, and the books still agree.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -26,13 +26,10 @@ use rhizomq_engine::{Dot, NodeId, RangeSet, SegmentId, Slot};
 use super::{
     Effect,
     msg::{Content, DispatchMsg, Name},
+    supply::Inbox,
 };
 use crate::{broker::ConnId, session::SubKey};
 
-/// Bytes of messages of one inbox that may be under way to its consumers, estimated by the largest seen lately.
-const UNDER_WAY_BYTES: usize = 4 << 20;
-/// Credit for an inbox of which no message has been seen: they may all be as large as a body may be.
-const FIRST_CREDIT: u64 = 4;
 /// An owner hears how much has arrived each time that so many bytes more have.
 const RECEIVED_STEP: u64 = 1 << 20;
 /// Inboxes in one `Interest`.
@@ -58,36 +55,6 @@ struct Consumer {
     inbox: Arc<str>,
     prefetch: u64,
     used: u64,
-}
-
-#[derive(Default)]
-struct Inbox {
-    /// The next one to be served is in front.
-    consumers: VecDeque<ConsumerId>,
-    supplies: BTreeMap<NodeId, Supply>,
-    /// Bytes of the largest message seen; older ones fade.
-    size: usize,
-    /// Whose turn it is among the owners.
-    turn: usize,
-}
-
-/// What is agreed with one owner.
-#[derive(Default)]
-struct Supply {
-    /// Granted, in total.
-    limit: u64,
-    received: u64,
-    /// What it has for us, as far as it has told.
-    view: u64,
-    round: u32,
-    /// The interest was withdrawn; until `Closed` arrives nothing is granted.
-    closing: bool,
-}
-
-impl Supply {
-    fn outstanding(&self) -> u64 {
-        self.limit.saturating_sub(self.received)
-    }
 }
 
 /// In flight here.
@@ -337,11 +304,7 @@ impl Edge {
             }
         }
         if let Some(inbox) = self.inboxes.get_mut(&arrival.inbox.0) {
-            inbox.size = size.max(inbox.size - inbox.size / 8).max(1);
-            if let Some(supply) = inbox.supplies.get_mut(&from) {
-                supply.received += 1;
-                supply.view = supply.view.saturating_sub(1);
-            }
+            inbox.count_received(from, size);
             self.dirty.insert(Arc::clone(&arrival.inbox.0));
         }
     }
@@ -372,58 +335,11 @@ impl Edge {
             free += room;
             ready += if self.busy.contains(&id.conn) { 0 } else { room };
         }
-        let under_way: u64 = inbox.supplies.values().map(Supply::outstanding).sum();
-        let mut changed = BTreeSet::new();
-        if under_way > free {
-            inbox.take_back(under_way - free, &mut changed);
-        } else {
-            let cap = if inbox.size == 0 { FIRST_CREDIT } else { (UNDER_WAY_BYTES / inbox.size).max(1) as u64 };
-            inbox.hand_out(ready.min(cap).saturating_sub(under_way), &mut changed);
-        }
+        let changed = inbox.balance(free, ready);
         for to in changed {
             let Some(supply) = inbox.supplies.get(&to).filter(|supply| !supply.closing) else { continue };
             let message = DispatchMsg::Grant { inbox: Name::from(name), limit: supply.limit, round: supply.round };
             out.push(Effect::Send { to, message });
-        }
-    }
-}
-
-impl Inbox {
-    /// Neither consumers nor counters that an owner still relies on.
-    fn is_idle(&self) -> bool {
-        self.consumers.is_empty() && self.supplies.is_empty()
-    }
-
-    fn take_back(&mut self, mut excess: u64, changed: &mut BTreeSet<NodeId>) {
-        for (owner, supply) in self.supplies.iter_mut().rev() {
-            let cut = excess.min(supply.outstanding());
-            if cut > 0 {
-                supply.limit -= cut;
-                excess -= cut;
-                changed.insert(*owner);
-            }
-        }
-    }
-
-    /// Shares places out among the owners that have more than they were granted, each in turn.
-    fn hand_out(&mut self, mut places: u64, changed: &mut BTreeSet<NodeId>) {
-        let wants = |supply: &Supply| if supply.closing { 0 } else { supply.view.saturating_sub(supply.outstanding()) };
-        let mut hungry: Vec<_> = self.supplies.iter_mut().filter(|(_, supply)| wants(supply) > 0).collect();
-        if hungry.is_empty() || places == 0 {
-            return;
-        }
-        self.turn = self.turn.wrapping_add(1);
-        let start = self.turn % hungry.len();
-        hungry.rotate_left(start);
-        let mut left = hungry.len() as u64;
-        for (owner, supply) in hungry {
-            let share = places.div_ceil(left).min(wants(supply));
-            if share > 0 {
-                supply.limit = supply.limit.max(supply.received) + share;
-                places -= share;
-                changed.insert(*owner);
-            }
-            left -= 1;
         }
     }
 }

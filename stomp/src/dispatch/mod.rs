@@ -5,16 +5,19 @@
 //! [`Dispatch::run`] does what has become possible, and [`Dispatch::poll_effect`] tells what the broker is to do. Effects
 //! are to be carried out before `run` is called again, so that it sees what they changed.
 //!
-//! - [`edge`]: consumers, credit, what is in flight here
-//! - [`owner`]: cursors, what is in flight anywhere, order
+//! - [`edge`]: consumers, what is in flight here; [`supply`]: credit for owners
+//! - [`owner`]: cursors, order; [`demand`]: credit from edges; [`flights`]: what is in flight anywhere
 //! - [`takeover`]: who owns which segment
 //! - [`topics`]: messages that are kept nowhere
 //! - [`census`]: figures about the whole cluster
 
 mod census;
+mod demand;
 mod edge;
+mod flights;
 mod msg;
 mod owner;
+mod supply;
 mod takeover;
 #[cfg(test)]
 mod tests;
@@ -27,7 +30,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use rhizomq_engine::{Dot, Epoch, NodeId, Now, RangeSet, SegmentId};
+use rhizomq_engine::{Dot, Epoch, Mistake, NodeId, Now, Planted, RangeSet, SegmentId};
 
 pub(crate) use census::Total;
 pub(crate) use edge::ConsumerId;
@@ -69,6 +72,7 @@ pub(crate) struct Dispatch {
     owner: Owner,
     edge: Edge,
     takeover: Takeover,
+    planted: Planted,
     topics: Topics,
     census: Census,
     /// From this node to itself.
@@ -77,13 +81,14 @@ pub(crate) struct Dispatch {
 }
 
 impl Dispatch {
-    pub(crate) fn new(me: NodeId, epoch: Epoch, timing: TakeoverTiming) -> Self {
+    pub(crate) fn new(me: NodeId, epoch: Epoch, timing: TakeoverTiming, planted: Planted) -> Self {
         let mut dispatch = Self {
             me,
             epoch,
             owner: Owner::new(me),
             edge: Edge::default(),
             takeover: Takeover::new(me, epoch, timing),
+            planted,
             topics: Topics::default(),
             census: Census::default(),
             local: VecDeque::new(),
@@ -357,6 +362,10 @@ impl Dispatch {
     /// Stops dispatching the segments until all linked nodes have told what they hold of them.
     fn claim_firmly(&mut self, now: Now, view: &dyn View, segments: &[SegmentId], out: &mut Vec<Effect>) {
         let linked = view.linked();
+        if self.planted.is(Mistake::TakeoverUnasked) {
+            segments.iter().for_each(|segment| self.takeover.begin(now.mono_ms, *segment, &[], &[]));
+            return claim(&linked, segments, false, out);
+        }
         for &segment in segments {
             self.owner.give_up(segment);
             let held = self.edge.claimed(segment, self.me);

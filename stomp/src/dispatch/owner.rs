@@ -23,37 +23,14 @@ use rhizomq_engine::{Dot, NodeId, RangeSet, SegmentId, Slot};
 
 use super::{
     Effect, View,
+    demand::{Credit, EdgeState},
+    flights::{Flight, Flights},
     msg::{Content, Depth, DispatchMsg, Name},
     takeover::Takeover,
 };
 
-/// Bytes of messages that may be on the way to one edge: a fraction of what a link's queue takes.
-const WINDOW_BYTES: u64 = 8 << 20;
 /// Inboxes that one edge may be interested in; more are ignored.
 const MAX_INTEREST: usize = 1 << 20;
-
-/// What is agreed with one edge for one inbox; see `edge.rs` for the counting.
-#[derive(Default)]
-struct Credit {
-    limit: u64,
-    sent: u64,
-    /// What the edge thinks that we have for it.
-    told: u64,
-    round: u32,
-}
-
-#[derive(Default)]
-struct EdgeState {
-    credits: BTreeMap<Arc<str>, Credit>,
-    sent: u64,
-    received: u64,
-}
-
-struct InFlight {
-    edge: NodeId,
-    tag: u64,
-    inbox: Arc<str>,
-}
 
 /// See the module docs.
 pub(crate) struct Owner {
@@ -61,8 +38,7 @@ pub(crate) struct Owner {
     edges: BTreeMap<NodeId, EdgeState>,
     /// Edges by inbox; whose turn it is comes first.
     interested: BTreeMap<Arc<str>, VecDeque<NodeId>>,
-    in_flight: BTreeMap<Dot, InFlight>,
-    counts: BTreeMap<Arc<str>, u64>,
+    flights: Flights,
     cursors: BTreeMap<Arc<str>, BTreeMap<SegmentId, Slot>>,
     /// Dispatched before; true: perhaps even delivered, because a link was lost.
     again: BTreeMap<Dot, bool>,
@@ -81,8 +57,7 @@ impl Owner {
             me,
             edges: BTreeMap::new(),
             interested: BTreeMap::new(),
-            in_flight: BTreeMap::new(),
-            counts: BTreeMap::new(),
+            flights: Flights::default(),
             cursors: BTreeMap::new(),
             again: BTreeMap::new(),
             unreadable: BTreeSet::new(),
@@ -108,8 +83,7 @@ impl Owner {
         for inbox in state.credits.keys() {
             self.forget_interest(edge, inbox);
         }
-        let lost: Vec<_> = self.in_flight.iter().filter(|(_, sent)| sent.edge == edge).map(|(dot, _)| *dot).collect();
-        for dot in lost {
+        for dot in self.flights.at(edge) {
             self.put_back(dot, true);
         }
     }
@@ -145,13 +119,13 @@ impl Owner {
         let was_full = edge.is_full();
         edge.received = bytes;
         if was_full && !edge.is_full() {
-            let waiting = edge.credits.iter().filter(|(_, credit)| credit.limit > credit.sent);
+            let waiting = edge.credits.iter().filter(|(_, credit)| credit.is_open());
             self.dirty.extend(waiting.map(|(inbox, _)| Arc::clone(inbox)));
         }
     }
 
     pub(crate) fn on_release(&mut self, from: NodeId, dot: Dot, tag: u64) {
-        if self.in_flight.get(&dot).is_some_and(|sent| sent.edge == from && sent.tag == tag) {
+        if self.flights.is(dot, from, tag) {
             self.put_back(dot, false);
         }
     }
@@ -169,16 +143,11 @@ impl Owner {
 
     /// Messages are known to be consumed.
     pub(crate) fn removed(&mut self, segment: SegmentId, slots: &RangeSet) {
-        let mut found = 0;
+        let landed = self.flights.remove_all(segment, slots);
+        let found = landed.len() as u64;
+        self.dirty.extend(landed);
         for (first, last) in slots.iter_ranges() {
             let range = Dot { segment, slot: first }..=Dot { segment, slot: last };
-            let gone: Vec<_> = self.in_flight.range(range.clone()).map(|(dot, _)| *dot).collect();
-            for dot in gone {
-                if let Some(inbox) = self.land(dot) {
-                    self.dirty.insert(inbox);
-                    found += 1;
-                }
-            }
             let again: Vec<_> = self.again.range(range).map(|(dot, _)| *dot).collect();
             for dot in &again {
                 self.again.remove(dot);
@@ -197,12 +166,12 @@ impl Owner {
         for (&slot, &(edge, tag)) in held {
             let dot = Dot { segment, slot };
             // Sent to someone else meanwhile, or the same delivery told once more.
-            if self.in_flight.contains_key(&dot) || !self.edges.contains_key(&edge) {
+            if self.flights.contains(dot) || !self.edges.contains_key(&edge) {
                 continue;
             }
             let inbox = inboxes.iter().find(|inbox| view.next_waiting(inbox, segment, slot) == Some(slot));
             if let Some(inbox) = inbox {
-                self.fly(dot, InFlight { edge, tag, inbox: Arc::clone(inbox) });
+                self.flights.insert(dot, Flight { edge, tag, inbox: Arc::clone(inbox) });
             }
         }
         self.look_at_all();
@@ -210,9 +179,7 @@ impl Owner {
 
     /// The segment is someone else's now.
     pub(crate) fn give_up(&mut self, segment: SegmentId) {
-        let range = Dot { segment, slot: 0 }..=Dot { segment, slot: Slot::MAX };
-        let gone: Vec<_> = self.in_flight.range(range).map(|(dot, _)| *dot).collect();
-        gone.into_iter().for_each(|dot| drop(self.land(dot)));
+        self.flights.remove_segment(segment);
         self.again.retain(|dot, _| dot.segment != segment);
         self.unreadable.retain(|dot| dot.segment != segment);
         for segments in self.cursors.values_mut() {
@@ -247,7 +214,7 @@ impl Owner {
         let mut depths = BTreeMap::new();
         for inbox in view.inboxes() {
             let depth = view.inbox_segments(&inbox).into_iter().filter(|(id, _)| counts(*id)).map(|(_, n)| n).sum();
-            let in_flight = self.counts.get(&inbox).copied().unwrap_or(0);
+            let in_flight = self.flights.count(&inbox);
             if depth > 0 {
                 depths.insert(Name(inbox), Depth { depth, in_flight: in_flight.min(depth) });
             }
@@ -257,7 +224,7 @@ impl Owner {
 
     #[cfg(test)]
     pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.len()
+        self.flights.len()
     }
 
     fn serve_inbox(&mut self, inbox: &Arc<str>, view: &dyn View, takeover: &Takeover, out: &mut Vec<Effect>) {
@@ -294,7 +261,7 @@ impl Owner {
         }
         let all: u64 = segments.iter().map(|(_, count)| count).sum();
         let waiting = match next {
-            Some(_) => all.saturating_sub(self.counts.get(inbox).copied().unwrap_or(0)).max(1),
+            Some(_) => all.saturating_sub(self.flights.count(inbox)).max(1),
             None => 0,
         };
         if !cursors.is_empty() {
@@ -322,7 +289,7 @@ impl Owner {
                 *cursor = slot;
                 let dot = Dot { segment, slot };
                 // A removal may wait for its commit; of what was always ours we would know by the dot in flight.
-                let taken = self.in_flight.contains_key(&dot)
+                let taken = self.flights.contains(dot)
                     || self.unreadable.contains(&dot)
                     || (takeover.marks(segment) && view.is_removed(dot));
                 if !taken {
@@ -340,9 +307,9 @@ impl Owner {
     fn next_edge(&mut self, inbox: &Arc<str>) -> Option<NodeId> {
         let turns = self.interested.get_mut(inbox)?;
         let can = |node: &NodeId| {
-            self.edges.get(node).is_some_and(|edge| {
-                !edge.is_full() && edge.credits.get(inbox).is_some_and(|credit| credit.sent < credit.limit)
-            })
+            self.edges
+                .get(node)
+                .is_some_and(|edge| !edge.is_full() && edge.credits.get(inbox).is_some_and(Credit::is_open))
         };
         if can(&self.me) {
             return Some(self.me);
@@ -367,7 +334,7 @@ impl Owner {
         if marked || again == Some(true) {
             self.duplicates += 1;
         }
-        self.fly(dot, InFlight { edge, tag, inbox: Arc::clone(inbox) });
+        self.flights.insert(dot, Flight { edge, tag, inbox: Arc::clone(inbox) });
         let redelivered = marked || again.is_some();
         Effect::Send {
             to: edge,
@@ -379,42 +346,17 @@ impl Owner {
     fn tell(&mut self, inbox: &Arc<str>, waiting: u64, out: &mut Vec<Effect>) {
         for &to in self.interested.get(inbox).into_iter().flatten() {
             let Some(credit) = self.edges.get_mut(&to).and_then(|edge| edge.credits.get_mut(inbox)) else { continue };
-            if waiting == 0 {
-                if credit.told == 0 && credit.limit <= credit.sent {
-                    continue;
-                }
-                credit.round = self.next_round;
-                self.next_round = self.next_round.wrapping_add(1);
-                credit.limit = credit.sent;
-            } else if credit.told > waiting / 2 {
+            if !credit.tell(waiting, &mut self.next_round) {
                 continue;
             }
-            credit.told = waiting;
             let message = DispatchMsg::Backlog { inbox: Name::from(inbox), waiting, round: credit.round };
             out.push(Effect::Send { to, message });
         }
     }
 
-    fn fly(&mut self, dot: Dot, sent: InFlight) {
-        *self.counts.entry(Arc::clone(&sent.inbox)).or_insert(0) += 1;
-        self.in_flight.insert(dot, sent);
-    }
-
-    /// Takes a dot out of the table.
-    fn land(&mut self, dot: Dot) -> Option<Arc<str>> {
-        let InFlight { inbox, .. } = self.in_flight.remove(&dot)?;
-        if let Some(count) = self.counts.get_mut(&inbox) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&inbox);
-            }
-        }
-        Some(inbox)
-    }
-
     /// Waits again, at its place. `lost`: perhaps it was delivered.
     fn put_back(&mut self, dot: Dot, lost: bool) {
-        let Some(inbox) = self.land(dot) else { return };
+        let Some(inbox) = self.flights.remove(dot) else { return };
         *self.again.entry(dot).or_insert(false) |= lost;
         if let Some(cursor) = self.cursors.get_mut(&inbox).and_then(|segments| segments.get_mut(&dot.segment)) {
             *cursor = dot.slot.min(*cursor);
@@ -435,14 +377,8 @@ impl Owner {
     /// Looks again at every inbox of which an edge thinks that something waits.
     fn doubt_told(&mut self) {
         for edge in self.edges.values() {
-            let told = edge.credits.iter().filter(|(_, credit)| credit.told > 0 || credit.limit > credit.sent);
+            let told = edge.credits.iter().filter(|(_, credit)| credit.is_told());
             self.dirty.extend(told.map(|(inbox, _)| Arc::clone(inbox)));
         }
-    }
-}
-
-impl EdgeState {
-    fn is_full(&self) -> bool {
-        self.sent.saturating_sub(self.received) >= WINDOW_BYTES
     }
 }

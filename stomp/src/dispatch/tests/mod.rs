@@ -1,6 +1,7 @@
 //! Whole dispatches of several nodes against each other: what must hold in every order of events, and a few orders that
 //! are worth a name.
 
+mod edge;
 mod world;
 
 use world::{NODES, World, id_of};

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use rhizomq_engine::{Dot, Epoch, Message, NodeId, Now, RangeSet, SegmentId, Slot};
+use rhizomq_engine::{Dot, Epoch, Message, NodeId, Now, Planted, RangeSet, SegmentId, Slot};
 
 use super::super::{ConsumerId, Dispatch, Effect, TakeoverTiming, View};
 use crate::{broker::ConnId, session::SubKey};
@@ -155,7 +155,7 @@ impl World {
                 removed: BTreeMap::new(),
                 staged: BTreeSet::new(),
             };
-            let dispatch = Dispatch::new(id, Epoch(1), timing());
+            let dispatch = Dispatch::new(id, Epoch(1), timing(), Planted::default());
             Host { paper, dispatch, epoch: Epoch(1), next: first_dot(index, Epoch(1)), subscribers: BTreeMap::new() }
         };
         Self {
@@ -328,7 +328,7 @@ impl World {
         host.next = first_dot(index, host.epoch);
         host.subscribers.clear();
         host.paper.staged.clear();
-        host.dispatch = Dispatch::new(id_of(index), host.epoch, timing());
+        host.dispatch = Dispatch::new(id_of(index), host.epoch, timing(), Planted::default());
     }
 
     /// One packet arrives.

@@ -1,0 +1,79 @@
+//! What an owner has in flight: which edge holds which dot.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use rhizomq_engine::{Dot, NodeId, RangeSet, SegmentId, Slot};
+
+/// One delivery.
+pub(super) struct Flight {
+    pub(super) edge: NodeId,
+    /// The name that the edge knows it by.
+    pub(super) tag: u64,
+    pub(super) inbox: Arc<str>,
+}
+
+/// A table of deliveries by dot, with their number by inbox.
+#[derive(Default)]
+pub(super) struct Flights {
+    by_dot: BTreeMap<Dot, Flight>,
+    counts: BTreeMap<Arc<str>, u64>,
+}
+
+impl Flights {
+    pub(super) fn contains(&self, dot: Dot) -> bool {
+        self.by_dot.contains_key(&dot)
+    }
+
+    /// Whether this very delivery is in flight.
+    pub(super) fn is(&self, dot: Dot, edge: NodeId, tag: u64) -> bool {
+        self.by_dot.get(&dot).is_some_and(|flight| flight.edge == edge && flight.tag == tag)
+    }
+
+    pub(super) fn count(&self, inbox: &Arc<str>) -> u64 {
+        self.counts.get(inbox).copied().unwrap_or(0)
+    }
+
+    /// The dot must not be in flight.
+    pub(super) fn insert(&mut self, dot: Dot, flight: Flight) {
+        *self.counts.entry(Arc::clone(&flight.inbox)).or_insert(0) += 1;
+        self.by_dot.insert(dot, flight);
+    }
+
+    /// Takes a dot out. Returns its inbox.
+    pub(super) fn remove(&mut self, dot: Dot) -> Option<Arc<str>> {
+        let Flight { inbox, .. } = self.by_dot.remove(&dot)?;
+        if let Some(count) = self.counts.get_mut(&inbox) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&inbox);
+            }
+        }
+        Some(inbox)
+    }
+
+    /// Takes out what is in flight of these slots. Returns their inboxes, one for each.
+    pub(super) fn remove_all(&mut self, segment: SegmentId, slots: &RangeSet) -> Vec<Arc<str>> {
+        let dots: Vec<_> = slots.iter_ranges().flat_map(|(first, last)| self.within(segment, first, last)).collect();
+        dots.into_iter().filter_map(|dot| self.remove(dot)).collect()
+    }
+
+    /// Takes out what is in flight of a segment.
+    pub(super) fn remove_segment(&mut self, segment: SegmentId) {
+        let dots: Vec<_> = self.within(segment, 0, Slot::MAX).collect();
+        dots.into_iter().for_each(|dot| drop(self.remove(dot)));
+    }
+
+    /// Everything in flight at one edge.
+    pub(super) fn at(&self, edge: NodeId) -> Vec<Dot> {
+        self.by_dot.iter().filter(|(_, flight)| flight.edge == edge).map(|(dot, _)| *dot).collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.by_dot.len()
+    }
+
+    fn within(&self, segment: SegmentId, first: Slot, last: Slot) -> impl Iterator<Item = Dot> {
+        self.by_dot.range(Dot { segment, slot: first }..=Dot { segment, slot: last }).map(|(dot, _)| *dot)
+    }
+}

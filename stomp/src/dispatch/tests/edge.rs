@@ -1,0 +1,93 @@
+//! What an edge keeps in its books.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rhizomq_engine::{Dot, NodeId, RangeSet, SegmentId};
+
+use super::super::{
+    ConsumerId, Content, DispatchMsg, Effect, Name,
+    edge::{Arrival, Edge},
+};
+use crate::{broker::ConnId, session::SubKey};
+
+const OWNER: NodeId = NodeId([1; 16]);
+const NEXT_OWNER: NodeId = NodeId([2; 16]);
+const SEGMENT: SegmentId = SegmentId { node: OWNER, epoch: rhizomq_engine::Epoch(1), number: 1 };
+
+fn dot(slot: u32) -> Dot {
+    Dot { segment: SEGMENT, slot }
+}
+
+fn consumer(conn: u64) -> ConsumerId {
+    ConsumerId { conn: ConnId(conn), sub: SubKey(0) }
+}
+
+fn queue() -> Arc<str> {
+    "/queue/a".into()
+}
+
+fn arrival(slot: u32, tag: u64) -> Arrival {
+    let content = Content::new(Bytes::new(), Bytes::from_static(b"x"));
+    Arrival { inbox: Name(queue()), dot: dot(slot), tag, redelivered: false, content }
+}
+
+fn edge(prefetch: u32) -> (Edge, Vec<Effect>) {
+    let (mut edge, mut out) = (Edge::default(), Vec::new());
+    edge.link_up(OWNER, &mut out);
+    edge.link_up(NEXT_OWNER, &mut out);
+    edge.subscribe(consumer(1), &queue(), prefetch, &mut out);
+    out.clear();
+    (edge, out)
+}
+
+fn releases(out: &[Effect]) -> Vec<(NodeId, u32, u64)> {
+    let release = |effect: &Effect| match effect {
+        Effect::Send { to, message: DispatchMsg::Release { dot, tag } } => Some((*to, dot.slot, *tag)),
+        _ => None,
+    };
+    out.iter().filter_map(release).collect()
+}
+
+#[test]
+fn an_acknowledged_message_is_held_until_its_removal_is_on_disk() {
+    let (mut edge, mut out) = edge(5);
+    edge.on_deliver(OWNER, arrival(1, 11), false, &mut out);
+    assert!(edge.settle(ConnId(1), dot(1), true, &mut out));
+    assert!(!edge.settle(ConnId(1), dot(1), true, &mut out), "only once");
+    assert_eq!(edge.claimed(SEGMENT, NEXT_OWNER), [(1, 11)]);
+    edge.removed(SEGMENT, &RangeSet::from_range(1, 1));
+    assert_eq!(edge.claimed(SEGMENT, NEXT_OWNER), []);
+}
+
+#[test]
+fn an_acknowledgement_that_was_not_written_gives_the_message_back() {
+    let (mut edge, mut out) = edge(5);
+    edge.on_deliver(OWNER, arrival(1, 11), false, &mut out);
+    edge.settle(ConnId(1), dot(1), true, &mut out);
+    edge.unsettle(dot(1), &mut out);
+    assert_eq!(releases(&out), [(OWNER, 1, 11)]);
+}
+
+#[test]
+fn what_is_held_or_consumed_is_refused_and_what_nobody_can_take_goes_back() {
+    let (mut edge, mut out) = edge(1);
+    edge.on_deliver(OWNER, arrival(1, 11), false, &mut out);
+    edge.on_deliver(OWNER, arrival(2, 12), true, &mut out);
+    edge.on_deliver(NEXT_OWNER, arrival(1, 13), false, &mut out);
+    let delivered = out.iter().filter(|effect| matches!(effect, Effect::Deliver { .. })).count();
+    assert_eq!((delivered, releases(&out)), (1, vec![]));
+    edge.on_deliver(OWNER, arrival(3, 14), false, &mut out);
+    assert_eq!(releases(&out), [(OWNER, 3, 14)], "the only place is taken");
+    edge.close(ConnId(1), &mut out);
+    assert_eq!(releases(&out)[1..], [(NEXT_OWNER, 1, 13)], "to whom delivered it last");
+}
+
+#[test]
+fn what_others_consumed_needs_no_release() {
+    let (mut edge, mut out) = edge(5);
+    edge.on_deliver(OWNER, arrival(1, 11), false, &mut out);
+    edge.removed(SEGMENT, &RangeSet::from_range(1, 1));
+    edge.close(ConnId(1), &mut out);
+    assert_eq!((releases(&out), edge.held()), (vec![], 0));
+}
