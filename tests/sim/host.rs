@@ -158,6 +158,7 @@ impl World {
         host.disk = Disk::default();
         host.copies.clear();
         host.ticket = (index == 0 && others).then_some(1).or(host.ticket);
+        self.replaced_at = Some(self.now);
         self.ledger.replace_disk(index, std::iter::empty());
     }
 
@@ -180,6 +181,7 @@ impl World {
         host.identity = *identity;
         host.disk.restore(old);
         let bodies: Vec<_> = host.disk.bodies().collect();
+        self.replaced_at = Some(self.now);
         self.ledger.replace_disk(index, bodies.into_iter());
     }
 

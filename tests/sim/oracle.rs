@@ -85,7 +85,9 @@ impl World {
 
     /// A receipt tells of `copies` disks: they must hold the message, unless it was consumed already.
     fn check_copies(&mut self, id: MsgId, copies: usize) {
-        let calm = self.all_joined_since(SETTLED_MS);
+        // A holder that will never come back is replaced after a while.
+        let replaced_ms = if self.wiped { self.settings.timing.successor_ms } else { 0 };
+        let calm = self.all_joined_since(SETTLED_MS + replaced_ms);
         let wanted = self.settings.confirm.min(self.hosts.len() as u32) as usize;
         let msg = self.ledger.msg(id);
         let disks = msg.ever.len();
@@ -189,10 +191,13 @@ impl World {
             if self.ledger.msg(id).consumed.is_some() {
                 continue;
             }
+            // What others had proven to hold may have gone a moment ago, with their disks.
             let others = self.ledger.msg(id).disks.len();
             if self.knows_removed(host, dot) {
                 self.violate(Kind::RemovedUnconsumed, format!("m{id} {dot:?} is taken for consumed at h{host}"));
-            } else if others < self.settings.copies as usize {
+            } else if others < self.settings.copies as usize
+                && self.replaced_at.is_none_or(|at| at + UNDER_WAY_MS < now)
+            {
                 let text = format!("m{id} {dot:?} was dropped at h{host} with {others} other copies on disk");
                 self.violate(Kind::DroppedTooEarly, text);
             }
@@ -222,29 +227,24 @@ impl World {
             }
         }
         let now = self.now;
-        let mut changes = Vec::new();
+        let hosts = || 0..self.hosts.len();
+        let (mut unearned, mut dead) = (None, Vec::new());
         for (id, msg) in self.ledger.msgs() {
             let Some(dot) = msg.dot else { continue };
-            match msg.consumed {
-                None if !msg.disks.is_empty() => {
-                    if let Some(host) = (0..self.hosts.len()).find(|&host| self.knows_removed(host, dot)) {
-                        changes.push((id, Some(host)));
-                    }
-                }
-                Some(_) if msg.dead_since.is_none() && msg.acked.is_some() => {
-                    if !(0..self.hosts.len()).any(|host| self.has_waiting(host, dot)) {
-                        changes.push((id, None));
-                    }
-                }
-                _ => {}
+            if msg.consumed.is_none() {
+                let removed_at = hosts().find(|&host| self.knows_removed(host, dot));
+                unearned = unearned.or(removed_at.filter(|_| !msg.disks.is_empty()).map(|host| (id, host)));
+            } else if msg.acked.is_some()
+                && msg.dead_since.is_none()
+                && !hosts().any(|host| self.has_waiting(host, dot))
+            {
+                dead.push(id);
             }
         }
-        for (id, removed_at) in changes {
-            match removed_at {
-                Some(host) => self.violate(Kind::RemovedUnconsumed, format!("m{id} is taken for consumed at h{host}")),
-                None => self.ledger.msg(id).dead_since = Some(now),
-            }
+        if let Some((id, host)) = unearned {
+            self.violate(Kind::RemovedUnconsumed, format!("m{id} is taken for consumed at h{host}"));
         }
+        dead.into_iter().for_each(|id| self.ledger.msg(id).dead_since = Some(now));
     }
 
     /// What keeps the healed cluster from being at rest in equal states with everything delivered; `None` when it is.
@@ -314,7 +314,8 @@ impl World {
 
     /// What the nodes themselves say must agree with that.
     fn unrest_of_status(&mut self) -> Option<(Kind, String)> {
-        let all_alike = self.hosts.len() <= self.settings.copies as usize;
+        // Of a lost host's segment somebody may know a consumption, and nobody the holders: then one node alone keeps it.
+        let all_alike = self.hosts.len() <= self.settings.copies as usize && !self.wiped;
         let mut digests = Vec::new();
         for (index, host) in self.hosts.iter_mut().enumerate() {
             let status = host.broker.as_mut()?.status();
@@ -327,7 +328,11 @@ impl World {
             digests.push(status.digest);
         }
         let differ = all_alike && digests.windows(2).any(|pair| pair[0] != pair[1]);
-        differ.then(|| (Kind::Diverged, "the digests differ although all nodes hold everything".to_owned()))
+        differ.then(|| {
+            let kept = |host| self.engine(host).map(|engine| engine.segments().collect::<Vec<_>>());
+            let kept: Vec<_> = (0..self.hosts.len()).filter_map(kept).collect();
+            (Kind::Diverged, format!("the digests differ although all nodes are to hold everything: {kept:?}"))
+        })
     }
 
     /// Finished segments must go: at rest, one may stay open per life that is not over. A wiped node never comes back to

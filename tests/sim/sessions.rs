@@ -95,7 +95,7 @@ impl World {
         self.inbound(conn, None);
     }
 
-    pub(crate) fn to_broker(&mut self, conn: ConnId) {
+    pub(crate) fn bytes_arrive(&mut self, conn: ConnId) {
         loop {
             let Some(connection) = self.conns.get_mut(&conn) else { return };
             let due = connection.inbound.front().is_some_and(|(due, _)| *due <= self.now);
@@ -168,7 +168,7 @@ impl World {
         self.settle(host);
     }
 
-    pub(crate) fn to_client(&mut self, conn: ConnId, frames: Vec<Frame>) {
+    pub(crate) fn frames_arrive(&mut self, conn: ConnId, frames: Vec<Frame>) {
         for frame in frames {
             let Some(connection) = self.conns.get(&conn).filter(|connection| connection.attended) else { return };
             let client = connection.client;

@@ -64,6 +64,8 @@ pub(crate) struct World {
     pub(crate) disturbed_at: u64,
     /// Whether anything happened that excuses a second delivery.
     pub(crate) excused: bool,
+    /// When a disk was last replaced by an older or empty one.
+    pub(crate) replaced_at: Option<u64>,
     /// Whether a host lost its identity.
     pub(crate) wiped: bool,
 }
@@ -86,6 +88,7 @@ impl World {
             ledger: Ledger::default(),
             disturbed_at: 0,
             excused: false,
+            replaced_at: None,
             wiped: false,
         };
         for _ in 0..world.settings.hosts {
@@ -144,8 +147,8 @@ impl World {
             Happening::Datagram { tunnel, end, bytes } => self.datagram(tunnel, end, bytes),
             Happening::Expire { tunnel, end } => self.expire(tunnel, end),
             Happening::Fall { tunnel, end } => self.fall(tunnel, end),
-            Happening::ToBroker { conn } => self.to_broker(conn),
-            Happening::ToClient { conn, frames } => self.to_client(conn, frames),
+            Happening::ToBroker { conn } => self.bytes_arrive(conn),
+            Happening::ToClient { conn, frames } => self.frames_arrive(conn, frames),
             Happening::Flushed { conn, total } => self.flushed(conn, total),
             Happening::Hangup { conn } => self.hung_up(conn),
             Happening::Client { client, token } => self.act_client(client, token),
