@@ -89,6 +89,9 @@ impl Engine {
             if !again.is_empty() {
                 self.queue.removals.entry(*id).or_default().union_with(&again);
             }
+            if !change.damaged.is_empty() {
+                self.queue.damaged.entry(*id).or_default().union_with(&change.damaged);
+            }
             let own = id.node == self.node && id.epoch == self.epoch;
             if let (true, Some(length)) = (own, change.state.length) {
                 self.queue.lengths.insert(*id, length);

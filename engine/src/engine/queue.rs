@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use super::{Engine, OpenSegment};
+use super::{Engine, EngineError, OpenSegment};
 use crate::{
-    Dot, Entry, Now, RangeSet, Retired, SegmentId, SegmentState, Slot,
+    Dot, Entry, Now, RangeSet, Retired, SegmentId, SegmentState, Slot, StoreError,
     block::{Block, BlockError},
     keys::LifeRow,
     limits,
@@ -210,6 +210,13 @@ impl Engine {
     pub fn forget_damaged(&mut self, dot: Dot) -> RangeSet {
         let Some(replica) = self.replicas.get(&dot.segment) else { return RangeSet::new() };
         let Some((&first, meta)) = replica.blocks.range(..=dot.slot).next_back() else { return RangeSet::new() };
+        // A read that failed says nothing about the body: only what was read and is wrong is given up.
+        let is_damaged = |error: &EngineError| {
+            matches!(error, EngineError::Block { .. } | EngineError::Store(StoreError::Damaged { .. }))
+        };
+        if !self.block(dot.segment, first).is_err_and(|error| is_damaged(&error)) {
+            return RangeSet::new();
+        }
         let lost = RangeSet::from_range(first, meta.last).difference(&replica.state.removed);
         self.queue.damaged.entry(dot.segment).or_default().union_with(&lost);
         lost

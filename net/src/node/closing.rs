@@ -40,7 +40,9 @@ impl Node {
     /// Starts passes where all is consumed and nothing but the length is missing.
     pub(super) fn close_crashed(&mut self) {
         self.closing.passes.retain(|segment, _| self.engine.has_replica(*segment));
-        let everybody = self.roster_ids().into_iter().all(|node| node == self.id() || self.is_linked(node));
+        // Alone, a node cannot tell "there was never anybody else" from "my disk is a copy from before they came".
+        let alone = self.roster_ids().len() < 2;
+        let everybody = !alone && self.roster_ids().into_iter().all(|node| node == self.id() || self.is_linked(node));
         if !everybody {
             self.closing.passes.clear();
             return;

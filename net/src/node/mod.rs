@@ -328,8 +328,14 @@ impl Node {
         match wire::decode(bytes) {
             Ok(Wire::App(payload)) => self.events.push_back(Event::App { from, payload }),
             Ok(Wire::Block(bytes)) => {
-                if let Err(error) = self.engine.merge_block(bytes) {
-                    self.outputs.push_back(Output::Close { link, reason: error.to_string() });
+                match self.engine.merge_block(bytes) {
+                    // Known from elsewhere, perhaps as consumed: no commit will report it, and the sender waits.
+                    Ok((segment, first, last)) if self.engine.knows(segment, first, last) => {
+                        let slots = RangeSet::from_range(first, last);
+                        self.send_control(from, &Control::Stored { segment, slots });
+                    }
+                    Ok(_) => {}
+                    Err(error) => self.outputs.push_back(Output::Close { link, reason: error.to_string() }),
                 }
             }
             Ok(Wire::Control(message)) => self.handle_control(now, from, message),

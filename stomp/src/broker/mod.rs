@@ -345,6 +345,8 @@ impl Broker {
                     Some(())
                 });
                 if delivered.is_none() {
+                    // The session has ended, and dispatch is about to hear of it: it must not choose this one again.
+                    self.dispatch.unsubscribe(to);
                     self.dispatch.settle(to.conn, dot, false);
                 }
                 self.touched.insert(to.conn);

@@ -28,11 +28,14 @@ pub(super) struct Published {
     topics: Vec<Send>,
 }
 
+/// Who acknowledged what.
+type Acked = (ConnId, Ticket, Vec<Dot>);
+
 /// Acknowledgements of all clients, outside transactions.
 #[derive(Default)]
 pub(super) struct AckQueue {
-    waiting: VecDeque<(ConnId, Ticket, Vec<Dot>)>,
-    writing: Option<(PublishId, Vec<(ConnId, Ticket, Vec<Dot>)>)>,
+    waiting: VecDeque<Acked>,
+    writing: Option<(PublishId, Vec<Acked>)>,
 }
 
 impl AckQueue {

@@ -196,7 +196,9 @@ impl Edge {
                 held.gone = true;
                 done.extend(held.by.is_none().then_some(*dot));
             }
-            done.iter().for_each(|dot| drop(self.held.remove(dot)));
+            for dot in &done {
+                self.held.remove(dot);
+            }
         }
     }
 

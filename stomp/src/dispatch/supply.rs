@@ -65,7 +65,7 @@ impl Inbox {
         if under_way > free {
             self.take_back(under_way - free, &mut changed);
         } else {
-            let cap = if self.size == 0 { FIRST_CREDIT } else { (UNDER_WAY_BYTES / self.size).max(1) as u64 };
+            let cap = UNDER_WAY_BYTES.checked_div(self.size).map_or(FIRST_CREDIT, |many| many.max(1) as u64);
             self.hand_out(ready.min(cap).saturating_sub(under_way), &mut changed);
         }
         changed

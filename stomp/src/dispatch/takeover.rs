@@ -44,6 +44,9 @@ impl Default for TakeoverTiming {
     }
 }
 
+/// Slots in flight: at which edge, and under which name there.
+pub(crate) type HeldSlots = BTreeMap<Slot, (NodeId, u64)>;
+
 /// A claim that waits for answers.
 struct Claim {
     missing: BTreeSet<NodeId>,
@@ -238,7 +241,7 @@ impl Takeover {
     }
 
     /// Claims that are complete now, with what is held where. The segments are owned.
-    pub(crate) fn finished(&mut self, now_ms: u64) -> Vec<(SegmentId, BTreeMap<Slot, (NodeId, u64)>)> {
+    pub(crate) fn finished(&mut self, now_ms: u64) -> Vec<(SegmentId, HeldSlots)> {
         let is_done = |claim: &Claim| claim.missing.is_empty() || now_ms >= claim.give_up_at;
         let done: Vec<_> = self.claims.iter().filter(|(_, claim)| is_done(claim)).map(|(id, _)| *id).collect();
         let mut finished = Vec::new();

@@ -9,7 +9,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{Semaphore, mpsc, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
 };
 
@@ -115,13 +115,22 @@ impl Clients {
     }
 }
 
-/// Accepts clients until the core is gone. Connections that are open end with the task.
-pub(super) async fn accept(listener: TcpListener, config: ListenerConfig, core: mpsc::Sender<ClientInput>) {
+/// Accepts clients until `stop`, then waits for those that are there. They end with the task.
+pub(super) async fn accept(
+    listener: TcpListener,
+    config: ListenerConfig,
+    core: mpsc::Sender<ClientInput>,
+    mut stop: oneshot::Receiver<()>,
+) {
     let places = Arc::new(Semaphore::new(config.max_connections));
     let mut connections = JoinSet::new();
     let mut next = 0;
     loop {
-        let (stream, from) = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = &mut stop => break,
+        };
+        let (stream, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "no client can be accepted right now");
@@ -144,6 +153,8 @@ pub(super) async fn accept(listener: TcpListener, config: ListenerConfig, core: 
             drop(place);
         });
     }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
 }
 
 async fn serve(conn: ConnId, stream: TcpStream, from: SocketAddr, core: mpsc::Sender<ClientInput>) {

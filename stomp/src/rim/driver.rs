@@ -31,6 +31,9 @@ const CLIENT_QUEUE: usize = 1024;
 /// Questions from the admin interface that may wait.
 const QUESTION_QUEUE: usize = 64;
 
+/// The loop looks at the clock at least this often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
 /// How long a shutdown may take before it is cut short.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -60,7 +63,7 @@ pub enum DriverError {
     #[error("the store can't be trusted any more, the node stops; restart it to read back what is on disk: {0}")]
     Store(#[from] StoreError),
     /// No thread for the store.
-    #[error("no thread can be started for the store: {0}")]
+    #[error("the store has no thread: {0}")]
     Thread(std::io::Error),
 }
 
@@ -94,6 +97,8 @@ pub struct Driver {
     clients: Clients,
     client_inputs: mpsc::Receiver<ClientInput>,
     accepting: tokio::task::JoinHandle<()>,
+    /// Dropped when no more clients are to come in.
+    stop_accepting: Option<oneshot::Sender<()>>,
     questions: mpsc::Receiver<Question>,
     join: Vec<SocketAddr>,
     started: Instant,
@@ -116,7 +121,8 @@ impl Driver {
         let (writer, written) = Writer::start(config.store).map_err(DriverError::Thread)?;
         let (sender, client_inputs) = mpsc::channel(CLIENT_QUEUE);
         let (asker, questions) = mpsc::channel(QUESTION_QUEUE);
-        let accepting = tokio::spawn(client::accept(config.listener, config.clients, sender));
+        let (stop_accepting, stop) = oneshot::channel();
+        let accepting = tokio::spawn(client::accept(config.listener, config.clients, sender, stop));
         let driver = Self {
             broker,
             rim: config.rim,
@@ -126,6 +132,7 @@ impl Driver {
             clients: Clients::default(),
             client_inputs,
             accepting,
+            stop_accepting: Some(stop_accepting),
             questions,
             join: config.join,
             started: config.started,
@@ -150,21 +157,23 @@ impl Driver {
         let mut result = Ok(());
         self.drain_outputs();
         while !self.stopped {
-            let deadline = self.started + Duration::from_millis(self.broker.deadline().min(u64::from(u32::MAX)));
+            let ahead = self.broker.deadline().saturating_sub(now(self.started).mono_ms);
+            let deadline = Instant::now() + Duration::from_millis(ahead).min(LONGEST_SLEEP);
             tokio::select! {
                 biased;
                 () = &mut stop, if !stopping => {
                     stopping = true;
                     patience.as_mut().reset(tokio::time::Instant::now() + SHUTDOWN_PATIENCE);
-                    self.accepting.abort();
+                    self.stop_accepting = None;
                     self.broker.shutdown(now(self.started));
                 }
                 () = &mut patience, if stopping => {
                     tracing::warn!("the shutdown is cut short");
                     break;
                 }
-                Some(written) = self.written.recv() => {
-                    if let Err(error) = self.handle_written(written) {
+                written = self.written.recv() => {
+                    let ended = || DriverError::Thread(std::io::Error::other("the store's thread has ended"));
+                    if let Err(error) = written.ok_or_else(ended).and_then(|written| self.handle_written(written)) {
                         result = Err(error);
                         break;
                     }
@@ -190,13 +199,12 @@ impl Driver {
             }
             self.drain_outputs();
         }
-        self.accepting.abort();
         self.finish().await;
         result
     }
 
     async fn finish(self) {
-        let Self { rim, mut rim_events, writer, mut clients, mut client_inputs, .. } = self;
+        let Self { rim, mut rim_events, writer, mut clients, mut client_inputs, accepting, .. } = self;
         // Tasks of links and clients may wait for room in these queues while they end.
         let draining = tokio::spawn(async move { while rim_events.recv().await.is_some() {} });
         let closing = async {
@@ -209,6 +217,7 @@ impl Driver {
             }
         };
         let _ = tokio::time::timeout(Duration::from_secs(2), closing).await;
+        accepting.abort();
         rim.shutdown(Duration::from_secs(1)).await;
         writer.finish().await;
         draining.abort();
