@@ -8,7 +8,7 @@
 //! | `R` | segment, page number | removed slots of that page above the prefix |
 //! | `B` | segment, first slot | a [`Block`](crate::Block) |
 //! | `G` | registry key | a registry value |
-//! | `X` | node, epoch | numbers of finished segments |
+//! | `X` | node, epoch | a [`RetiredLife`](crate::RetiredLife): what is over of that life |
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Epoch, NodeId, RangeSet, SegmentId, Slot};
 
 /// Version byte of the values in this module; registry values and blocks carry their own.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 pub(crate) const META: u8 = b'M';
 pub(crate) const SEGMENT: u8 = b'S';
@@ -51,8 +51,8 @@ pub enum RowError {
     /// Not a key of this table.
     #[error("malformed key")]
     Key,
-    /// Written by a newer program.
-    #[error("row format version {0} is unknown here; this program reads version 1")]
+    /// Written by another version of the program.
+    #[error("row format version {0} is unknown here; this program reads version {VERSION}")]
     Version(u8),
     /// The bytes are not of the layout.
     #[error("malformed value")]

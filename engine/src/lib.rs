@@ -38,7 +38,7 @@ pub use keys::RowError;
 pub use mistake::{Mistake, Planted};
 pub use ranges::RangeSet;
 pub use registry::{Key, Registry, RegistryError, Value};
-pub use retired::Retired;
+pub use retired::{Retired, RetiredLife};
 pub use segment::SegmentState;
 pub use store::{Batch, Op, Read, Store, StoreError};
 pub use time::Now;

@@ -29,3 +29,7 @@ pub const REMOVED_PAGE_SLOTS: u32 = 4096;
 
 /// Bytes of decoded blocks kept in memory; the rest is read from the store.
 pub const BLOCK_CACHE_BYTES: usize = 64 << 20;
+
+/// Ranges in the set of consumed slots that is kept of a folded segment. Mostly it is one; more come of blocks that are
+/// lost for ever. A segment with more holes is not folded: its replica is kept.
+pub const FOLDED_RANGES: usize = 256;

@@ -14,14 +14,14 @@ pub enum Mistake {
     KnowledgeAheadOfBlocks,
     /// A replica takes what a peer does not have for consumed.
     RemovalFromAbsence,
-    /// Finished segments are kept as "all up to number n of this node", whatever the epoch.
+    /// Segments that are over are kept as "all up to number n of this node", whatever the epoch.
     RetireByThreshold,
     /// Proofs for a hand-off are not discarded when the replica changes after they were given.
     StaleProofs,
     /// A holder that is itself leaving vouches for others.
     DrainingVouches,
-    /// One pass over the roster is enough to close a crashed segment.
-    OnePassClose,
+    /// A segment that a crash left open counts as finished, end and all, once everything known of it is consumed.
+    FoldWhole,
     /// A takeover does not ask the edges what they hold.
     TakeoverUnasked,
     /// A non-holder's ACK is not kept locally when the holders are out of reach.

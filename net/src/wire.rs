@@ -4,7 +4,7 @@
 //! One byte of kind, then the content. Blocks and upper-layer messages travel as they are, without a copy.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use rhizomq_engine::{Epoch, RangeSet, Retired, SegmentId, SegmentState, Slot};
+use rhizomq_engine::{RangeSet, Retired, SegmentId, SegmentState, Slot};
 use serde::{Deserialize, Serialize};
 
 use crate::registry_sync::RegistryMsg;
@@ -35,35 +35,22 @@ pub(crate) enum Control {
     Stored { segment: SegmentId, slots: RangeSet },
     /// Digests of what the receiver should hold too.
     Summary { registry: [u8; 32], retired: [u8; 32], segments: Vec<(SegmentId, [u8; 32])> },
+    /// Whether the sender's disk takes blocks at present.
+    Storing(bool),
     /// Registry reconciliation.
     Registry(RegistryMsg),
-    /// Finished segments.
+    /// Something that is over.
     Retired(Retired),
+    /// All that the sender knows to be over; the receiver answers with what is missing.
+    AllRetired(Retired),
     /// Asks for what the sender lacks of a segment; `have` is what it has on disk.
     Pull { segment: SegmentId, have: SegmentState },
     /// Ends the answer to a pull: consumed slots came before, blocks in between.
     Pulled { segment: SegmentId, length: Option<Slot>, more: bool },
-    /// First or second pass over the roster before a crashed segment is closed.
-    Pass { segment: SegmentId, nonce: u64 },
-    /// The answer.
-    PassAnswer { segment: SegmentId, nonce: u64, answer: PassAnswer },
     /// Asks whether the receiver durably holds all that the sender holds.
     Prove { segment: SegmentId, nonce: u64, state: SegmentState },
     /// It does.
     Proof { segment: SegmentId, nonce: u64 },
-}
-
-/// What a node says of a segment in one pass.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PassAnswer {
-    /// The life that answers: a restart between the passes voids them.
-    pub(crate) epoch: Epoch,
-    /// The highest slot it knows.
-    pub(crate) last: Option<Slot>,
-    /// Digest of its whole replica.
-    pub(crate) state: [u8; 32],
-    /// Digest of the roster it sees.
-    pub(crate) roster: [u8; 32],
 }
 
 /// The bytes are not a message.

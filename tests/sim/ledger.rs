@@ -26,8 +26,10 @@ pub(crate) struct Msg {
     /// The connection it was sent over and the queue it was sent to: order is promised within these.
     pub(crate) source: (u64, usize),
     pub(crate) persistent: bool,
-    /// When its receipt reached the producer, and how many copies it told of.
+    /// When its receipt reached the producer.
     pub(crate) confirmed: Option<u64>,
+    /// How many copies its receipt told of; 0 before there is one.
+    pub(crate) copies: usize,
     pub(crate) dot: Option<Dot>,
     /// Hosts on whose disks the body lies now.
     pub(crate) disks: BTreeSet<usize>,
@@ -117,6 +119,7 @@ impl Ledger {
             source,
             persistent,
             confirmed: None,
+            copies: 0,
             dot: None,
             disks: BTreeSet::new(),
             ever: BTreeSet::new(),

@@ -41,6 +41,8 @@ enum EndState {
 pub(crate) struct Network {
     tunnels: BTreeMap<u64, Tunnel>,
     made: u64,
+    /// Messages that arrived, of all tunnels.
+    pub(crate) arrived: u64,
     /// Cut directions, how often each is cut now, and since when.
     cuts: BTreeMap<(usize, usize), (u32, u64)>,
 }
@@ -193,6 +195,7 @@ impl World {
             }
             let link = tunnel.ends[end].link;
             let Some((_, bytes)) = tunnel.queues[end].pop_front() else { return };
+            self.net.arrived += 1;
             self.trace.note(
                 self.now,
                 "message",

@@ -30,7 +30,7 @@ impl World {
 
     fn knows_removed(&self, host: usize, dot: Dot) -> bool {
         self.engine(host).is_some_and(|engine| {
-            engine.is_retired(dot.segment)
+            engine.retired().covers(dot)
                 || engine.segment(dot.segment).is_some_and(|state| state.removed.contains(dot.slot))
         })
     }
@@ -85,11 +85,13 @@ impl World {
 
     /// A receipt tells of `copies` disks: they must hold the message, unless it was consumed already.
     fn check_copies(&mut self, id: MsgId, copies: usize) {
-        // A holder that will never come back is replaced after a while.
-        let replaced_ms = if self.wiped { self.settings.timing.successor_ms } else { 0 };
-        let calm = self.all_joined_since(SETTLED_MS + replaced_ms);
-        let wanted = self.settings.confirm.min(self.hosts.len() as u32) as usize;
+        let calm = self.all_joined_since(SETTLED_MS);
+        let stall_ms = self.settings.timing.stall_ms;
+        let store =
+            self.hosts.iter().filter(|host| host.disk.slowness_ms < stall_ms && host.disk.full_for == 0).count();
+        let wanted = (self.settings.confirm as usize).min(store);
         let msg = self.ledger.msg(id);
+        msg.copies = copies;
         let disks = msg.ever.len();
         if msg.consumed.is_some() {
             return;
@@ -315,7 +317,7 @@ impl World {
     /// What the nodes themselves say must agree with that.
     fn unrest_of_status(&mut self) -> Option<(Kind, String)> {
         // Of a lost host's segment somebody may know a consumption, and nobody the holders: then one node alone keeps it.
-        let all_alike = self.hosts.len() <= self.settings.copies as usize && !self.wiped;
+        let all_alike = self.hosts.len() <= self.settings.copies as usize && self.wipes == 0;
         let mut digests = Vec::new();
         for (index, host) in self.hosts.iter_mut().enumerate() {
             let status = host.broker.as_mut()?.status();
@@ -335,15 +337,12 @@ impl World {
         })
     }
 
-    /// Finished segments must go: at rest, one may stay open per life that is not over. A wiped node never comes back to
-    /// let its segments be closed, and holds up the closing of others' too; and a node that has always been alone closes
-    /// nothing that a crash left open.
+    /// Finished segments must go: at rest, one may stay open per life that is not over, or not known to be: a wiped node
+    /// never comes back in another.
     fn unbounded(&self) -> Option<(Kind, String)> {
-        if self.wiped || self.hosts.len() < 2 {
-            return None;
-        }
         let open = |host: usize| self.engine(host).map_or(0, |engine| engine.segments().count());
-        let host = (0..self.hosts.len()).find(|&host| open(host) > self.hosts.len())?;
+        let bound = self.hosts.len() + self.wipes;
+        let host = (0..self.hosts.len()).find(|&host| open(host) > bound)?;
         Some((Kind::Diverged, format!("h{host} still keeps {} segments", open(host))))
     }
 }

@@ -248,3 +248,54 @@ fn a_new_host_takes_the_place_of_a_dead_one_and_leaves_when_that_returns() {
         require(world, |_| holders.iter().all(|&count| count == 3), "one of the four copies has left");
     });
 }
+
+/// Hosts 1 and 2 can't store what they are sent: for a producer at host 0 that must not last.
+fn holders_that_do_not_store(name: &'static str, faults: &'static [Fault], patience_ms: u64) {
+    let whole = move |seed, printed| {
+        let mut world = three(seed, printed);
+        faults.iter().for_each(|fault| world.strike(fault.clone()));
+        produce(&mut world, 0, 40);
+        world.run_for(patience_ms);
+        require(&mut world, |world| confirmed(world) == 40, "all is confirmed although no holder stores anything");
+        world.heal_and_rest();
+        world
+    };
+    expect_clean(name, &whole, 0..8);
+}
+
+#[test]
+fn holders_with_full_disks_are_not_waited_for() {
+    let full = &[Fault::Full { host: 1, times: 10_000 }, Fault::Full { host: 2, times: 10_000 }];
+    holders_that_do_not_store("full holders", full, 4_000);
+}
+
+#[test]
+fn holders_whose_disks_hang_are_not_waited_for_long() {
+    let hung = &[Fault::Slow { host: 1, ms: 60_000 }, Fault::Slow { host: 2, ms: 60_000 }];
+    holders_that_do_not_store("hung holders", hung, 14_000);
+}
+
+#[test]
+fn when_all_holders_die_others_within_reach_are_named_at_once() {
+    let whole = |seed, printed| {
+        let mut rng = Rng::new(seed);
+        let settings = Settings::plain(&mut rng, 6, None);
+        let mut world = World::new(settings, rng, printed);
+        world.run_for(3_000);
+        produce(&mut world, 0, 20);
+        world.run_for(1_500);
+        let holding = |world: &World, host| world.ledger.msgs().any(|(_, msg)| msg.disks.contains(&host));
+        let dying: Vec<_> = (1..6).filter(|&host| holding(&world, host)).collect();
+        require(&mut world, |_| dying.len() == 2, "two others hold a copy");
+        dying.iter().for_each(|&host| world.strike(Fault::Crash { host, keep: true, back: 30_000 }));
+        world.run_for(4_000);
+        let first = world.ledger.msgs().count();
+        produce(&mut world, 0, 20);
+        world.run_for(3_000);
+        let copies: Vec<_> = world.ledger.msgs().skip(first).map(|(_, msg)| msg.copies).collect();
+        require(&mut world, |_| copies.len() == 20 && copies.iter().all(|&copies| copies >= 2), "two copies of each");
+        world.heal_and_rest();
+        world
+    };
+    expect_clean("all holders die", &whole, 0..8);
+}

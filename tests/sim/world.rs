@@ -21,6 +21,9 @@ use super::{
 /// Virtual milliseconds between two looks of the oracle.
 const LOOK_MS: u64 = 1_000;
 
+/// Messages in a second that each direction of a link may carry at rest: summaries, and what people may ask for.
+const RESTFUL_MESSAGES: u64 = 8;
+
 /// The healed cluster comes to rest within so many virtual milliseconds.
 const REST_MS: u64 = 120_000;
 
@@ -66,8 +69,8 @@ pub(crate) struct World {
     pub(crate) excused: bool,
     /// When a disk was last replaced by an older or empty one.
     pub(crate) replaced_at: Option<u64>,
-    /// Whether a host lost its identity.
-    pub(crate) wiped: bool,
+    /// How often a host lost its identity.
+    pub(crate) wipes: usize,
 }
 
 impl World {
@@ -89,7 +92,7 @@ impl World {
             disturbed_at: 0,
             excused: false,
             replaced_at: None,
-            wiped: false,
+            wipes: 0,
         };
         for _ in 0..world.settings.hosts {
             world.add_host();
@@ -170,14 +173,20 @@ impl World {
         }
         let deadline = self.now + REST_MS;
         let mut restful = 0;
-        let mut unrest = None;
+        let (mut unrest, mut chatter) = (None, 0);
         while self.now < deadline && self.ledger.violation.is_none() && restful < 3 {
+            let before = self.net.arrived;
             self.run_for(LOOK_MS);
+            chatter = self.net.arrived - before;
             unrest = self.unrest();
             restful = if unrest.is_none() { restful + 1 } else { 0 };
         }
         if let Some((kind, text)) = unrest.filter(|_| self.ledger.violation.is_none()) {
             self.violate(kind, format!("{} s after all healed: {text}", REST_MS / 1000));
+        }
+        let links = (self.hosts.len() * (self.hosts.len() - 1)) as u64;
+        if chatter > links * RESTFUL_MESSAGES {
+            self.violate(Kind::Diverged, format!("{chatter} messages in the last second, and nothing to tell"));
         }
         if !self.excused && self.ledger.violation.is_none() {
             self.check_no_duplicates_counted();

@@ -44,7 +44,7 @@ pub struct Committed {
     pub removed: BTreeMap<SegmentId, RangeSet>,
     /// Registry keys with a new value.
     pub registry: Vec<Key>,
-    /// Lives with newly finished segments, whether or not a replica of them was kept here.
+    /// Lives of which more is over now, whether or not a replica was kept here.
     pub retired: Vec<(NodeId, Epoch)>,
     /// Replicas given up.
     pub dropped: Vec<SegmentId>,
@@ -61,8 +61,8 @@ impl Engine {
             report.changed.push(id);
             self.apply(id, change, &mut report);
         }
-        for (node, epoch, numbers) in staged.retired.lives() {
-            self.retired.merge_life(node, epoch, numbers);
+        for (node, epoch, life) in staged.retired.lives() {
+            self.retired.merge_life(node, epoch, life);
             report.retired.push((node, epoch));
         }
         for (key, value) in staged.registry {
@@ -122,13 +122,13 @@ impl Engine {
                 replica.blocks.keys().for_each(|&first| cache.remove_block(id, first));
             }
             match change.outcome {
-                Outcome::Retire => {
+                Outcome::Retire | Outcome::Fold => {
                     let removed = waited.union(&change.removed);
                     if !removed.is_empty() {
                         report.removed.insert(id, removed);
                     }
                 }
-                _ => report.dropped.push(id),
+                Outcome::Drop | Outcome::Keep => report.dropped.push(id),
             }
             return;
         }

@@ -142,10 +142,26 @@ impl Engine {
         self.replicas.get(&id).map(|replica| &replica.state)
     }
 
-    /// Digest of a replica's state; cached.
+    /// What is known here of a segment, whether or not a replica is kept: a folded one's slots are known as consumed.
+    pub fn state_of(&self, id: SegmentId) -> SegmentState {
+        match (self.replicas.get(&id), self.retired.folded(id)) {
+            (Some(replica), _) => replica.state.clone(),
+            (None, Some(slots)) => SegmentState { known: slots.clone(), removed: slots.clone(), length: None },
+            (None, None) => SegmentState::default(),
+        }
+    }
+
+    /// Whether a replica is kept here of which all known slots are consumed, and no change of it is under way.
+    pub fn is_consumed(&self, id: SegmentId) -> bool {
+        self.segment(id).is_some_and(|state| state.known == state.removed) && self.is_settled(id)
+    }
+
+    /// Digest of what [`Engine::state_of`] tells; `None` if nothing is known of the segment. Cached for replicas.
     pub fn segment_digest(&mut self, id: SegmentId) -> Option<[u8; 32]> {
-        let replica = self.replicas.get_mut(&id)?;
-        Some(*replica.digest.get_or_insert_with(|| replica.state.digest()))
+        match self.replicas.get_mut(&id) {
+            Some(replica) => Some(*replica.digest.get_or_insert_with(|| replica.state.digest())),
+            None => self.retired.folded(id).map(|_| self.state_of(id).digest()),
+        }
     }
 
     /// The segment that local messages go to now, if one is open.
@@ -153,16 +169,25 @@ impl Engine {
         self.open.map(|open| open.id)
     }
 
-    /// Whether the segment is finished for ever.
-    pub fn is_retired(&self, id: SegmentId) -> bool {
+    /// Whether the segment is finished for ever: nothing of it is taken in any more.
+    pub fn is_finished(&self, id: SegmentId) -> bool {
         #[cfg(feature = "mistakes")]
         if self.planted.is(crate::Mistake::RetireByThreshold) {
             return self.retired.contains_by_threshold(id);
         }
-        self.retired.contains(id)
+        #[cfg(feature = "mistakes")]
+        if self.planted.is(crate::Mistake::FoldWhole) {
+            return self.retired.contains(id);
+        }
+        self.retired.is_finished(id)
     }
 
-    /// All finished segments.
+    /// Whether the segment is over as far as is known here: finished, or folded and nothing more of it has turned up.
+    pub fn is_retired(&self, id: SegmentId) -> bool {
+        self.is_finished(id) || (self.retired.contains(id) && !self.replicas.contains_key(&id))
+    }
+
+    /// All that is over.
     pub fn retired(&self) -> &Retired {
         &self.retired
     }
@@ -174,7 +199,8 @@ impl Engine {
 
     /// Whether the slot is known to be consumed, or is about to be by a removal that waits for its commit.
     pub fn is_removed(&self, dot: Dot) -> bool {
-        self.is_retired(dot.segment)
+        self.is_finished(dot.segment)
+            || self.retired.covers(dot)
             || self.replicas.get(&dot.segment).is_some_and(|replica| replica.state.removed.contains(dot.slot))
             || self.queue.removes(dot)
             || self.staged.as_ref().is_some_and(|staged| staged.removes(dot))
@@ -268,12 +294,13 @@ impl Engine {
         Ok(Some(block))
     }
 
-    /// Digest over the registry, the retired set and all replicas' states: equal on two nodes that hold equal state.
-    pub fn digest(&mut self) -> [u8; 32] {
+    /// Digest over the registry, the retired set and the states of the replicas that `counts` chooses: equal on two
+    /// engines exactly when all that is equal.
+    pub fn digest(&mut self, counts: impl Fn(SegmentId) -> bool) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.registry.digest());
         hasher.update(&self.retired.digest());
-        let ids: Vec<_> = self.segments().collect();
+        let ids: Vec<_> = self.segments().filter(|id| counts(*id)).collect();
         for id in ids {
             hasher.update(&keys::segment(id));
             hasher.update(&self.segment_digest(id).unwrap_or_default());

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{BlockMeta, Engine, EngineError, Replica, index::InboxIndex, queue::Queue, stage};
 use crate::{
-    Epoch, Mistake, NodeId, Now, RangeSet, Read, Registry, Retired, SegmentId, SegmentState,
+    Epoch, Mistake, NodeId, Now, RangeSet, Read, Registry, Retired, RetiredLife, SegmentId, SegmentState,
     block::Block,
     hlc::Clock,
     keys::{self, LifeRow, SegmentRow},
@@ -94,8 +94,8 @@ impl Engine {
 
     fn read_retired(&mut self, report: &mut OpenReport) -> Result<(), EngineError> {
         for (key, value) in rows(&*self.reader, keys::RETIRED, report)? {
-            match (keys::parse_retired(&key), keys::decode::<RangeSet>(&value)) {
-                (Ok((node, epoch)), Ok(numbers)) => self.retired.merge_life(node, epoch, &numbers),
+            match (keys::parse_retired(&key), keys::decode::<RetiredLife>(&value)) {
+                (Ok((node, epoch)), Ok(life)) => self.retired.merge_life(node, epoch, &life),
                 (Err(error), _) | (_, Err(error)) => damaged(report, "retired", &key, &error),
             }
         }
@@ -142,7 +142,10 @@ impl Engine {
                 (Err(error), _) | (_, Err(error)) => damaged(report, "removed page", &key, &error),
             }
         }
-        for replica in self.replicas.values_mut() {
+        for (&id, replica) in &mut self.replicas {
+            if let Some(slots) = self.retired.folded(id) {
+                replica.state.removed.union_with(slots);
+            }
             replica.state.known = replica.state.known.union(&replica.state.removed);
         }
         Ok(())
@@ -167,10 +170,11 @@ impl Engine {
 
     fn adopt(&mut self, block: &Block) {
         let id = block.segment();
-        if self.is_retired(id) {
+        if self.is_finished(id) {
             return;
         }
-        let replica = self.replicas.entry(id).or_default();
+        let state = self.state_of(id);
+        let replica = self.replicas.entry(id).or_insert_with(|| Replica { state, ..Replica::default() });
         // A valid block vouches for itself, even if the segment's row was damaged.
         replica.state.known.insert_range(block.first(), block.last());
         let live = RangeSet::from_range(block.first(), block.last()).difference(&replica.state.removed);

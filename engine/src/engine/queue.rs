@@ -61,6 +61,7 @@ pub(super) struct Queue {
     pub(super) lengths: BTreeMap<SegmentId, Slot>,
     pub(super) damaged: BTreeMap<SegmentId, RangeSet>,
     pub(super) drops: BTreeSet<SegmentId>,
+    pub(super) folds: BTreeSet<SegmentId>,
     pub(super) registry: BTreeMap<Key, Value>,
     pub(super) unregister: BTreeSet<Key>,
     pub(super) retired: Retired,
@@ -77,6 +78,7 @@ impl Queue {
             && self.lengths.is_empty()
             && self.damaged.is_empty()
             && self.drops.is_empty()
+            && self.folds.is_empty()
             && self.registry.is_empty()
             && self.unregister.is_empty()
             && self.retired.is_empty()
@@ -152,14 +154,10 @@ impl Engine {
 
     /// Queues consumptions learned from another replica; what is known already costs nothing.
     pub fn merge_removed(&mut self, id: SegmentId, slots: &RangeSet) {
-        if self.is_retired(id) {
+        if self.is_finished(id) {
             return;
         }
-        let slots = slots.clip(1, limits::SEGMENT_SLOTS);
-        let news = match self.replicas.get(&id) {
-            Some(replica) => slots.difference(&replica.state.removed),
-            None => slots,
-        };
+        let news = self.unremoved(id, slots);
         if !news.is_empty() {
             self.queue.removals.entry(id).or_default().union_with(&news);
         }
@@ -172,7 +170,7 @@ impl Engine {
     pub fn merge_block(&mut self, bytes: Bytes) -> Result<(SegmentId, Slot, Slot), BlockError> {
         let block = Block::decode(bytes)?;
         let name = (block.segment(), block.first(), block.last());
-        if !self.is_retired(name.0) && !self.knows(name.0, name.1, name.2) {
+        if !self.is_finished(name.0) && !self.knows(name.0, name.1, name.2) {
             self.queue.blocks.insert((name.0, name.1), block);
         }
         Ok(name)
@@ -181,22 +179,43 @@ impl Engine {
     /// Queues the stated length of a segment; only for segments that are kept here.
     pub fn merge_length(&mut self, id: SegmentId, length: Slot) {
         let news = |replica: &super::Replica| replica.state.length < Some(length);
-        if !self.is_retired(id) && self.replicas.get(&id).is_none_or(news) {
+        if !self.is_finished(id) && self.replicas.get(&id).is_none_or(news) {
             let queued = self.queue.lengths.entry(id).or_default();
             *queued = (*queued).max(length);
         }
     }
 
-    /// Queues segments that other nodes know to be finished.
+    /// Queues what other nodes know to be over.
     pub fn merge_retired(&mut self, other: &Retired) {
-        for (node, epoch, numbers) in other.delta(&self.retired).lives() {
-            self.queue.retired.merge_life(node, epoch, numbers);
+        for (node, epoch, life) in other.delta(&self.retired).lives() {
+            self.queue.retired.merge_life(node, epoch, life);
+        }
+    }
+
+    /// Gives up a replica of which everything known is consumed, and keeps the set of consumed slots alone: for a segment
+    /// that a crash left open, whose end nobody can state. Without effect if it changes in the same commit, or if that
+    /// set is too scattered to be kept for ever.
+    pub fn fold(&mut self, id: SegmentId) {
+        let small = |state: &SegmentState| state.removed.range_count() <= limits::FOLDED_RANGES;
+        if self.is_consumed(id) && self.segment(id).is_some_and(small) {
+            self.queue.folds.insert(id);
         }
     }
 
     /// Whether all slots of the range are known here.
     pub fn knows(&self, id: SegmentId, first: Slot, last: Slot) -> bool {
-        self.replicas.get(&id).is_some_and(|replica| replica.state.known.complement_within(first, last).is_empty())
+        let known = |slots: &RangeSet| slots.complement_within(first, last).is_empty();
+        self.segment(id).map_or_else(|| self.retired.folded(id).is_some_and(known), |state| known(&state.known))
+    }
+
+    /// Those slots that are not known to be consumed.
+    pub(super) fn unremoved(&self, id: SegmentId, slots: &RangeSet) -> RangeSet {
+        let slots = slots.clip(1, limits::SEGMENT_SLOTS);
+        match (self.segment(id), self.retired.folded(id)) {
+            (Some(state), _) => slots.difference(&state.removed),
+            (None, Some(folded)) => slots.difference(folded),
+            (None, None) => slots,
+        }
     }
 
     /// Drops a replica: the caller has proofs that enough others hold it. Without effect if it changes in the same
@@ -287,7 +306,7 @@ impl Engine {
         self.staged.as_ref().is_none_or(|staged| !staged.segments.contains_key(&id))
             && queue.blocks.range((id, 0)..=(id, Slot::MAX)).next().is_none()
             && !(queue.removals.contains_key(&id) || queue.lengths.contains_key(&id))
-            && !(queue.damaged.contains_key(&id) || queue.drops.contains(&id))
+            && !(queue.damaged.contains_key(&id) || queue.drops.contains(&id) || queue.folds.contains(&id))
     }
 
     /// Tickets of the commit that is being written: only the planted mistake confirms these.

@@ -66,6 +66,8 @@ pub(super) enum Outcome {
     Keep,
     /// All of it is consumed, for ever.
     Retire,
+    /// All that is known of it is consumed, and a crash left its end open: only the consumed slots stay.
+    Fold,
     /// Others hold it; this node does not need to.
     Drop,
 }
@@ -87,19 +89,21 @@ impl Engine {
         self.stage_retired(&mut staged);
         let changes = std::mem::take(&mut staged.segments);
         for (id, mut change) in changes {
-            if self.is_retired(id) && change.outcome != Outcome::Retire {
+            if self.is_finished(id) && change.outcome != Outcome::Retire {
                 continue;
             }
-            self.settle(id, &mut change);
+            self.settle(id, &mut change, &staged.retired);
             self.rows(id, &change, &mut batch);
-            if change.outcome == Outcome::Retire {
-                staged.retired.insert(id);
+            match change.outcome {
+                Outcome::Retire => staged.retired.finish(id),
+                Outcome::Fold => staged.retired.fold(id, &change.state.removed),
+                Outcome::Keep | Outcome::Drop => {}
             }
             staged.segments.insert(id, change);
         }
-        for (node, epoch, numbers) in staged.retired.lives() {
-            let mine = self.retired.life(node, epoch);
-            let all = mine.map_or_else(|| numbers.clone(), |mine| mine.union(numbers));
+        for (node, epoch, news) in staged.retired.lives() {
+            let mut all = self.retired.life(node, epoch).cloned().unwrap_or_default();
+            all.merge(news);
             batch.push(Self::put(keys::retired(node, epoch), &all));
         }
         staged.registry = std::mem::take(&mut self.queue.registry);
@@ -185,8 +189,7 @@ impl Engine {
             }
         }
         for (id, slots) in std::mem::take(&mut self.queue.removals) {
-            let known = self.replicas.get(&id).map(|replica| slots.difference(&replica.state.removed));
-            let fresh = known.unwrap_or(slots).clip(1, limits::SEGMENT_SLOTS);
+            let fresh = self.unremoved(id, &slots);
             if !fresh.is_empty() {
                 staged.segments.entry(id).or_default().removed = fresh;
             }
@@ -199,10 +202,12 @@ impl Engine {
                 staged.segments.entry(id).or_default().damaged = slots;
             }
         }
-        for id in std::mem::take(&mut self.queue.drops) {
-            // What the others proved to hold is the replica as it was: with news it stays, and is proved anew.
+        let folds = std::mem::take(&mut self.queue.folds).into_iter().map(|id| (id, Outcome::Fold));
+        let drops = std::mem::take(&mut self.queue.drops).into_iter().map(|id| (id, Outcome::Drop));
+        for (id, outcome) in folds.chain(drops) {
+            // It was all consumed, or proven to be held by others, as it was: with news it stays.
             if self.replicas.contains_key(&id) && !staged.segments.contains_key(&id) {
-                staged.segments.entry(id).or_default().outcome = Outcome::Drop;
+                staged.segments.entry(id).or_default().outcome = outcome;
             }
         }
         #[cfg(feature = "mistakes")]
@@ -211,19 +216,28 @@ impl Engine {
         }
     }
 
-    /// Segments that others finished: their replicas go, and so do their registry keys.
+    /// What others know to be over: replicas of finished segments go, those of folded ones learn what is consumed.
     fn stage_retired(&mut self, staged: &mut Staged) {
         staged.retired = std::mem::take(&mut self.queue.retired);
-        let gone: Vec<_> = self.segments().filter(|id| staged.retired.contains(*id)).collect();
-        for id in gone {
-            staged.segments.entry(id).or_default().outcome = Outcome::Retire;
+        for id in self.segments().filter(|id| staged.retired.contains(*id)).collect::<Vec<_>>() {
+            let finished = staged.retired.is_finished(id) || self.planted.is(Mistake::FoldWhole);
+            if finished {
+                staged.segments.entry(id).or_default().outcome = Outcome::Retire;
+            } else if let Some(slots) = staged.retired.folded(id) {
+                let news = self.unremoved(id, slots);
+                staged.segments.entry(id).or_default().removed.union_with(&news);
+            }
         }
     }
 
-    /// Works out the state after the change.
-    fn settle(&mut self, id: SegmentId, change: &mut Change) {
+    /// Works out the state after the change. `over`: what the commit adds to the retired set.
+    fn settle(&mut self, id: SegmentId, change: &mut Change, over: &Retired) {
         let none = Replica::default();
         let replica = self.replicas.get(&id).unwrap_or(&none);
+        if let (false, Some(slots)) = (self.replicas.contains_key(&id), self.retired.folded(id)) {
+            // It turns up again: what is known to be consumed is part of the new replica.
+            change.removed.union_with(slots);
+        }
         let mut state = replica.state.clone();
         state.known = state.known.difference(&change.damaged);
         for (block, _) in &change.blocks {
@@ -244,6 +258,13 @@ impl Engine {
         change.emptied.dedup();
         if change.outcome == Outcome::Keep && state.is_finished() {
             change.outcome = Outcome::Retire;
+        }
+        if change.outcome == Outcome::Keep && state.known == state.removed {
+            let folded = |retired: &Retired| retired.folded(id).cloned().unwrap_or_default();
+            let is_folded = over.contains(id) || self.retired.contains(id);
+            if is_folded && state.removed.is_subset(&folded(over).union(&folded(&self.retired))) {
+                change.outcome = Outcome::Fold;
+            }
         }
         change.state = state;
     }

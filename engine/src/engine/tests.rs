@@ -95,6 +95,7 @@ enum Step {
     Exchange(usize, usize),
     Restart(usize),
     Close(usize),
+    Fold(usize),
     FailedWrite(usize),
 }
 
@@ -105,6 +106,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..3usize, 0..3usize).prop_map(|(a, b)| Step::Exchange(a, b)),
         1 => (0..3usize).prop_map(Step::Restart),
         1 => (0..3usize).prop_map(Step::Close),
+        2 => (0..3usize).prop_map(Step::Fold),
         1 => (0..3usize).prop_map(Step::FailedWrite),
     ]
 }
@@ -142,6 +144,12 @@ proptest! {
                 Step::Exchange(..) => {}
                 Step::Restart(n) => replicas[n].restart(n as u8),
                 Step::Close(n) => { replicas[n].engine.close_segment(); replicas[n].settle(); }
+                Step::Fold(n) => {
+                    // Whatever is consumed, whether or not its life is over: that only decides how often it turns up again.
+                    let engine = &mut replicas[n].engine;
+                    for id in engine.segments().collect::<Vec<_>>() { engine.fold(id); }
+                    replicas[n].settle();
+                }
                 Step::FailedWrite(n) => {
                     // Nothing of a failed commit may show, and its slots are never used again.
                     let before = waiting(&replicas[n].engine);
@@ -172,7 +180,7 @@ proptest! {
             let counted: u64 = replica.engine.inboxes().map(|(_, waiting)| waiting).sum();
             prop_assert_eq!(counted as usize, expected.len());
         }
-        let digests: BTreeSet<_> = replicas.iter_mut().map(|replica| replica.engine.digest()).collect();
+        let digests: BTreeSet<_> = replicas.iter_mut().map(|replica| replica.engine.digest(|_| true)).collect();
         prop_assert_eq!(digests.len(), 1, "equal histories, unequal digests");
     }
 }
@@ -230,4 +238,45 @@ fn units_are_one_block_and_producers_order_is_kept() {
     assert!(report.blocks.len() > 1, "a commit of 400 kB is cut into blocks");
     let order: Vec<u8> = waiting(&a.engine).values().map(|body| body[0] - b'0').collect();
     assert_eq!(order, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]);
+}
+
+#[test]
+fn what_turns_up_of_a_folded_segment_is_taken_in_and_what_was_consumed_is_not() {
+    let mut a = Replica3::new(0);
+    let publish = |replica: &mut Replica3, bodies: &[&str]| {
+        let entries = bodies.iter().map(|body| entry("q", body)).collect();
+        replica.engine.publish(Unit { entries, removals: Vec::new() }).expect("within limits");
+        replica.settle();
+    };
+    publish(&mut a, &["1", "2", "3"]);
+    let mut old = Replica3::new(1);
+    exchange(&a.engine, &mut old.engine);
+    old.settle();
+    // `old` is consumed and folded as far as it goes; `a` has more by then.
+    let gone: Vec<Dot> = waiting(&old.engine).into_keys().take(2).collect();
+    gone.iter().for_each(|dot| old.engine.remove(*dot));
+    old.settle();
+    let segment = gone[0].segment;
+    old.engine.fold(segment);
+    old.settle();
+    assert!(old.engine.has_replica(segment), "one message still waits");
+    let last = Dot { segment, slot: 3 };
+    old.engine.remove(last);
+    old.settle();
+    old.engine.fold(segment);
+    old.settle();
+    assert!(old.engine.is_retired(segment) && !old.engine.has_replica(segment) && old.engine.is_removed(last));
+    publish(&mut a, &["4", "5"]);
+    old.restart(1);
+
+    exchange(&a.engine, &mut old.engine);
+    old.settle();
+    let bodies = |replica: &Replica3| waiting(&replica.engine).into_values().collect::<Vec<_>>();
+    assert_eq!(bodies(&old), ["4", "5"]);
+    old.restart(1);
+    assert_eq!(bodies(&old), ["4", "5"], "nor after a restart");
+    exchange(&old.engine, &mut a.engine);
+    a.settle();
+    assert_eq!(bodies(&a), ["4", "5"]);
+    assert_eq!(a.engine.segment_digest(segment), old.engine.segment_digest(segment));
 }

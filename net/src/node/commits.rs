@@ -1,7 +1,7 @@
 //! What a durable commit sets free: events for the layer above, pushes to the other holders, and confirmations once
 //! enough of them answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rhizomq_engine::{BlockRef, Committed, Epoch, NewBlock, NodeId, Now, RangeSet, SegmentId, Slot, Value};
 
@@ -47,6 +47,9 @@ impl Confirms {
 impl Node {
     pub(super) fn take_over_commit(&mut self, now: Now) {
         let report = self.engine.handle_committed();
+        if !report.blocks.is_empty() {
+            self.tell_storing(now, true);
+        }
         self.follow_registry(&report);
         for (ticket, place) in &report.units {
             self.expect(PublishId(ticket.0), *place);
@@ -63,13 +66,14 @@ impl Node {
             self.events.push_back(Event::Arrived { segment, slots });
         }
         for (node, epoch) in report.retired {
-            // Also those that others finished and of which no replica was kept here: their keys must go all the same.
-            for segment in self.holders.finished(node, epoch, &self.engine) {
+            // Also those that others entered and of which no replica was kept here: their keys must go all the same.
+            for segment in self.holders.obsolete(node, epoch, &self.engine) {
                 self.forget_holders(segment);
                 self.confirms.forget_segment(segment);
             }
         }
         for segment in report.dropped {
+            self.leave_holders(segment);
             self.events.push_back(Event::Dropped { segment });
         }
         self.handoffs.note_changes(&report.changed, &self.config.planted);
@@ -120,28 +124,34 @@ impl Node {
         }
     }
 
-    /// Confirms every unit whose block is on enough disks: as many as configured, or as can be reached.
+    /// Confirms every unit whose block is on enough disks: as many as configured, or as there are nodes within reach that
+    /// store what they are sent. Where enough are within reach and too few of them are holders, more are named.
     pub(super) fn confirm_ready(&mut self) {
         #[cfg(feature = "mistakes")]
         if self.config.planted.is(rhizomq_engine::Mistake::ConfirmBeforeSync) {
             self.confirms.waiting.clear();
         }
-        let mut ready = Vec::new();
+        let present = 1 + self.peers.values().filter(|peer| peer.keeps_up()).count();
+        let wanted = present.min(self.config.confirm as usize);
+        let (mut ready, mut short) = (Vec::new(), BTreeSet::new());
         for (name, (place, _)) in &self.confirms.waiting {
-            let others = self.holders.of(place.segment).iter().filter(|&&node| node != self.id());
+            let holders = self.holders_of(place.segment);
             // What is consumed by now needs no copies any more, and a holder named late never gets it.
             let all = RangeSet::from_range(place.first, place.last);
             let live = all.difference(&self.engine.removed_slots(place.segment));
             let needed = if live.is_empty() { &all } else { &live };
             let (mut copies, mut reachable) = (1, 1);
-            for &node in others {
-                copies += u32::from(self.confirms.has(node, place.segment).is_some_and(|has| needed.is_subset(has)));
-                reachable += u32::from(self.is_linked(node));
+            for &node in holders.iter().filter(|&&node| node != self.id()) {
+                copies += usize::from(self.confirms.has(node, place.segment).is_some_and(|has| needed.is_subset(has)));
+                reachable += usize::from(self.keeps_up(node));
             }
-            if live.is_empty() || copies >= self.config.confirm.min(reachable) {
-                ready.push((*name, copies));
+            if live.is_empty() || copies >= wanted {
+                ready.push((*name, copies as u32));
+            } else if reachable < wanted {
+                short.insert(place.segment);
             }
         }
+        short.into_iter().for_each(|segment| self.recruit(segment, wanted));
         for (name, copies) in ready {
             let (_, publishes) = self.confirms.waiting.remove(&name).unwrap_or_else(|| unreachable!("just seen"));
             self.events.extend(publishes.into_iter().map(|publish| Event::Confirmed { publish, copies }));
@@ -152,7 +162,7 @@ impl Node {
         let block = &new.block;
         let (me, segment) = (self.id(), block.segment());
         let bytes = wire::block(block.bytes());
-        for node in self.holders.of(segment).to_vec() {
+        for node in self.holders_of(segment).into_owned() {
             let Some(peer) = self.peers.get_mut(&node).filter(|_| node != me) else { continue };
             if !peer.has_room() {
                 peer.dirty = true;

@@ -72,7 +72,7 @@ impl Node {
     /// keeps removals), or the lowest-ranked of more live holders than copies are wanted.
     fn is_surplus(&self, segment: SegmentId) -> bool {
         let me = self.id();
-        if segment.node == me || !self.engine.is_settled(segment) {
+        if segment.node == me || !self.engine.is_settled(segment) || self.engine.retired().folded(segment).is_some() {
             return false;
         }
         if !self.holders.has(segment, me) {
@@ -109,17 +109,14 @@ impl Node {
             self.handoffs.proofs.insert(segment, Proofs { nonce, from: BTreeSet::new() });
         }
         let nonce = self.handoffs.proofs.get(&segment).map_or(nonce, |proofs| proofs.nonce);
-        for node in self.holders.of(segment).to_vec() {
+        for node in self.holders_of(segment).into_owned() {
             self.send_control(node, &Control::Prove { segment, nonce, state: state.clone() });
         }
     }
 
     /// Vouches, if this node stays and its disk has all of it. What it lacks it takes as news or pulls.
     pub(super) fn answer_prove(&mut self, from: NodeId, segment: SegmentId, nonce: u64, theirs: &SegmentState) {
-        if self.engine.is_retired(segment) {
-            let mut retired = rhizomq_engine::Retired::default();
-            retired.insert(segment);
-            self.send_control(from, &Control::Retired(retired));
+        if self.tell_if_retired(from, segment) {
             return;
         }
         self.engine.merge_removed(segment, &theirs.removed);
@@ -150,11 +147,19 @@ impl Node {
         if enough && self.is_surplus(segment) {
             self.handoffs.proofs.remove(&segment);
             self.engine.drop_replica(segment);
-            let me = self.id();
-            for key in [holders_key(segment), leaving_key(segment)] {
-                if self.engine.set_remove(key.clone(), &me.0).is_ok() {
-                    self.changed_keys.insert(key);
-                }
+        }
+    }
+
+    /// The replica is gone from this node's disk: so is its place on the list, if it had declared to leave that. Not before,
+    /// since with news in the same commit the replica stays; and who was no holder may have been named one just now.
+    pub(super) fn leave_holders(&mut self, segment: SegmentId) {
+        let me = self.id();
+        if !self.holders.is_leaving(segment, me) {
+            return;
+        }
+        for key in [holders_key(segment), leaving_key(segment)] {
+            if self.engine.set_remove(key.clone(), &me.0).is_ok() {
+                self.changed_keys.insert(key);
             }
         }
     }

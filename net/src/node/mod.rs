@@ -10,15 +10,17 @@
 //! - `sync.rs`: anti-entropy: summaries, pulls, registry and retired set
 //! - `placement.rs`: who holds a segment, successors for the dead
 //! - `handoff.rs`: how a surplus copy leaves
-//! - `closing.rs`: how a segment ends whose origin crashed
+//! - `folding.rs`: how a segment ends that a crash left open
+//! - `storing.rs`: who stores what it is sent, and whom nobody waits for
 //! - `roster.rs`: who is who
 
-mod closing;
 mod commits;
+mod folding;
 mod handoff;
 mod peer;
 mod placement;
 mod roster;
+mod storing;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -32,7 +34,7 @@ use bytes::Bytes;
 use rhizomq_engine::{Batch, Dot, Engine, Epoch, NodeId, Now, Planted, PublishError, RangeSet, SegmentId, Unit};
 
 pub use self::roster::RosterEntry;
-use self::{closing::Closing, commits::Confirms, handoff::Handoffs, peer::Peer, placement::Holders};
+use self::{commits::Confirms, handoff::Handoffs, peer::Peer, placement::Holders, storing::Storing};
 use crate::{
     link::{LinkId, PeerHello},
     swim::{Swim, SwimConfig, SwimEvent},
@@ -79,17 +81,19 @@ pub struct NodeConfig {
 pub struct Timing {
     /// Between two summaries to a peer: how long a difference can go unnoticed.
     pub sync_ms: u64,
-    /// Between two looks at placement, hand-off and closing.
+    /// Between two looks at placement, hand-off and folding.
     pub upkeep_ms: u64,
     /// How long a holder may be away before a successor is named.
     pub successor_ms: u64,
+    /// How long a linked holder may take to store a block before nobody waits for it any more.
+    pub stall_ms: u64,
     /// After which an unanswered pull is given up.
     pub pull_ms: u64,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { sync_ms: 1_000, upkeep_ms: 500, successor_ms: 10_000, pull_ms: 5_000 }
+        Self { sync_ms: 1_000, upkeep_ms: 500, successor_ms: 10_000, stall_ms: 10_000, pull_ms: 5_000 }
     }
 }
 
@@ -201,7 +205,6 @@ pub struct Node {
     holders: Holders,
     confirms: Confirms,
     handoffs: Handoffs,
-    closing: Closing,
     alive: BTreeMap<NodeId, bool>,
     /// Consumed here and not yet pushed to the other holders.
     consumed: BTreeMap<SegmentId, RangeSet>,
@@ -210,6 +213,7 @@ pub struct Node {
     dialled: Vec<(NodeId, Vec<SocketAddr>)>,
     upkeep_at: u64,
     committed_seq: u64,
+    storing: Storing,
     nonce: u64,
     outputs: VecDeque<Output>,
     events: VecDeque<Event>,
@@ -227,13 +231,13 @@ impl Node {
             holders: Holders::default(),
             confirms: Confirms::default(),
             handoffs: Handoffs::default(),
-            closing: Closing::default(),
             alive: BTreeMap::new(),
             consumed: BTreeMap::new(),
             changed_keys: BTreeSet::new(),
             dialled: Vec::new(),
             upkeep_at: now.mono_ms + config.timing.upkeep_ms,
             committed_seq: 0,
+            storing: Storing::default(),
             nonce: config.seed,
             outputs: VecDeque::new(),
             events: VecDeque::new(),
@@ -286,9 +290,13 @@ impl Node {
         node == self.id() || self.is_linked(node) || self.swim.is_active(node)
     }
 
-    /// Equal on two nodes exactly when their registries, retired sets and replicas are equal.
+    /// Over the registry, the retired set, and the segments that all live nodes are to hold: equal on two nodes, that see
+    /// the same nodes alive, exactly when all that is equal.
     pub fn digest(&mut self) -> [u8; 32] {
-        self.engine.digest()
+        let alive: Vec<_> = self.roster_ids().into_iter().filter(|&node| self.is_alive(node)).collect();
+        let everywhere: BTreeSet<_> =
+            self.engine.segments().filter(|&segment| alive.iter().all(|&node| self.holds(segment, node))).collect();
+        self.engine.digest(|segment| everywhere.contains(&segment))
     }
 
     /// A link is up, the handshake done.
@@ -301,6 +309,9 @@ impl Node {
         self.links.insert(link, node);
         self.confirms.meet(node, hello.epoch);
         self.peers.insert(node, Peer::new(link, hello, now));
+        if !self.storing.is_storing() {
+            self.send_control(node, &Control::Storing(false));
+        }
         self.swim.add_peer(now.mono_ms, node);
         self.events.push_back(Event::LinkUp(node));
         self.observe_liveness();
@@ -314,7 +325,6 @@ impl Node {
             self.peers.remove(&node);
             self.swim.remove_peer(node);
             self.handoffs.forget_peer(node);
-            self.closing.forget_peer(node);
             self.events.push_back(Event::LinkDown(node));
             self.observe_liveness();
             self.confirm_ready();
@@ -359,6 +369,7 @@ impl Node {
         match result {
             Ok(()) => self.take_over_commit(now),
             Err(error) => {
+                self.tell_storing(now, false);
                 for ticket in self.engine.handle_commit_failed() {
                     let publish = PublishId(ticket.0);
                     self.events.push_back(Event::Rejected { publish, reason: error.to_string() });
@@ -375,9 +386,10 @@ impl Node {
         }
         if now.mono_ms >= self.upkeep_at {
             self.upkeep_at = now.mono_ms + self.config.timing.upkeep_ms;
+            self.look_at_storing(now);
             self.place(now);
             self.hand_off();
-            self.close_crashed();
+            self.fold_crashed();
         }
         self.sync_peers(now);
         self.finish(now);
@@ -408,7 +420,7 @@ impl Node {
     #[cfg(feature = "mistakes")]
     fn forget_remote(&self, mut unit: Unit) -> Unit {
         let is_heard = |dot: &Dot| {
-            let holders = self.holders.of(dot.segment);
+            let holders = self.holders_of(dot.segment);
             holders.iter().any(|&node| node == self.id() || self.is_linked(node))
         };
         if self.config.planted.is(rhizomq_engine::Mistake::ForgetRemoteAck) {

@@ -26,8 +26,17 @@ pub(super) struct Peer {
     pub(super) sync_at: u64,
     /// Something was not pushed: summarise as soon as the window allows.
     pub(super) dirty: bool,
+    /// Whether it says that its disk takes blocks, and whether it has stored what it was sent in good time.
+    pub(super) storing: bool,
+    pub(super) stalled: bool,
+    /// Whether all that it told of agreed with what is here.
+    pub(super) in_sync: bool,
+    /// Where the next summary goes on, if not all fitted into the last one.
+    pub(super) summary_from: Option<SegmentId>,
     /// Segments to be pulled from it.
     pub(super) wants: BTreeSet<SegmentId>,
+    /// Whether it has told what it has, so that `wants` means something.
+    pub(super) summarised: bool,
     /// The pull under way, and since when.
     pub(super) pulling: Option<(SegmentId, u64)>,
     /// No new pull before this commit is durable: what it would ask for is still queued.
@@ -43,12 +52,33 @@ impl Peer {
             hello,
             sync_at: now.mono_ms,
             dirty: false,
+            storing: true,
+            stalled: false,
+            in_sync: false,
+            summary_from: None,
             wants: BTreeSet::new(),
+            summarised: false,
             pulling: None,
             pull_after: 0,
             on_the_way: BTreeMap::new(),
             on_the_way_bytes: 0,
         }
+    }
+
+    /// Whether confirmations may wait for it.
+    pub(super) fn keeps_up(&self) -> bool {
+        self.storing && !self.stalled
+    }
+
+    /// Whether a block has been on its way since before then.
+    pub(super) fn is_behind(&self, since_ms: u64) -> bool {
+        self.on_the_way.values().any(|pushed| pushed.at_ms < since_ms)
+    }
+
+    /// Whether this node has all of the segment that the peer told of.
+    pub(super) fn is_in_step(&self, segment: SegmentId) -> bool {
+        let pulled = self.pulling.is_some_and(|(pulled, _)| pulled == segment);
+        self.summarised && !pulled && !self.wants.contains(&segment)
     }
 
     /// Whether a block may be sent now.
@@ -66,6 +96,7 @@ impl Peer {
     /// The peer has these on disk. Whether the window has room again after it had none.
     pub(super) fn note_stored(&mut self, segment: SegmentId, slots: &RangeSet) -> bool {
         let full = !self.has_room();
+        self.stalled = false;
         for (first, last) in slots.iter_ranges() {
             let here: Vec<_> = self.on_the_way.range((segment, first)..=(segment, last)).map(|(key, _)| *key).collect();
             for key in here {

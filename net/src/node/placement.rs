@@ -1,7 +1,10 @@
 //! Who holds a segment: its origin, and others by rendezvous hashing, written to the registry before the first byte
 //! goes there. Sticky: a holder that is away stays one, and gets a successor beside it after a while.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use rhizomq_engine::{Engine, Epoch, Key, NodeId, Now, SegmentId};
 
@@ -16,7 +19,7 @@ pub(super) struct Holders {
     /// In order of precedence.
     holders: BTreeMap<SegmentId, Vec<NodeId>>,
     leaving: BTreeMap<SegmentId, BTreeSet<NodeId>>,
-    /// Since when a holder is not seen alive.
+    /// Since when a holder is not seen alive, or does not keep up.
     away_since: BTreeMap<NodeId, u64>,
 }
 
@@ -26,13 +29,13 @@ impl Holders {
         self.holders.get(&segment).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Finished segments of a life whose holders are still noted.
-    pub(super) fn finished(&self, node: NodeId, epoch: Epoch, engine: &Engine) -> Vec<SegmentId> {
+    /// Segments of a life that are over and whose holders are still noted.
+    pub(super) fn obsolete(&self, node: NodeId, epoch: Epoch, engine: &Engine) -> Vec<SegmentId> {
         let of_life = |number| SegmentId { node, epoch, number };
         let all = of_life(0)..=of_life(u32::MAX);
         let named = self.holders.range(all.clone()).map(|(id, _)| *id);
         let named: BTreeSet<_> = named.chain(self.leaving.range(all).map(|(id, _)| *id)).collect();
-        named.into_iter().filter(|id| engine.is_retired(*id)).collect()
+        named.into_iter().filter(|id| is_over(engine, *id)).collect()
     }
 
     pub(super) fn has(&self, segment: SegmentId, node: NodeId) -> bool {
@@ -73,6 +76,17 @@ fn parse(key: &Key) -> Option<(bool, SegmentId)> {
     Some((is_holders, dot.segment))
 }
 
+/// Whether a segment has no list of holders any more: it is finished or folded. What a node enters into its retired set
+/// all others do, so this comes out the same everywhere in the end, whoever keeps a replica.
+fn is_over(engine: &Engine, segment: SegmentId) -> bool {
+    engine.is_finished(segment) || engine.retired().contains(segment)
+}
+
+fn by_precedence(segment: SegmentId, mut nodes: Vec<NodeId>) -> Vec<NodeId> {
+    nodes.sort_by_cached_key(|&node| (node != segment.node, std::cmp::Reverse(weight(segment, node))));
+    nodes
+}
+
 fn members(node: &Node, key: &Key) -> BTreeSet<NodeId> {
     let read = |member: Vec<u8>| member.try_into().ok().map(NodeId);
     node.engine.set_members(key).into_iter().filter_map(read).collect()
@@ -81,11 +95,25 @@ fn members(node: &Node, key: &Key) -> BTreeSet<NodeId> {
 impl Node {
     /// Who may own a segment's messages, in order of precedence: its origin, then the other holders.
     pub fn candidates(&self, segment: SegmentId) -> Vec<NodeId> {
-        let mut nodes = self.holders.of(segment).to_vec();
+        let mut nodes = self.holders_of(segment).into_owned();
         if nodes.first() != Some(&segment.node) {
             nodes.insert(0, segment.node);
         }
         nodes
+    }
+
+    /// Who is to keep a replica, in order of precedence: who is listed. Of a segment that turned up again after it was
+    /// folded there is no list any more, and every node is.
+    pub(super) fn holders_of(&self, segment: SegmentId) -> Cow<'_, [NodeId]> {
+        if self.engine.retired().folded(segment).is_none() {
+            return Cow::Borrowed(self.holders.of(segment));
+        }
+        Cow::Owned(by_precedence(segment, self.roster_ids()))
+    }
+
+    /// Whether the node is to keep a replica.
+    pub(super) fn holds(&self, segment: SegmentId, node: NodeId) -> bool {
+        self.holders.has(segment, node) || self.engine.retired().folded(segment).is_some()
     }
 
     /// Waiting messages on segments that this node looks after with fewer than the wanted number of replicas alive.
@@ -99,8 +127,9 @@ impl Node {
                         .has(node, segment)
                         .is_some_and(|has| self.engine.waiting_in(segment).is_subset(has))
             };
-            let holders = self.holders.of(segment).iter().filter(|&&node| self.is_alive(node) && complete(node));
-            self.looks_after(segment) && holders.count() < wanted
+            let holders = self.holders_of(segment);
+            let complete = holders.iter().filter(|&&node| self.is_alive(node) && complete(node)).count();
+            self.looks_after(segment) && complete < wanted
         });
         lacking.map(|segment| self.engine.waiting_in(segment).len()).sum()
     }
@@ -110,9 +139,9 @@ impl Node {
         self.candidates(segment).into_iter().find(|&node| self.is_alive(node)) == Some(self.id())
     }
 
-    /// Whether the key belongs to a finished segment and must not come back.
+    /// Whether the key belongs to a segment that is over, and must not come back.
     pub(super) fn is_forgotten(&self, key: &Key) -> bool {
-        parse(key).is_some_and(|(_, segment)| self.engine.is_retired(segment))
+        parse(key).is_some_and(|(_, segment)| is_over(&self.engine, segment))
     }
 
     pub(super) fn read_holders(&mut self) {
@@ -125,18 +154,30 @@ impl Node {
         let Some((is_holders, segment)) = parse(key) else { return };
         let nodes = members(self, key);
         if is_holders {
-            let mut nodes: Vec<_> = nodes.into_iter().collect();
-            nodes.sort_by_cached_key(|&node| (node != segment.node, std::cmp::Reverse(weight(segment, node))));
+            self.hurry_new_holders(segment, &nodes);
+            let nodes = by_precedence(segment, nodes.into_iter().collect());
             self.holders.holders.insert(segment, nodes);
         } else {
             self.holders.leaving.insert(segment, nodes);
         }
-        if self.engine.is_retired(segment) {
+        if is_over(&self.engine, segment) {
             self.forget_holders(segment);
         }
     }
 
-    /// The segment is finished: its keys go, everywhere.
+    /// Holders that are new on the list hear at the next opportunity what there is for them.
+    fn hurry_new_holders(&mut self, segment: SegmentId, nodes: &BTreeSet<NodeId>) {
+        if !self.engine.has_replica(segment) {
+            return;
+        }
+        for node in nodes.iter().filter(|&&node| !self.holders.has(segment, node)) {
+            if let Some(peer) = self.peers.get_mut(node) {
+                peer.sync_at = 0;
+            }
+        }
+    }
+
+    /// The segment is over: its keys go, everywhere.
     pub(super) fn forget_holders(&mut self, segment: SegmentId) {
         self.engine.unregister(holders_key(segment));
         self.engine.unregister(leaving_key(segment));
@@ -159,7 +200,7 @@ impl Node {
     fn ranked_outsiders(&self, segment: SegmentId, holders: &[NodeId]) -> Vec<NodeId> {
         let candidates = self.linked().into_iter().chain([self.id()]);
         let mut outsiders: Vec<_> = candidates.filter(|node| !holders.contains(node)).collect();
-        outsiders.sort_by_cached_key(|&node| std::cmp::Reverse(weight(segment, node)));
+        outsiders.sort_by_cached_key(|&node| (!self.keeps_up(node), std::cmp::Reverse(weight(segment, node))));
         outsiders
     }
 
@@ -175,20 +216,56 @@ impl Node {
         members(self, &holders_key(segment))
     }
 
+    /// Whether the node can be sent to and stores what it is sent.
+    pub(super) fn keeps_up(&self, node: NodeId) -> bool {
+        node == self.id() || self.peers.get(&node).is_some_and(super::peer::Peer::keeps_up)
+    }
+
+    /// Names more holders at once, so that a message can be confirmed on `wanted` disks: who is listed is not there.
+    pub(super) fn recruit(&mut self, segment: SegmentId, wanted: usize) {
+        if is_over(&self.engine, segment) {
+            return;
+        }
+        let named: Vec<_> = self.named(segment).into_iter().collect();
+        let present = named.iter().filter(|&&node| self.keeps_up(node)).count();
+        let outsiders = self.ranked_outsiders(segment, &named).into_iter().filter(|&node| self.keeps_up(node));
+        for node in outsiders.take(wanted.saturating_sub(present)).collect::<Vec<_>>() {
+            self.add_holder(segment, node);
+        }
+    }
+
+    /// Names this node a holder of what it alone is known to have: bodies of a segment of which no listed holder lives.
+    fn adopt_orphans(&mut self) {
+        let me = self.id();
+        let is_orphan = |segment: &SegmentId| {
+            let holders = self.named(*segment);
+            !is_over(&self.engine, *segment)
+                && !self.engine.waiting_in(*segment).is_empty()
+                && !holders.contains(&me)
+                && !holders.iter().chain([&segment.node]).any(|&node| self.is_alive(node))
+        };
+        for segment in self.engine.segments().filter(is_orphan).collect::<Vec<_>>() {
+            self.add_holder(segment, me);
+        }
+    }
+
     /// Names successors for holders that stay away, for the segments that this node looks after.
     pub(super) fn place(&mut self, now: Now) {
+        self.adopt_orphans();
         // A holder can be known before the roster tells of it, and die in between.
         let mut nodes: BTreeSet<_> = self.roster_ids().into_iter().collect();
         nodes.extend(self.holders.holders.values().flatten());
         for node in nodes {
-            if self.is_alive(node) {
+            let lags = self.is_linked(node) && !self.keeps_up(node);
+            if self.is_alive(node) && !lags {
                 self.holders.away_since.remove(&node);
             } else {
                 self.holders.away_since.entry(node).or_insert(now.mono_ms);
             }
         }
         let copies = self.config.copies as usize;
-        let segments: Vec<_> = self.engine.segments().filter(|&segment| self.looks_after(segment)).collect();
+        let is_mine = |&segment: &SegmentId| self.looks_after(segment) && !is_over(&self.engine, segment);
+        let segments: Vec<_> = self.engine.segments().filter(is_mine).collect();
         for segment in segments {
             // What is committed and what waits for its commit: a successor is named once.
             let named = self.named(segment);

@@ -32,6 +32,9 @@ pub struct RosterEntry {
     pub alive: bool,
     /// Whether it is linked with this node.
     pub linked: bool,
+    /// Whether its registry and retired set, and the replicas that both are to hold, agreed with this node's when the two
+    /// last compared; `None` for a node that is not linked, and for this one.
+    pub in_sync: Option<bool>,
     /// Where it is reached.
     pub addresses: Vec<SocketAddr>,
 }
@@ -56,6 +59,7 @@ impl Node {
                 epoch: record.as_ref().map(|record| record.epoch),
                 alive: self.is_alive(id),
                 linked: id == self.id() || self.is_linked(id),
+                in_sync: self.peers.get(&id).map(|peer| peer.in_sync),
                 addresses: record.map(|record| record.addresses).unwrap_or_default(),
             }
         };
@@ -108,12 +112,8 @@ impl Node {
         }
     }
 
-    /// Digest of who is in the roster: a pass over it counts only if it did not change.
-    pub(super) fn roster_digest(&self) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new();
-        self.roster_ids().iter().for_each(|node| {
-            hasher.update(&node.0);
-        });
-        *hasher.finalize().as_bytes()
+    /// The life that a node last published.
+    pub(super) fn published_epoch(&self, node: NodeId) -> Option<Epoch> {
+        self.record(node).map(|record| record.epoch)
     }
 }

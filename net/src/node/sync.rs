@@ -5,6 +5,8 @@
 //! it has on disk, and gets consumed slots first, then missing blocks in bounded chunks, each asked for after the last
 //! is durable. A new or long-gone replica is the same pull from zero. What a push lost, the next summary finds.
 
+use std::collections::BTreeSet;
+
 use rhizomq_engine::{Mistake, NodeId, Now, RangeSet, Retired, SegmentId, SegmentState};
 
 use super::{Node, Output};
@@ -28,12 +30,12 @@ impl Node {
                 self.compare(from, registry, retired, segments);
                 self.start_pulls(now);
             }
+            Control::Storing(storing) => self.take_storing(from, storing),
             Control::Registry(message) => self.take_registry(from, message),
-            Control::Retired(retired) => self.take_retired(from, &retired),
+            Control::Retired(retired) => self.engine.merge_retired(&retired),
+            Control::AllRetired(retired) => self.take_all_retired(from, &retired),
             Control::Pull { segment, have } => self.answer_pull(now, from, segment, &have),
             Control::Pulled { segment, length, more } => self.end_pull(from, segment, length, more),
-            Control::Pass { segment, nonce } => self.answer_pass(from, segment, nonce),
-            Control::PassAnswer { segment, nonce, answer } => self.take_pass_answer(from, segment, nonce, answer),
             Control::Prove { segment, nonce, state } => self.answer_prove(from, segment, nonce, &state),
             Control::Proof { segment, nonce } => self.take_proof(from, segment, nonce),
         }
@@ -44,7 +46,7 @@ impl Node {
         for node in self.linked() {
             let due = self.peers.get(&node).is_some_and(|peer| now.mono_ms >= peer.sync_at);
             if due {
-                let segments = self.shared_with(node);
+                let segments = self.summary_for(node);
                 let registry = self.engine.registry().digest();
                 let retired = self.engine.retired().digest();
                 self.send_control(node, &Control::Summary { registry, retired, segments });
@@ -62,11 +64,23 @@ impl Node {
         self.start_pulls(now);
     }
 
-    /// Digests of the replicas here that the peer should hold too.
-    fn shared_with(&mut self, peer: NodeId) -> Vec<(SegmentId, [u8; 32])> {
-        let ids: Vec<_> = self.engine.segments().filter(|id| id.node == peer || self.holders.has(*id, peer)).collect();
-        let digest = |id| self.engine.segment_digest(id).map(|digest| (id, digest));
-        ids.into_iter().take(wire::SUMMARY_SEGMENTS).filter_map(digest).collect()
+    /// The replicas here that the peer should hold too, in order.
+    fn shared_with(&self, peer: NodeId) -> impl Iterator<Item = SegmentId> {
+        self.engine.segments().filter(move |id| id.node == peer || self.holds(*id, peer))
+    }
+
+    /// Digests of the replicas here that the peer should hold too; where they are too many for one message, those whose
+    /// turn it is.
+    fn summary_for(&mut self, peer: NodeId) -> Vec<(SegmentId, [u8; 32])> {
+        let mut ids: Vec<_> = self.shared_with(peer).collect();
+        let Some(state) = self.peers.get_mut(&peer) else { return Vec::new() };
+        if ids.len() > wire::SUMMARY_SEGMENTS {
+            let start = state.summary_from.map_or(0, |from| ids.partition_point(|id| *id < from));
+            ids.rotate_left(start);
+            state.summary_from = ids.get(wire::SUMMARY_SEGMENTS).copied();
+            ids.truncate(wire::SUMMARY_SEGMENTS);
+        }
+        ids.into_iter().filter_map(|id| self.engine.segment_digest(id).map(|digest| (id, digest))).collect()
     }
 
     fn compare(&mut self, from: NodeId, registry: [u8; 32], retired: [u8; 32], segments: Vec<(SegmentId, [u8; 32])>) {
@@ -77,10 +91,16 @@ impl Node {
         }
         if retired != self.engine.retired().digest() {
             let mine = self.engine.retired().clone();
-            self.send_control(from, &Control::Retired(mine));
+            self.send_control(from, &Control::AllRetired(mine));
         }
+        let told: BTreeSet<_> = segments.iter().map(|(segment, _)| *segment).collect();
+        let mut in_sync = registry == self.engine.registry().digest()
+            && retired == self.engine.retired().digest()
+            && self.shared_with(from).all(|segment| told.contains(&segment));
+        let me = self.id();
         for (segment, digest) in segments.into_iter().take(wire::SUMMARY_SEGMENTS) {
-            if self.engine.is_retired(segment) {
+            let left = self.holders.is_leaving(segment, me) && !self.engine.has_replica(segment);
+            if self.engine.is_finished(segment) || left {
                 continue;
             }
             if self.engine.segment_digest(segment) == Some(digest) {
@@ -89,9 +109,13 @@ impl Node {
                 self.confirms.note_stored(from, segment, &waiting);
                 continue;
             }
+            in_sync = false;
             if let Some(peer) = self.peers.get_mut(&from) {
                 peer.wants.insert(segment);
             }
+        }
+        if let Some(peer) = self.peers.get_mut(&from) {
+            (peer.summarised, peer.in_sync) = (true, in_sync);
         }
     }
 
@@ -107,12 +131,21 @@ impl Node {
         }
     }
 
-    fn take_retired(&mut self, from: NodeId, theirs: &Retired) {
+    fn take_all_retired(&mut self, from: NodeId, theirs: &Retired) {
         self.engine.merge_retired(theirs);
         let missing = self.engine.retired().delta(theirs);
         if !missing.is_empty() {
             self.send_control(from, &Control::Retired(missing));
         }
+    }
+
+    /// Tells what is over of a segment that a peer asks about; true if that is all there is to say of it.
+    pub(super) fn tell_if_retired(&mut self, to: NodeId, segment: SegmentId) -> bool {
+        let over = self.engine.retired().only(segment);
+        if !over.is_empty() {
+            self.send_control(to, &Control::Retired(over));
+        }
+        self.engine.is_retired(segment)
     }
 
     fn take_removed(&mut self, _from: NodeId, segment: SegmentId, slots: &RangeSet) {
@@ -142,18 +175,14 @@ impl Node {
             let Some(segment) = peer.wants.iter().find(|segment| !busy.contains(segment)).copied() else { continue };
             peer.wants.remove(&segment);
             peer.pulling = Some((segment, now.mono_ms));
-            let have = self.engine.segment(segment).cloned().unwrap_or_default();
+            let have = self.engine.state_of(segment);
             self.send_control(node, &Control::Pull { segment, have });
         }
     }
 
     fn answer_pull(&mut self, now: Now, from: NodeId, segment: SegmentId, have: &SegmentState) {
         self.confirms.note_stored(from, segment, &have.known.difference(&have.removed));
-        if self.engine.is_retired(segment) {
-            let mut retired = Retired::default();
-            retired.insert(segment);
-            self.send_control(from, &Control::Retired(retired));
-        }
+        self.tell_if_retired(from, segment);
         let Some(mine) = self.engine.segment(segment).cloned() else {
             self.send_control(from, &Control::Pulled { segment, length: None, more: false });
             return;

@@ -12,7 +12,7 @@ use rustls::{SignatureScheme, client::ResolvesClientCert, sign::CertifiedKey};
 use tokio::time::timeout;
 
 use super::{frame, handshake::Handshake, *};
-use crate::link::MAX_HELLO_BYTES;
+use crate::link::{MAX_HELLO_BYTES, MAX_VERSION, MIN_VERSION};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -59,7 +59,8 @@ async fn garbage_on_the_control_stream_is_refused_and_harms_nobody() {
     let endpoint = rogue(&rogue_identity);
     let mut garbage = vec![0; 10_000];
     blake3::Hasher::new().finalize_xof().fill(&mut garbage);
-    let almost = [b"RHIZOMQ\n\0\x01\0\x01".as_slice(), &[0; 32]].concat();
+    let versions = [MIN_VERSION.to_be_bytes(), MAX_VERSION.to_be_bytes()].concat();
+    let almost = [b"RHIZOMQ\n".as_slice(), &versions, &[0; 32]].concat();
     for (sent, code) in [
         (garbage.as_slice(), CloseCode::Malformed),
         (b"RHIZOMQ\n", CloseCode::Malformed),
