@@ -139,6 +139,7 @@ impl World {
         }
         self.disturb();
         self.excused = true;
+        self.crashed_at = Some(self.now);
         self.trace.note(self.now, "crash", &[index as u64, keep.into()], format_args!("h{index}"));
         let moved = self.hosts[index].disk.crash(keep);
         self.note_moved(index, &moved);

@@ -38,6 +38,8 @@ pub(crate) struct Msg {
     /// Times it was written to a client, and how many of these were not marked as redelivered.
     pub(crate) deliveries: u32,
     pub(crate) unmarked: u32,
+    /// When it was first written to a client.
+    pub(crate) first_at: Option<u64>,
     /// The connection it was last written to, and when, until that client refuses it.
     pub(crate) held_by: Option<(u64, u64)>,
     /// Whether a client received it.
@@ -125,6 +127,7 @@ impl Ledger {
             ever: BTreeSet::new(),
             deliveries: 0,
             unmarked: 0,
+            first_at: None,
             held_by: None,
             arrived: false,
             consumed: None,

@@ -20,6 +20,9 @@ const ANSWER_MS: u64 = 15_000;
 /// After so many milliseconds without any fault, what one node knows is known to all that need it.
 const SETTLED_MS: u64 = 6_000;
 
+/// Once all are linked for so many milliseconds, an owner has heard what others delivered in its place.
+const RECALLED_MS: u64 = 2_000;
+
 /// A message that no running host has waiting may still be on its way for so many milliseconds.
 const UNDER_WAY_MS: u64 = 6_000;
 
@@ -120,10 +123,14 @@ impl World {
         }
         self.check_holder(id, host);
         let excused = self.excused;
+        // Whoever may have delivered it before lives on and could be asked: its owner knows that it is not the first.
+        let recalled = self.crashed_at.unwrap_or(0);
+        let known = self.all_joined_since(RECALLED_MS);
         let auto = matches!(&self.clients[client].role, Role::Consumer(consumer) if consumer.mode == "auto");
         let msg = self.ledger.msg(id);
         msg.deliveries += 1;
         msg.held_by = Some((conn.0, now));
+        let first_at = *msg.first_at.get_or_insert(now);
         msg.unmarked += u32::from(!marked);
         if auto {
             msg.consumed.get_or_insert(now);
@@ -133,6 +140,11 @@ impl World {
             self.violate(
                 Kind::UnmarkedDuplicate,
                 format!("m{id} {dot:?} to c{client} at h{host}: not marked, the second time"),
+            );
+        } else if !marked && deliveries > 1 && known && first_at > recalled {
+            self.violate(
+                Kind::UnmarkedDuplicate,
+                format!("m{id} {dot:?} to c{client} at h{host}: not marked, although delivered at {first_at} ms"),
             );
         } else if !excused && (deliveries > 1 || marked) {
             self.violate(

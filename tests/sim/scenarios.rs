@@ -181,6 +181,36 @@ fn both_sides_may_deliver_but_the_second_time_is_marked() {
     });
 }
 
+fn duplicates(world: &mut World) -> u64 {
+    world.hosts.iter_mut().filter_map(|host| Some(host.broker.as_mut()?.status().duplicates)).sum()
+}
+
+#[test]
+fn what_comes_after_a_cut_has_healed_is_neither_marked_nor_counted() {
+    scenario("after the cut", |world| {
+        produce(world, 0, 40);
+        world.run_for(2_000);
+        world.strike(Fault::Cut { ways: group_ways(&[0, 1, 1]), last: 12_000 });
+        world.run_for(5_000);
+        consume(world, 0);
+        consume(world, 2);
+        world.run_for(6_000);
+        let twice = world.ledger.msgs().filter(|(_, msg)| msg.deliveries == 2).count();
+        require(world, |_| twice == 40, "both sides deliver all");
+        world.run_for(6_000);
+        require(world, World::all_joined, "the cut has healed");
+        let counted = duplicates(world);
+        produce(world, 0, 30);
+        world.run_for(3_000);
+        require(world, |world| arrived(world) == 70, "new messages arrive");
+        let plain =
+            |world: &World| world.ledger.msgs().skip(40).all(|(_, msg)| (msg.deliveries, msg.unmarked) == (1, 1));
+        require(world, plain, "each once, and without a mark");
+        let more = duplicates(world) - counted;
+        require(world, |_| more == 0, "and none of them is counted as a duplicate");
+    });
+}
+
 #[test]
 fn an_old_copy_of_a_disk_brings_nothing_back() {
     scenario("old copy", |world| {

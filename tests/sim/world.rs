@@ -67,6 +67,8 @@ pub(crate) struct World {
     pub(crate) disturbed_at: u64,
     /// Whether anything happened that excuses a second delivery.
     pub(crate) excused: bool,
+    /// When a process last died, and with it what it remembered.
+    pub(crate) crashed_at: Option<u64>,
     /// When a disk was last replaced by an older or empty one.
     pub(crate) replaced_at: Option<u64>,
     /// How often a host lost its identity.
@@ -91,6 +93,7 @@ impl World {
             ledger: Ledger::default(),
             disturbed_at: 0,
             excused: false,
+            crashed_at: None,
             replaced_at: None,
             wipes: 0,
         };

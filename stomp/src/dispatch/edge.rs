@@ -6,7 +6,8 @@
 //!   long as a consumer is gone and the owners have not heard of it. What arrives beyond is released at once.
 //! - A dot is held once. A delivery of a dot that is held here, or known to be consumed, is refused without a word: the
 //!   first is in flight here already, the second is told to its owner by the removal itself. Either way the owner rightly
-//!   goes on counting it as in flight here.
+//!   goes on counting it as in flight here. One that comes from somebody else than the owner is refused with a word:
+//!   the sender would wait for ever for what nobody has.
 //! - A held dot stays held until the client acknowledges it *and* that is on disk, or until it is released. So an answer
 //!   to a claim ([`Edge::claimed`]) leaves no gap in which an acknowledged message looks free.
 //! - What a consumer leaves behind goes back to its owner, who alone decides on the order. If the owner can't be reached
@@ -49,6 +50,15 @@ pub(crate) struct Arrival {
     pub(crate) tag: u64,
     pub(crate) redelivered: bool,
     pub(crate) content: Content,
+}
+
+/// Why a delivery is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It is known to be consumed.
+    Consumed,
+    /// Someone else owns the segment, as far as is known here.
+    NotOwner,
 }
 
 struct Consumer {
@@ -236,24 +246,36 @@ impl Edge {
         }
     }
 
-    /// A message arrives. `refuse`: it is known to be consumed, or its sender does not own it.
-    pub(crate) fn on_deliver(&mut self, from: NodeId, arrival: Arrival, refuse: bool, out: &mut Vec<Effect>) {
+    /// A message arrives. Whether a client gets it.
+    pub(crate) fn on_deliver(
+        &mut self,
+        from: NodeId,
+        arrival: Arrival,
+        refusal: Option<Refusal>,
+        out: &mut Vec<Effect>,
+    ) -> bool {
         self.count_received(from, &arrival, out);
         let Arrival { inbox, dot, tag, redelivered, content } = arrival;
-        if refuse {
-            return;
+        match refusal {
+            Some(Refusal::Consumed) => return false,
+            Some(Refusal::NotOwner) => {
+                out.push(Effect::Send { to: from, message: DispatchMsg::Refused { dot, tag } });
+                return false;
+            }
+            None => {}
         }
         if let Some(held) = self.held.get_mut(&dot) {
             (held.owner, held.tag) = (from, tag);
-            return;
+            return false;
         }
         let Some(to) = self.next_consumer(&inbox.0) else {
             out.push(Effect::Send { to: from, message: DispatchMsg::Release { dot, tag } });
-            return;
+            return false;
         };
         self.held.insert(dot, Held { by: Some(to), owner: from, tag, gone: false });
         self.by_conn.entry(to.conn).or_default().insert(dot);
         out.push(Effect::Deliver { to, inbox: inbox.0, dot, redelivered, content });
+        true
     }
 
     /// Sends the grants that have become possible, and takes back what has become too much.

@@ -53,14 +53,13 @@ impl Flights {
 
     /// Takes out what is in flight of these slots. Returns their inboxes, one for each.
     pub(super) fn remove_all(&mut self, segment: SegmentId, slots: &RangeSet) -> Vec<Arc<str>> {
-        let dots: Vec<_> = slots.iter_ranges().flat_map(|(first, last)| self.within(segment, first, last)).collect();
+        let dots: Vec<_> = slots.iter_ranges().flat_map(|(first, last)| self.between(segment, first, last)).collect();
         dots.into_iter().filter_map(|dot| self.remove(dot)).collect()
     }
 
     /// Takes out what is in flight of a segment.
     pub(super) fn remove_segment(&mut self, segment: SegmentId) {
-        let dots: Vec<_> = self.within(segment, 0, Slot::MAX).collect();
-        dots.into_iter().for_each(|dot| drop(self.remove(dot)));
+        self.within(segment).into_iter().for_each(|dot| drop(self.remove(dot)));
     }
 
     /// Everything in flight at one edge.
@@ -68,12 +67,17 @@ impl Flights {
         self.by_dot.iter().filter(|(_, flight)| flight.edge == edge).map(|(dot, _)| *dot).collect()
     }
 
+    /// Everything in flight of a segment.
+    pub(super) fn within(&self, segment: SegmentId) -> Vec<Dot> {
+        self.between(segment, 0, Slot::MAX).collect()
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.by_dot.len()
     }
 
-    fn within(&self, segment: SegmentId, first: Slot, last: Slot) -> impl Iterator<Item = Dot> {
+    fn between(&self, segment: SegmentId, first: Slot, last: Slot) -> impl Iterator<Item = Dot> {
         self.by_dot.range(Dot { segment, slot: first }..=Dot { segment, slot: last }).map(|(dot, _)| *dot)
     }
 }

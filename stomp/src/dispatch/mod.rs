@@ -7,7 +7,7 @@
 //!
 //! - [`edge`]: consumers, what is in flight here; [`supply`]: credit for owners
 //! - [`owner`]: cursors, order; [`demand`]: credit from edges; [`flights`]: what is in flight anywhere
-//! - [`takeover`]: who owns which segment
+//! - [`takeover`]: who owns which segment; [`standins`]: what others than its writer delivered of one
 //! - [`topics`]: messages that are kept nowhere
 //! - [`census`]: figures about the whole cluster
 
@@ -17,6 +17,7 @@ mod edge;
 mod flights;
 mod msg;
 mod owner;
+mod standins;
 mod supply;
 mod takeover;
 #[cfg(test)]
@@ -40,8 +41,9 @@ pub(crate) use view::View;
 
 use crate::broker::ConnId;
 use census::Census;
-use edge::{Arrival, Edge};
+use edge::{Arrival, Edge, Refusal};
 use owner::Owner;
+use standins::StandIns;
 use takeover::{Takeover, Verdict};
 use topics::Topics;
 
@@ -72,6 +74,7 @@ pub(crate) struct Dispatch {
     owner: Owner,
     edge: Edge,
     takeover: Takeover,
+    stand_ins: StandIns,
     planted: Planted,
     topics: Topics,
     census: Census,
@@ -88,6 +91,7 @@ impl Dispatch {
             owner: Owner::new(me),
             edge: Edge::default(),
             takeover: Takeover::new(me, epoch, timing),
+            stand_ins: StandIns::default(),
             planted,
             topics: Topics::default(),
             census: Census::default(),
@@ -255,6 +259,7 @@ impl Dispatch {
             }
             let mut out = Vec::new();
             self.owner.serve(view, &self.takeover, &mut out);
+            self.note_stand_ins(&out);
             self.absorb(out);
             // Grants come after the messages that use credit up are taken in.
             while let Some(message) = self.local.pop_front() {
@@ -285,7 +290,10 @@ impl Dispatch {
     fn take(&mut self, now: Now, view: &dyn View, from: NodeId, message: DispatchMsg) {
         let mut out = Vec::new();
         match message {
-            DispatchMsg::Life(life) => self.takeover.on_life(from, life),
+            DispatchMsg::Life(life) => {
+                self.takeover.on_life(from, life);
+                self.stand_ins.on_life(from, life);
+            }
             DispatchMsg::Interest(interest) => {
                 self.census.on_interest(from, &interest);
                 self.owner.on_interest(from, interest, &mut out);
@@ -295,23 +303,35 @@ impl Dispatch {
             DispatchMsg::Grant { inbox, limit, round } => self.owner.on_grant(from, &inbox, limit, round),
             DispatchMsg::Received { bytes } => self.owner.on_received(from, bytes),
             DispatchMsg::Deliver { inbox, dot, tag, redelivered, content } => {
-                let refuse = !self.takeover.may_deliver(from, dot.segment) || view.is_removed(dot);
-                self.edge.on_deliver(from, Arrival { inbox, dot, tag, redelivered, content }, refuse, &mut out);
+                let refusal = match () {
+                    () if view.is_removed(dot) => Some(Refusal::Consumed),
+                    () if !self.takeover.may_deliver(from, dot.segment) => Some(Refusal::NotOwner),
+                    () => None,
+                };
+                let arrival = Arrival { inbox, dot, tag, redelivered, content };
+                if self.edge.on_deliver(from, arrival, refusal, &mut out) && from != dot.segment.node {
+                    self.stand_ins.note(dot);
+                }
             }
             DispatchMsg::Release { dot, tag } => {
                 self.takeover.on_release(from, dot, tag);
                 self.owner.on_release(from, dot, tag);
+            }
+            DispatchMsg::Refused { dot, tag } => {
+                if self.owner.is_in_flight(from, dot, tag) {
+                    self.takeover.doubt(now.mono_ms, dot.segment);
+                }
             }
             DispatchMsg::Claim { segments, firm } => {
                 for segment in segments {
                     self.answer_claim(now, view, from, segment, firm, &mut out);
                 }
             }
-            DispatchMsg::Held { segment, removed, held, owned } => {
+            DispatchMsg::Held { segment, removed, held, up_to } => {
                 if view.has_replica(segment) && !removed.is_empty() {
                     out.push(Effect::MergeRemoved { segment, slots: removed });
                 }
-                if !self.takeover.on_held(from, segment, &held, owned) && self.takeover.owns(segment) {
+                if !self.takeover.on_held(from, segment, &held, up_to) && self.takeover.owns(segment) {
                     let held = held.into_iter().map(|(slot, tag)| (slot, (from, tag))).collect();
                     self.owner.adopt(view, segment, &held);
                 }
@@ -351,8 +371,8 @@ impl Dispatch {
                 }
                 let held = self.edge.claimed(segment, from);
                 if firm || was_owner || !held.is_empty() {
-                    let removed = view.removed_slots(segment);
-                    let message = DispatchMsg::Held { segment, removed, held, owned: was_owner };
+                    let (removed, up_to) = (view.removed_slots(segment), self.stand_ins.up_to(segment));
+                    let message = DispatchMsg::Held { segment, removed, held, up_to };
                     out.push(Effect::Send { to: from, message });
                 }
             }
@@ -367,11 +387,26 @@ impl Dispatch {
             return claim(&linked, segments, false, out);
         }
         for &segment in segments {
-            self.owner.give_up(segment);
+            if self.takeover.is_own_life(segment) {
+                self.owner.recall(segment);
+            } else {
+                self.owner.give_up(segment);
+            }
             let held = self.edge.claimed(segment, self.me);
             self.takeover.begin(now.mono_ms, segment, &linked, &held);
         }
         claim(&linked, segments, true, out);
+    }
+
+    /// Remembers what is dispatched here in place of others.
+    fn note_stand_ins(&mut self, out: &[Effect]) {
+        for effect in out {
+            if let Effect::Send { message: DispatchMsg::Deliver { dot, .. }, .. } = effect
+                && dot.segment.node != self.me
+            {
+                self.stand_ins.note(*dot);
+            }
+        }
     }
 
     /// Messages to this node itself stay here.

@@ -38,8 +38,9 @@ pub(crate) enum DispatchMsg {
     /// only repeats what should be known.
     Claim { segments: Vec<SegmentId>, firm: bool },
     /// Answer to a claim: slots that are in flight here (or acknowledged and not yet on disk) with the tags of their
-    /// deliveries, what is consumed, and whether the sender owned it until now.
-    Held { segment: SegmentId, removed: RangeSet, held: Vec<(Slot, u64)>, owned: bool },
+    /// deliveries, what is consumed, and the highest slot that was delivered in place of the segment's writer, as far as
+    /// the sender had a part in it; 0 if none was.
+    Held { segment: SegmentId, removed: RangeSet, held: Vec<(Slot, u64)>, up_to: Slot },
     /// Answer to a firm claim: a node of higher rank is there and owns it.
     Denied { segment: SegmentId },
     /// To all: whether anyone listens to each topic here.
@@ -48,6 +49,8 @@ pub(crate) enum DispatchMsg {
     Topic { topic: Name, id: String, content: Content },
     /// To all: what waits in segments that the sender owns, where it changed.
     Depths(Vec<(Name, Depth)>),
+    /// Edge to owner: this delivery was refused, since the edge takes someone else for the segment's owner.
+    Refused { dot: Dot, tag: u64 },
 }
 
 /// A message's stored header section and body.

@@ -7,8 +7,10 @@
 //! - Order: within a segment lowest slot first, segments of a life by number, so the messages of one producer leave in
 //!   the order in which they were taken; while one of them is being claimed, later ones wait. `cursors` only save the search: below a cursor nothing waits. What goes back
 //!   moves the cursor back with it, and is marked `redelivered`, since higher slots may have gone ahead.
-//! - Everything of another life, and of a segment that another node may have dispatched meanwhile, is marked: nobody
-//!   here knows what was delivered already.
+//! - Everything of another life is marked, and what another node may have dispatched meanwhile: nobody here knows what
+//!   was delivered already.
+//! - What is known to be consumed is not dispatched, even if that still waits for its commit. Such a dot does not move
+//!   the cursor on, since the commit may fail.
 //! - An edge that holds credit either gets a message or hears that there is none (`Backlog { waiting: 0 }`), so that its
 //!   places are not kept from other owners. That is said at the end of every turn in which the inbox was looked at.
 //!
@@ -130,6 +132,11 @@ impl Owner {
         }
     }
 
+    /// Whether this delivery is in flight.
+    pub(crate) fn is_in_flight(&self, edge: NodeId, dot: Dot, tag: u64) -> bool {
+        self.flights.is(dot, edge, tag)
+    }
+
     /// Messages wait that did not before.
     pub(crate) fn arrived(&mut self, view: &dyn View, segment: SegmentId, slots: &RangeSet) {
         let Some(first) = slots.first() else { return };
@@ -172,6 +179,7 @@ impl Owner {
             let inbox = inboxes.iter().find(|inbox| view.next_waiting(inbox, segment, slot) == Some(slot));
             if let Some(inbox) = inbox {
                 self.flights.insert(dot, Flight { edge, tag, inbox: Arc::clone(inbox) });
+                self.again.remove(&dot);
             }
         }
         self.look_at_all();
@@ -186,6 +194,14 @@ impl Owner {
             segments.remove(&segment);
         }
         self.look_at_all();
+    }
+
+    /// The segment stays this node's, but where its messages are is asked anew: what no edge turns out to hold waits again,
+    /// and may have been delivered.
+    pub(crate) fn recall(&mut self, segment: SegmentId) {
+        for dot in self.flights.within(segment) {
+            self.put_back(dot, true);
+        }
     }
 
     /// Looks again at every inbox that anyone wants: what is owned has changed.
@@ -241,7 +257,7 @@ impl Owner {
         segments.sort_by_key(|(id, _)| (takeover.is_own_life(*id), *id));
         let mut cursors = self.cursors.remove(inbox).unwrap_or_default();
         cursors.retain(|id, _| segments.iter().any(|(segment, _)| segment == id));
-        let mut next = self.next_waiting(inbox, &segments, &mut cursors, view, takeover);
+        let mut next = self.next_waiting(inbox, &segments, &mut cursors, view);
         while let Some(dot) = next {
             let Some(edge) = self.next_edge(inbox) else { break };
             match view.message(dot) {
@@ -257,7 +273,7 @@ impl Owner {
                     out.push(Effect::Damaged { dot, why });
                 }
             }
-            next = self.next_waiting(inbox, &segments, &mut cursors, view, takeover);
+            next = self.next_waiting(inbox, &segments, &mut cursors, view);
         }
         let all: u64 = segments.iter().map(|(_, count)| count).sum();
         let waiting = match next {
@@ -277,28 +293,27 @@ impl Owner {
         segments: &[(SegmentId, u64)],
         cursors: &mut BTreeMap<SegmentId, Slot>,
         view: &dyn View,
-        takeover: &Takeover,
     ) -> Option<Dot> {
         segments.iter().find_map(|&(segment, _)| {
             let cursor = cursors.entry(segment).or_insert(1);
+            let (mut from, mut passes) = (*cursor, true);
             loop {
-                let Some(slot) = view.next_waiting(inbox, segment, *cursor) else {
-                    *cursor = Slot::MAX;
-                    return None;
-                };
-                *cursor = slot;
-                let dot = Dot { segment, slot };
-                // A removal may wait for its commit; of what was always ours we would know by the dot in flight.
-                let taken = self.flights.contains(dot)
-                    || self.unreadable.contains(&dot)
-                    || (takeover.marks(segment) && view.is_removed(dot));
-                if !taken {
+                let found = view.next_waiting(inbox, segment, from);
+                let slot = found.unwrap_or(Slot::MAX);
+                if passes {
+                    *cursor = slot;
+                }
+                let dot = Dot { segment, slot: found? };
+                let taken = self.flights.contains(dot) || self.unreadable.contains(&dot);
+                let going = !taken && view.is_removed(dot);
+                if !taken && !going {
                     return Some(dot);
                 }
-                if slot == Slot::MAX {
-                    return None;
+                passes &= taken;
+                from = slot.checked_add(1)?;
+                if passes {
+                    *cursor = from;
                 }
-                *cursor = slot + 1;
             }
         })
     }
@@ -330,7 +345,7 @@ impl Owner {
         }
         let tag = self.next_tag;
         self.next_tag += 1;
-        let (again, marked) = (self.again.remove(&dot), takeover.marks(dot.segment));
+        let (again, marked) = (self.again.remove(&dot), takeover.marks(dot));
         if marked || again == Some(true) {
             self.duplicates += 1;
         }

@@ -10,9 +10,14 @@
 //!   twice.
 //! - A claim is denied by the owner itself if it ranks higher, and by whoever is linked with an owner that ranks higher:
 //!   that the claimer can't see the owner does not mean that it is dead.
+//! - With its answer a node tells up to which slot it had a part in deliveries in place of the segment's writer. If the
+//!   writer is the one who asks, it marks what it dispatches up to there as redelivered, and nothing beyond: whoever told
+//!   that has stopped dispatching the segment before it answered, and is asked again whenever it could have begun anew.
 //! - An owner asks every new peer in the same way, and dispatches nothing until that one has answered. So what the peer's
 //!   clients held through a cut is not delivered again, and of two owners of one segment the lower rank gives in at once.
 //!   Now and then owners repeat to all what they own (`firm: false`), for those who believe something else.
+//! - An owner whose delivery is refused, since the edge takes someone else for the owner, claims the segment anew a little
+//!   later, as if it had just found it: either the edge takes its word, or it gives in.
 //!
 //! Ranks come from the registry and may differ between nodes for a moment; then both may go on for as long, which costs
 //! marked duplicates and loses nothing.
@@ -73,8 +78,10 @@ pub(crate) struct Takeover {
     started_at: Option<u64>,
     /// Segments of other lives that are dispatched here.
     owned: BTreeSet<SegmentId>,
-    /// Segments of this life that someone else may have dispatched.
-    contested: BTreeSet<SegmentId>,
+    /// Segments of this life that someone else took for its own, and up to which slot it may have dispatched them.
+    contested: BTreeMap<SegmentId, Slot>,
+    /// Owned segments of which an edge refused deliveries, with the time at which to claim them anew.
+    doubted: BTreeMap<SegmentId, u64>,
     claims: BTreeMap<SegmentId, Claim>,
     /// Since when this node is the first live candidate, and has not got the segment.
     first_since: BTreeMap<SegmentId, u64>,
@@ -94,7 +101,8 @@ impl Takeover {
             timing,
             started_at: None,
             owned: BTreeSet::new(),
-            contested: BTreeSet::new(),
+            contested: BTreeMap::new(),
+            doubted: BTreeMap::new(),
             claims: BTreeMap::new(),
             first_since: BTreeMap::new(),
             owners: BTreeMap::new(),
@@ -114,9 +122,10 @@ impl Takeover {
         !self.claims.contains_key(&segment) && (self.is_own_life(segment) || self.owned.contains(&segment))
     }
 
-    /// Whether its messages are to be marked: someone else may have delivered them.
-    pub(crate) fn marks(&self, segment: SegmentId) -> bool {
-        !self.is_own_life(segment) || self.contested.contains(&segment)
+    /// Whether the message is to be marked: someone else may have delivered it.
+    pub(crate) fn marks(&self, dot: Dot) -> bool {
+        let is_contested = || self.contested.get(&dot.segment).is_some_and(|up_to| dot.slot <= *up_to);
+        !self.is_own_life(dot.segment) || is_contested()
     }
 
     /// Whether this node tells the depth of the segment: as its owner, or as who is about to be.
@@ -172,9 +181,9 @@ impl Takeover {
         let dropped: Vec<_> = known.copied().filter(|id| !view.has_replica(*id)).collect();
         self.owned.retain(|id| !dropped.contains(id));
         self.claims.retain(|id, _| view.has_replica(*id));
-        self.contested.retain(|id| view.has_replica(*id));
+        self.contested.retain(|id, _| view.has_replica(*id));
         let mut first_since = BTreeMap::new();
-        let mut due = Vec::new();
+        let mut due = self.ripe_doubts(now_ms);
         for id in view.segments() {
             if self.is_own_life(id) || self.owned.contains(&id) || self.claims.contains_key(&id) {
                 continue;
@@ -196,12 +205,34 @@ impl Takeover {
         (due, dropped)
     }
 
+    /// An edge refused a delivery of an owned segment.
+    pub(crate) fn doubt(&mut self, now_ms: u64, segment: SegmentId) {
+        // Not at once: however edges answer, there is a pause between two claims.
+        let due = *self.doubted.entry(segment).or_insert(now_ms + self.timing.settle_ms);
+        self.look_soon(due);
+    }
+
+    /// Doubted segments that are to be claimed now. Those that are being claimed anyway have to wait: a claim because of a
+    /// new peer takes for granted what is in flight at the others.
+    fn ripe_doubts(&mut self, now_ms: u64) -> Vec<SegmentId> {
+        let open = self.doubted.iter().filter(|(id, _)| !self.claims.contains_key(id));
+        let (ripe, unripe): (Vec<_>, Vec<_>) = open.map(|(id, due)| (*id, *due)).partition(|(_, due)| *due <= now_ms);
+        self.look_at = unripe.into_iter().map(|(_, due)| due).fold(self.look_at, u64::min);
+        let mut due = Vec::new();
+        for (id, _) in ripe {
+            self.doubted.remove(&id);
+            due.extend(self.owns(id).then_some(id));
+        }
+        due
+    }
+
     /// A firm claim begins.
     pub(crate) fn begin(&mut self, now_ms: u64, segment: SegmentId, asked: &[NodeId], held: &[(Slot, u64)]) {
         if self.is_own_life(segment) {
-            self.contested.insert(segment);
+            self.contested.entry(segment).or_insert(0);
         }
         self.owners.remove(&segment);
+        self.doubted.remove(&segment);
         let claim = Claim {
             missing: asked.iter().copied().collect(),
             held: held.iter().map(|&(slot, tag)| (slot, (self.me, tag))).collect(),
@@ -211,9 +242,10 @@ impl Takeover {
     }
 
     /// A peer answered. False if nothing waits for it, and the answer is only news.
-    pub(crate) fn on_held(&mut self, from: NodeId, segment: SegmentId, held: &[(Slot, u64)], owned: bool) -> bool {
-        if owned && self.is_own_life(segment) {
-            self.contested.insert(segment);
+    pub(crate) fn on_held(&mut self, from: NodeId, segment: SegmentId, held: &[(Slot, u64)], up_to: Slot) -> bool {
+        if up_to > 0 && self.is_own_life(segment) {
+            let contested = self.contested.entry(segment).or_insert(0);
+            *contested = up_to.max(*contested);
         }
         let Some(claim) = self.claims.get_mut(&segment) else { return false };
         claim.missing.remove(&from);
@@ -307,6 +339,6 @@ impl Takeover {
             return Vec::new();
         }
         self.repeat_at = now_ms + self.timing.repeat_ms;
-        self.owned.union(&self.contested).copied().filter(|id| self.owns(*id)).collect()
+        self.owned.iter().chain(self.contested.keys()).copied().filter(|id| self.owns(*id)).collect()
     }
 }

@@ -7,7 +7,7 @@ use rhizomq_engine::{Dot, NodeId, RangeSet, SegmentId};
 
 use super::super::{
     ConsumerId, Content, DispatchMsg, Effect, Name,
-    edge::{Arrival, Edge},
+    edge::{Arrival, Edge, Refusal},
 };
 use crate::{broker::ConnId, session::SubKey};
 
@@ -52,7 +52,7 @@ fn releases(out: &[Effect]) -> Vec<(NodeId, u32, u64)> {
 #[test]
 fn an_acknowledged_message_is_held_until_its_removal_is_on_disk() {
     let (mut edge, mut out) = edge(5);
-    edge.on_deliver(OWNER, arrival(1, 11), false, &mut out);
+    edge.on_deliver(OWNER, arrival(1, 11), None, &mut out);
     assert!(edge.settle(ConnId(1), dot(1), true, &mut out));
     assert!(!edge.settle(ConnId(1), dot(1), true, &mut out), "only once");
     assert_eq!(edge.claimed(SEGMENT, NEXT_OWNER), [(1, 11)]);
@@ -63,7 +63,7 @@ fn an_acknowledged_message_is_held_until_its_removal_is_on_disk() {
 #[test]
 fn an_acknowledgement_that_was_not_written_gives_the_message_back() {
     let (mut edge, mut out) = edge(5);
-    edge.on_deliver(OWNER, arrival(1, 11), false, &mut out);
+    edge.on_deliver(OWNER, arrival(1, 11), None, &mut out);
     edge.settle(ConnId(1), dot(1), true, &mut out);
     edge.unsettle(dot(1), &mut out);
     assert_eq!(releases(&out), [(OWNER, 1, 11)]);
@@ -72,21 +72,32 @@ fn an_acknowledgement_that_was_not_written_gives_the_message_back() {
 #[test]
 fn what_is_held_or_consumed_is_refused_and_what_nobody_can_take_goes_back() {
     let (mut edge, mut out) = edge(1);
-    edge.on_deliver(OWNER, arrival(1, 11), false, &mut out);
-    edge.on_deliver(OWNER, arrival(2, 12), true, &mut out);
-    edge.on_deliver(NEXT_OWNER, arrival(1, 13), false, &mut out);
+    edge.on_deliver(OWNER, arrival(1, 11), None, &mut out);
+    edge.on_deliver(OWNER, arrival(2, 12), Some(Refusal::Consumed), &mut out);
+    edge.on_deliver(NEXT_OWNER, arrival(1, 13), None, &mut out);
     let delivered = out.iter().filter(|effect| matches!(effect, Effect::Deliver { .. })).count();
     assert_eq!((delivered, releases(&out)), (1, vec![]));
-    edge.on_deliver(OWNER, arrival(3, 14), false, &mut out);
+    edge.on_deliver(OWNER, arrival(3, 14), None, &mut out);
     assert_eq!(releases(&out), [(OWNER, 3, 14)], "the only place is taken");
     edge.close(ConnId(1), &mut out);
     assert_eq!(releases(&out)[1..], [(NEXT_OWNER, 1, 13)], "to whom delivered it last");
 }
 
 #[test]
+fn who_is_not_the_owner_hears_of_it_and_may_send_the_next_one() {
+    let (mut edge, mut out) = edge(1);
+    assert!(!edge.on_deliver(OWNER, arrival(1, 11), Some(Refusal::NotOwner), &mut out));
+    let [Effect::Send { to: OWNER, message: DispatchMsg::Refused { dot: refused, tag: 11 } }] = out[..] else {
+        panic!()
+    };
+    assert_eq!((refused, edge.held()), (dot(1), 0));
+    assert!(edge.on_deliver(NEXT_OWNER, arrival(1, 12), None, &mut out), "the place is free");
+}
+
+#[test]
 fn what_others_consumed_needs_no_release() {
     let (mut edge, mut out) = edge(5);
-    edge.on_deliver(OWNER, arrival(1, 11), false, &mut out);
+    edge.on_deliver(OWNER, arrival(1, 11), None, &mut out);
     edge.removed(SEGMENT, &RangeSet::from_range(1, 1));
     edge.close(ConnId(1), &mut out);
     assert_eq!((releases(&out), edge.held()), (vec![], 0));

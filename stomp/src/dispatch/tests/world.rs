@@ -128,7 +128,11 @@ pub(super) struct World {
     pub(super) now: Now,
     state: u64,
     conns: u64,
+    /// All deliveries, and those without a mark.
     pub(super) deliveries: BTreeMap<Dot, (u32, u32)>,
+    /// Whether all are linked, what was on the way when they were has arrived, and nobody forgot anything before.
+    pub(super) recalled: bool,
+    pub(super) restarted: bool,
     pub(super) published: BTreeSet<Dot>,
 }
 
@@ -165,6 +169,8 @@ impl World {
             state: seed,
             conns: 0,
             deliveries: BTreeMap::new(),
+            recalled: false,
+            restarted: false,
             published: BTreeSet::new(),
         }
     }
@@ -261,6 +267,13 @@ impl World {
         self.turn(index);
     }
 
+    /// All consumers of a node die.
+    pub(super) fn vanish_all(&mut self, index: usize) {
+        while !self.hosts[index].subscribers.is_empty() {
+            self.vanish(index);
+        }
+    }
+
     /// A consumer answers one message.
     pub(super) fn settle(&mut self, index: usize, ack: bool) {
         let Some(id) = self.pick_subscriber(index) else { return };
@@ -323,12 +336,19 @@ impl World {
         for other in 0..NODES {
             self.cut(index, other);
         }
+        self.restarted = true;
         let host = &mut self.hosts[index];
         host.epoch = Epoch(host.epoch.0 + 1);
         host.next = first_dot(index, host.epoch);
         host.subscribers.clear();
         host.paper.staged.clear();
         host.dispatch = Dispatch::new(id_of(index), host.epoch, timing(), Planted::default());
+    }
+
+    /// All that is on its way arrives, and what follows from it.
+    pub(super) fn settle_links(&mut self) {
+        let pairs = || (0..NODES).flat_map(|a| (0..NODES).map(move |b| (a, b)));
+        while pairs().fold(false, |any, (a, b)| self.step_link(a, b) || any) {}
     }
 
     /// One packet arrives.
@@ -355,6 +375,14 @@ impl World {
         }
     }
 
+    /// So many milliseconds in which all that is sent arrives at once.
+    pub(super) fn let_time_pass(&mut self, ms: u64) {
+        for _ in 0..ms / 10 {
+            self.pass_time(10);
+            self.settle_links();
+        }
+    }
+
     fn turn(&mut self, index: usize) {
         loop {
             let host = &mut self.hosts[index];
@@ -375,7 +403,11 @@ impl World {
                 Effect::Deliver { to, inbox, dot, redelivered, .. } => {
                     self.deliver(index, to, &inbox, dot, redelivered)
                 }
-                Effect::MergeRemoved { segment, slots } => self.remove(index, segment, &slots),
+                // Reaches the disk with the next commit.
+                Effect::MergeRemoved { segment, slots } => {
+                    let slots = slots.iter_ranges().flat_map(|(first, last)| first..=last);
+                    host.paper.staged.extend(slots.map(|slot| Dot { segment, slot }));
+                }
                 Effect::Topic { .. } | Effect::Damaged { .. } => panic!("nothing of the kind happens here"),
             }
         }
@@ -392,6 +424,8 @@ impl World {
         assert!(subscriber.has.len() <= subscriber.prefetch, "too many for {to:?}");
         let (all, unmarked) = self.deliveries.entry(dot).or_default();
         *all += 1;
+        // Whoever may have delivered it before is linked, lives on, and was asked.
+        assert!(redelivered || *all == 1 || !self.recalled, "{dot:?} again, as if for the first time");
         if !redelivered {
             *unmarked += 1;
             assert_eq!(*unmarked, 1, "{dot:?} again, without a mark");
@@ -407,6 +441,9 @@ impl World {
             for other in 0..NODES {
                 self.link(index, other);
             }
+        }
+        let mut under_way: BTreeMap<_, _> = self.links.iter().map(|(ends, link)| (*ends, link.len())).collect();
+        for index in 0..NODES {
             for inbox in ["a", "b"] {
                 self.subscribe_to(index, inbox.into(), 3);
             }
@@ -417,6 +454,10 @@ impl World {
             }
             let (from, to) = (self.below(NODES), self.below(NODES));
             self.step_link(from, to);
+            if let Some(count) = under_way.get_mut(&(from, to)) {
+                *count = count.saturating_sub(1);
+            }
+            self.recalled |= !self.restarted && under_way.values().all(|count| *count == 0);
             self.commit(from);
             let full: Vec<_> = self.hosts[to].subscribers.iter().map(|(id, s)| (*id, s.has.len())).collect();
             for (id, count) in full {
