@@ -94,6 +94,36 @@ fn who_is_not_the_owner_hears_of_it_and_may_send_the_next_one() {
     assert!(edge.on_deliver(NEXT_OWNER, arrival(1, 12), None, &mut out), "the place is free");
 }
 
+fn grants(edge: &mut Edge) -> usize {
+    let mut out = Vec::new();
+    edge.grant(&mut out);
+    out.iter().filter(|effect| matches!(effect, Effect::Send { message: DispatchMsg::Grant { .. }, .. })).count()
+}
+
+#[test]
+fn nothing_is_granted_between_the_end_of_an_interest_and_its_confirmation() {
+    let (mut edge, mut out) = edge(2);
+    edge.on_backlog(OWNER, Name(queue()), 5, 1);
+    assert_eq!(grants(&mut edge), 1);
+    edge.unsubscribe(consumer(1), &mut out);
+    edge.subscribe(consumer(2), &queue(), 8, &mut out);
+    edge.on_backlog(OWNER, Name(queue()), 5, 2);
+    assert_eq!(grants(&mut edge), 0, "the owner still counts in the old way");
+    edge.on_closed(OWNER, &Name(queue()));
+    edge.on_backlog(OWNER, Name(queue()), 5, 3);
+    assert_eq!(grants(&mut edge), 1);
+}
+
+#[test]
+fn a_socket_that_is_behind_gets_credit_when_it_has_caught_up() {
+    let (mut edge, _) = edge(2);
+    edge.set_busy(ConnId(1), true);
+    edge.on_backlog(OWNER, Name(queue()), 5, 1);
+    assert_eq!(grants(&mut edge), 0);
+    edge.set_busy(ConnId(1), false);
+    assert_eq!(grants(&mut edge), 1);
+}
+
 #[test]
 fn what_others_consumed_needs_no_release() {
     let (mut edge, mut out) = edge(5);

@@ -2,9 +2,9 @@
 //! are worth a name.
 
 mod edge;
+mod owners;
 mod world;
 
-use rhizomq_engine::Dot;
 use world::{NODES, World, id_of};
 
 fn random_life(seed: u64, steps: usize, faults: bool) -> World {
@@ -95,115 +95,4 @@ fn a_takeover_holds_back_what_is_in_flight_and_marks_the_rest() {
     assert!(again.into_iter().all(|(_, counts)| *counts == (1, 0)), "once, marked");
     assert_eq!(world.hosts[1].dispatch.duplicates(), 6);
     assert_ne!(id_of(0), id_of(1));
-}
-
-/// Messages of node 0 wait at it and at node 1, which takes them over while the two are cut apart.
-fn taken_over_by_node_1(seed: u64) -> World {
-    let mut world = World::new(seed);
-    world.link(0, 1);
-    (0..6).for_each(|_| world.publish(0));
-    world.settle_links();
-    world.cut(0, 1);
-    world.let_time_pass(300);
-    world
-}
-
-/// What consumers of both inboxes at a node get, until they go away with it.
-fn give_back_some(world: &mut World, index: usize) -> Vec<Dot> {
-    for inbox in ["a", "b"] {
-        world.subscribe_to(index, inbox.into(), 2);
-    }
-    world.settle_links();
-    let got: Vec<_> = world.hosts[index].subscribers.values().flat_map(|subscriber| subscriber.has.clone()).collect();
-    world.vanish_all(index);
-    world.settle_links();
-    assert!((2..6).contains(&got.len()), "some, not all");
-    got
-}
-
-/// The writer delivers all of it: what was delivered before is marked, what comes after that is not.
-fn check_marks(world: &mut World, before: &[Dot]) {
-    (0..4).for_each(|_| world.publish(0));
-    for inbox in ["a", "b"] {
-        world.subscribe_to(0, inbox.into(), 20);
-    }
-    world.let_time_pass(300);
-    let last = before.iter().max();
-    for (dot, (all, unmarked)) in &world.deliveries {
-        let twice = before.contains(dot);
-        assert_eq!((*all, *unmarked == 0), (1 + u32::from(twice), Some(dot) <= last), "{dot:?}");
-    }
-    assert_eq!(world.deliveries.len(), 10);
-    let marked = world.deliveries.values().filter(|(_, unmarked)| *unmarked == 0).count();
-    assert_eq!(world.hosts[0].dispatch.duplicates(), marked as u64);
-}
-
-#[test]
-fn a_writer_marks_what_others_delivered_although_their_first_answer_was_lost() {
-    for seed in 0..20 {
-        let mut world = taken_over_by_node_1(seed);
-        let before = give_back_some(&mut world, 1);
-        world.link(0, 1);
-        while world.step_link(0, 1) {}
-        assert!(!world.hosts[1].dispatch.takeover.owns(before[0].segment), "it gave in");
-        world.cut(0, 1);
-        world.link(0, 1);
-        world.settle_links();
-        check_marks(&mut world, &before);
-    }
-}
-
-#[test]
-fn a_writer_marks_what_the_clients_of_a_third_node_got_from_one_that_died() {
-    for seed in 0..20 {
-        let mut world = taken_over_by_node_1(seed);
-        world.link(1, 2);
-        world.let_time_pass(300);
-        let before = give_back_some(&mut world, 2);
-        world.restart(1);
-        world.link(0, 2);
-        world.settle_links();
-        check_marks(&mut world, &before);
-    }
-}
-
-/// Node 2 knows the writer, and refuses what node 1 sends.
-fn refused_by_node_2(seed: u64) -> World {
-    let mut world = taken_over_by_node_1(seed);
-    world.link(0, 2);
-    world.settle_links();
-    world.link(1, 2);
-    while world.step_link(1, 2) {}
-    world.pass_time(150);
-    world.settle_links();
-    let segment = world.published.first().unwrap().segment;
-    assert!(world.hosts[1].dispatch.takeover.owns(segment), "the denial came too late");
-    for inbox in ["a", "b"] {
-        world.subscribe_to(2, inbox.into(), 10);
-    }
-    while world.step_link(1, 2) | world.step_link(2, 1) {}
-    assert!(world.deliveries.is_empty());
-    assert!(world.hosts[1].dispatch.owner.in_flight() > 0, "under way, as node 1 believes");
-    world
-}
-
-#[test]
-fn whose_deliveries_are_refused_gives_in_to_the_owner() {
-    for seed in 0..20 {
-        let mut world = refused_by_node_2(seed);
-        world.let_time_pass(60);
-        assert_eq!(world.hosts[1].dispatch.owner.in_flight(), 0);
-        assert!(!world.hosts[1].dispatch.takeover.owns(world.published.first().unwrap().segment));
-        assert!(world.deliveries.values().all(|counts| *counts == (1, 1)) && world.deliveries.len() == 6);
-    }
-}
-
-#[test]
-fn what_was_refused_is_delivered_when_the_owner_is_gone() {
-    for seed in 0..20 {
-        let mut world = refused_by_node_2(seed);
-        world.cut(0, 2);
-        world.let_time_pass(500);
-        assert!(world.deliveries.values().all(|counts| *counts == (1, 0)) && world.deliveries.len() == 6);
-    }
 }

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use rhizomq_engine::{Dot, Epoch, Message, NodeId, Now, Planted, RangeSet, SegmentId, Slot};
 
-use super::super::{ConsumerId, Dispatch, Effect, TakeoverTiming, View};
+use super::super::{ConsumerId, Dispatch, DispatchMsg, Effect, TakeoverTiming, View};
 use crate::{broker::ConnId, session::SubKey};
 
 pub(super) const NODES: usize = 3;
@@ -133,6 +133,8 @@ pub(super) struct World {
     /// Whether all are linked, what was on the way when they were has arrived, and nobody forgot anything before.
     pub(super) recalled: bool,
     pub(super) restarted: bool,
+    /// Whether links carry messages and removals too, or only what dispatch says.
+    pub(super) replicates: bool,
     pub(super) published: BTreeSet<Dot>,
 }
 
@@ -171,6 +173,7 @@ impl World {
             deliveries: BTreeMap::new(),
             recalled: false,
             restarted: false,
+            replicates: true,
             published: BTreeSet::new(),
         }
     }
@@ -212,6 +215,9 @@ impl World {
     }
 
     fn push(&mut self, from: usize, packet: impl Fn() -> Packet) {
+        if !self.replicates {
+            return;
+        }
         for to in 0..NODES {
             if let Some(link) = self.links.get_mut(&(from, to)) {
                 link.push_back(packet());
@@ -230,6 +236,30 @@ impl World {
         host.dispatch.handle_removed(segment, &new);
         self.push(index, || Packet::Removed(segment, new.clone()));
         self.turn(index);
+    }
+
+    /// The disk refuses removals.
+    pub(super) fn fail_commit(&mut self, index: usize) {
+        self.hosts[index].paper.staged.clear();
+    }
+
+    /// What the consumers of a node hold.
+    pub(super) fn held_at(&self, index: usize) -> Vec<Dot> {
+        self.hosts[index].subscribers.values().flat_map(|subscriber| subscriber.has.clone()).collect()
+    }
+
+    /// Consumers of both inboxes.
+    pub(super) fn subscribe_to_both(&mut self, index: usize, prefetch: usize) {
+        for inbox in ["a", "b"] {
+            self.subscribe_to(index, inbox.into(), prefetch);
+        }
+    }
+
+    /// The consumers of a node acknowledge everything.
+    pub(super) fn ack_all(&mut self, index: usize) {
+        while !self.held_at(index).is_empty() {
+            self.settle(index, true);
+        }
     }
 
     /// Removals reach the disk.
@@ -326,7 +356,9 @@ impl World {
             let mut packets: VecDeque<_> =
                 host.paper.removed.iter().map(|(id, slots)| Packet::Removed(*id, slots.clone())).collect();
             packets.extend(host.paper.waiting().map(|(dot, inbox)| Packet::Message(*dot, Arc::clone(inbox))));
-            self.links.entry((here, there)).or_default().extend(packets);
+            if self.replicates {
+                self.links.entry((here, there)).or_default().extend(packets);
+            }
             self.turn(here);
         }
     }
@@ -343,6 +375,21 @@ impl World {
         host.subscribers.clear();
         host.paper.staged.clear();
         host.dispatch = Dispatch::new(id_of(index), host.epoch, timing(), Planted::default());
+    }
+
+    /// A message of dispatch is on its way.
+    pub(super) fn say(&mut self, from: usize, to: usize, message: &DispatchMsg) {
+        self.links.get_mut(&(from, to)).unwrap().push_back(Packet::App(message.encode()));
+    }
+
+    /// What dispatch says on a link, and has not arrived.
+    pub(super) fn said(&self, from: usize, to: usize) -> Vec<DispatchMsg> {
+        let packets = self.links[&(from, to)].iter();
+        let message = |packet: &Packet| match packet {
+            Packet::App(bytes) => Some(DispatchMsg::decode(bytes).unwrap()),
+            _ => None,
+        };
+        packets.filter_map(message).collect()
     }
 
     /// All that is on its way arrives, and what follows from it.

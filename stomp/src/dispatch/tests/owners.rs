@@ -1,0 +1,313 @@
+//! Who owns what, who marks what, and what happens to deliveries under way meanwhile.
+
+use rhizomq_engine::{Dot, RangeSet, SegmentId};
+
+use super::{
+    super::{Content, DispatchMsg, Name},
+    world::World,
+};
+
+fn once(world: &World, dots: &[Dot]) -> bool {
+    dots.iter().all(|dot| world.deliveries[dot].0 == 1)
+}
+
+/// Messages of node 0 wait at it and at node 1, which takes them over while the two are cut apart.
+fn taken_over_by_node_1(seed: u64) -> World {
+    let mut world = World::new(seed);
+    world.link(0, 1);
+    (0..6).for_each(|_| world.publish(0));
+    world.settle_links();
+    world.cut(0, 1);
+    world.let_time_pass(300);
+    world
+}
+
+/// What consumers of both inboxes at a node get, until they go away with it.
+fn give_back_some(world: &mut World, index: usize) -> Vec<Dot> {
+    world.subscribe_to_both(index, 2);
+    world.settle_links();
+    let got: Vec<_> = world.hosts[index].subscribers.values().flat_map(|subscriber| subscriber.has.clone()).collect();
+    world.vanish_all(index);
+    world.settle_links();
+    assert!((2..6).contains(&got.len()), "some, not all");
+    got
+}
+
+/// The writer delivers all of it: what was delivered before is marked, what comes after that is not.
+fn check_marks(world: &mut World, before: &[Dot]) {
+    (0..4).for_each(|_| world.publish(0));
+    world.subscribe_to_both(0, 20);
+    world.let_time_pass(300);
+    let last = before.iter().max();
+    for (dot, (all, unmarked)) in &world.deliveries {
+        let twice = before.contains(dot);
+        assert_eq!((*all, *unmarked == 0), (1 + u32::from(twice), Some(dot) <= last), "{dot:?}");
+    }
+    assert_eq!(world.deliveries.len(), 10);
+    let marked = world.deliveries.values().filter(|(_, unmarked)| *unmarked == 0).count();
+    assert_eq!(world.hosts[0].dispatch.duplicates(), marked as u64);
+}
+
+#[test]
+fn a_writer_marks_what_others_delivered_although_their_first_answer_was_lost() {
+    for seed in 0..20 {
+        let mut world = taken_over_by_node_1(seed);
+        let before = give_back_some(&mut world, 1);
+        world.link(0, 1);
+        while world.step_link(0, 1) {}
+        assert!(!world.hosts[1].dispatch.takeover.owns(before[0].segment), "it gave in");
+        world.cut(0, 1);
+        world.link(0, 1);
+        world.settle_links();
+        check_marks(&mut world, &before);
+    }
+}
+
+/// Node 1 delivers to clients of node 2; then one of the two dies and the other meets the writer again.
+fn delivered_by_two(dies: usize, lives: usize) {
+    for seed in 0..20 {
+        let mut world = taken_over_by_node_1(seed);
+        world.link(1, 2);
+        world.let_time_pass(300);
+        let before = give_back_some(&mut world, 2);
+        world.restart(dies);
+        world.link(0, lives);
+        world.settle_links();
+        check_marks(&mut world, &before);
+    }
+}
+
+#[test]
+fn a_writer_marks_what_the_clients_of_a_third_node_got_from_one_that_died() {
+    delivered_by_two(1, 2);
+}
+
+#[test]
+fn a_writer_marks_what_another_sent_to_clients_of_a_node_that_died() {
+    delivered_by_two(2, 1);
+}
+
+/// Node 2 knows the writer, and refuses what node 1 sends.
+fn refused_by_node_2(seed: u64) -> World {
+    let mut world = taken_over_by_node_1(seed);
+    world.link(0, 2);
+    world.settle_links();
+    world.link(1, 2);
+    while world.step_link(1, 2) {}
+    world.pass_time(150);
+    world.settle_links();
+    let segment = world.published.first().unwrap().segment;
+    assert!(world.hosts[1].dispatch.takeover.owns(segment), "the denial came too late");
+    world.subscribe_to_both(2, 10);
+    while world.step_link(1, 2) | world.step_link(2, 1) {}
+    assert!(world.deliveries.is_empty());
+    assert!(world.hosts[1].dispatch.owner.in_flight() > 0, "under way, as node 1 believes");
+    world
+}
+
+#[test]
+fn whose_deliveries_are_refused_gives_in_to_the_owner() {
+    for seed in 0..20 {
+        let mut world = refused_by_node_2(seed);
+        // Longer than a claim without an answer lasts: it was denied.
+        world.let_time_pass(700);
+        assert_eq!(world.hosts[1].dispatch.owner.in_flight(), 0);
+        assert!(!world.hosts[1].dispatch.takeover.owns(world.published.first().unwrap().segment));
+        assert!(world.deliveries.values().all(|counts| *counts == (1, 1)) && world.deliveries.len() == 6);
+    }
+}
+
+#[test]
+fn what_was_refused_is_delivered_when_the_owner_is_gone() {
+    for seed in 0..20 {
+        let mut world = refused_by_node_2(seed);
+        world.cut(0, 2);
+        world.let_time_pass(500);
+        assert!(world.deliveries.values().all(|counts| *counts == (1, 0)) && world.deliveries.len() == 6);
+    }
+}
+
+#[test]
+fn a_writer_waits_for_the_answers_of_a_new_peer_and_takes_back_what_is_given_back() {
+    for seed in 0..20 {
+        let mut world = taken_over_by_node_1(seed);
+        world.subscribe_to_both(1, 2);
+        world.settle_links();
+        let held = world.held_at(1);
+        world.link(0, 1);
+        world.subscribe_to_both(0, 20);
+        world.settle_links();
+        assert!(once(&world, &held), "in flight at node 1");
+        assert_eq!(world.hosts[1].dispatch.owner.in_flight(), 0, "which is the owner no more");
+        world.vanish_all(1);
+        world.settle_links();
+        assert!(held.iter().all(|dot| world.deliveries[dot] == (2, 0)), "given back to the new owner");
+    }
+}
+
+#[test]
+fn what_a_peer_knows_to_be_consumed_is_not_delivered_unless_that_could_not_be_written() {
+    for seed in 0..20 {
+        let mut world = taken_over_by_node_1(seed);
+        world.subscribe_to_both(1, 10);
+        world.ack_all(1);
+        world.commit(1);
+        world.vanish_all(1);
+        world.replicates = false;
+        world.link(0, 1);
+        world.settle_links();
+        world.subscribe_to_both(0, 10);
+        assert!(world.deliveries.len() == 6 && world.deliveries.values().all(|counts| *counts == (1, 0)));
+        world.fail_commit(0);
+        while world.published.len() < 20 {
+            world.publish(0);
+        }
+        world.ack_all(0);
+        assert!(world.deliveries.values().take(6).all(|counts| *counts == (2, 0)), "not consumed here after all");
+    }
+}
+
+/// Node 0 owns and dispatches; clients of node 1 hold some of it, and node 1 says that it owns it.
+fn contested(seed: u64, prefetch: usize) -> (World, SegmentId) {
+    let mut world = World::new(seed);
+    world.link(0, 1);
+    world.link(0, 2);
+    world.subscribe_to_both(0, 1);
+    world.subscribe_to_both(1, prefetch);
+    (0..6).for_each(|_| world.publish(0));
+    world.settle_links();
+    let segment = world.published.first().unwrap().segment;
+    world.say(1, 0, &DispatchMsg::Claim { segments: vec![segment], firm: false });
+    (world, segment)
+}
+
+#[test]
+fn an_owner_that_hears_of_another_asks_what_is_held_and_goes_on() {
+    for seed in 0..20 {
+        let (mut world, segment) = contested(seed, 20);
+        let held = world.held_at(0);
+        world.step_link(1, 0);
+        assert!(world.hosts[0].dispatch.takeover.is_claiming(segment));
+        world.settle_links();
+        assert!(world.hosts[0].dispatch.takeover.owns(segment));
+        assert!(once(&world, &held) && world.deliveries.len() == 6, "what its own clients hold too");
+        world.settle(1, false);
+        world.settle_links();
+        assert_eq!(world.hosts[0].dispatch.duplicates(), 0, "only given back");
+        world.hosts[0].dispatch.handle_dropped(world.now, segment);
+        assert_eq!(world.hosts[0].dispatch.owner.in_flight(), 0);
+    }
+}
+
+#[test]
+fn what_is_given_back_while_an_owner_asks_is_marked_and_not_forgotten() {
+    for seed in 0..20 {
+        let (mut world, _) = contested(seed, 20);
+        // Before the question arrives.
+        world.step_link(1, 0);
+        world.settle(1, false);
+        while world.step_link(1, 0) | world.step_link(0, 1) {}
+        // After the answer, while another one is missing.
+        let held = world.held_at(1);
+        world.vanish_all(1);
+        world.step_link(1, 0);
+        world.settle_links();
+        world.subscribe_to_both(2, 20);
+        world.settle_links();
+        assert!(held.iter().all(|dot| world.deliveries[dot] == (2, 1)));
+    }
+}
+
+#[test]
+fn an_edge_tells_what_it_holds_also_when_an_owner_only_repeats_itself() {
+    let (mut world, segment) = contested(3, 2);
+    world.settle_links();
+    world.say(0, 1, &DispatchMsg::Claim { segments: vec![segment], firm: false });
+    world.step_link(0, 1);
+    assert!(matches!(world.said(1, 0)[..], [DispatchMsg::Held { .. }]));
+    world.settle_links();
+
+    // News of what nobody was known to have: it is left alone.
+    let waiting: Vec<_> = world.published.iter().filter(|dot| !world.deliveries.contains_key(dot)).copied().collect();
+    let (first, rest) = waiting.split_first().unwrap();
+    let held = vec![(first.slot, 77)];
+    world.say(1, 0, &DispatchMsg::Held { segment, removed: RangeSet::default(), held, up_to: 0 });
+    world.settle_links();
+    world.subscribe_to_both(2, 20);
+    world.settle_links();
+    assert!(!world.deliveries.contains_key(first) && rest.iter().all(|dot| world.deliveries.contains_key(dot)));
+    // Only under its own name does a delivery go back.
+    world.say(1, 0, &DispatchMsg::Release { dot: *first, tag: 76 });
+    world.settle_links();
+    assert!(!world.deliveries.contains_key(first));
+    world.say(1, 0, &DispatchMsg::Release { dot: *first, tag: 77 });
+    world.settle_links();
+    assert!(world.deliveries.contains_key(first));
+}
+
+#[test]
+fn news_of_a_message_that_is_in_flight_elsewhere_changes_nothing() {
+    let (mut world, segment) = contested(3, 2);
+    world.settle_links();
+    let mine = world.held_at(0);
+    let held = mine.iter().map(|dot| (dot.slot, 77)).collect();
+    world.say(1, 0, &DispatchMsg::Held { segment, removed: RangeSet::default(), held, up_to: 0 });
+    world.settle_links();
+    world.vanish_all(0);
+    world.subscribe_to_both(2, 20);
+    world.settle_links();
+    assert!(mine.iter().all(|dot| world.deliveries[dot] == (2, 1)));
+}
+
+#[test]
+fn what_a_lost_link_may_have_carried_is_counted() {
+    let mut world = World::new(1);
+    world.link(0, 1);
+    world.subscribe_to_both(1, 10);
+    (0..3).for_each(|_| world.publish(0));
+    world.settle_links();
+    world.cut(0, 1);
+    world.subscribe_to_both(0, 10);
+    assert!(world.deliveries.len() == 3 && world.deliveries.values().all(|counts| *counts == (2, 1)));
+    assert_eq!(world.hosts[0].dispatch.duplicates(), 3);
+}
+
+#[test]
+fn nobody_waits_for_the_answer_of_a_peer_that_is_gone() {
+    let mut world = taken_over_by_node_1(1);
+    let segment = world.published.first().unwrap().segment;
+    world.link(1, 2);
+    assert!(!world.hosts[1].dispatch.takeover.owns(segment), "it asks");
+    world.cut(1, 2);
+    assert!(world.hosts[1].dispatch.takeover.owns(segment));
+}
+
+#[test]
+fn a_node_that_has_just_started_claims_nothing_yet() {
+    let mut world = taken_over_by_node_1(1);
+    let segment = world.published.first().unwrap().segment;
+    world.restart(1);
+    world.let_time_pass(90);
+    assert!(!world.hosts[1].dispatch.takeover.owns(segment));
+    world.let_time_pass(60);
+    assert!(world.hosts[1].dispatch.takeover.owns(segment));
+}
+
+#[test]
+fn an_edge_that_knows_a_message_to_be_consumed_does_not_take_it() {
+    let mut world = World::new(1);
+    world.link(0, 1);
+    world.subscribe_to_both(1, 10);
+    world.publish(0);
+    world.settle_links();
+    let dot = *world.published.first().unwrap();
+    world.replicates = false;
+    world.ack_all(1);
+    world.commit(1);
+    for (tag, inbox) in (90..).zip(["a", "b"]) {
+        let inbox = Name(inbox.into());
+        world.say(0, 1, &DispatchMsg::Deliver { inbox, dot, tag, redelivered: true, content: Content::default() });
+    }
+    world.settle_links();
+    assert_eq!(world.deliveries[&dot], (1, 1));
+}
