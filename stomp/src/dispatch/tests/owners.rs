@@ -109,10 +109,14 @@ fn refused_by_node_2(seed: u64) -> World {
 fn whose_deliveries_are_refused_gives_in_to_the_owner() {
     for seed in 0..20 {
         let mut world = refused_by_node_2(seed);
-        // Longer than a claim without an answer lasts: it was denied.
-        world.let_time_pass(700);
+        let segment = world.published.first().unwrap().segment;
+        world.let_time_pass(60);
         assert_eq!(world.hosts[1].dispatch.owner.in_flight(), 0);
-        assert!(!world.hosts[1].dispatch.takeover.owns(world.published.first().unwrap().segment));
+        // Longer than a claim without an answer lasts: each is denied.
+        for _ in 0..70 {
+            assert!(!world.hosts[1].dispatch.takeover.owns(segment));
+            world.let_time_pass(10);
+        }
         assert!(world.deliveries.values().all(|counts| *counts == (1, 1)) && world.deliveries.len() == 6);
     }
 }
@@ -216,6 +220,46 @@ fn what_is_given_back_while_an_owner_asks_is_marked_and_not_forgotten() {
         world.settle_links();
         assert!(held.iter().all(|dot| world.deliveries[dot] == (2, 1)));
     }
+}
+
+#[test]
+fn an_answer_is_void_when_its_link_is_lost() {
+    for seed in 0..20 {
+        let (mut world, _) = contested(seed, 20);
+        while world.step_link(1, 0) | world.step_link(0, 1) {}
+        let held = world.held_at(1);
+        world.cut(0, 1);
+        world.vanish_all(1);
+        world.link(0, 1);
+        world.settle_links();
+        world.subscribe_to_both(2, 20);
+        world.settle_links();
+        assert!(held.iter().all(|dot| world.deliveries[dot] == (2, 1)));
+    }
+}
+
+#[test]
+fn an_owner_repeats_what_it_owns() {
+    let mut world = taken_over_by_node_1(1);
+    let segment = world.published.first().unwrap().segment;
+    world.link(1, 2);
+    world.settle_links();
+    world.pass_time(70);
+    let repeated = DispatchMsg::Claim { segments: vec![segment], firm: false };
+    assert!(world.said(1, 2).contains(&repeated));
+}
+
+#[test]
+fn what_can_not_be_read_is_reported_once_and_delivered_when_it_has_been_fetched_anew() {
+    let mut world = World::new(1);
+    (0..4).for_each(|_| world.publish(0));
+    let dot = *world.published.last().unwrap();
+    world.damage(0, dot);
+    world.subscribe_to_both(0, 10);
+    world.subscribe_to_both(0, 10);
+    assert_eq!((world.deliveries.len(), world.damage_reports), (3, 1));
+    world.mend(0, dot);
+    assert_eq!((world.deliveries.len(), world.damage_reports), (4, 1));
 }
 
 #[test]

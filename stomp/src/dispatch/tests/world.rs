@@ -22,6 +22,7 @@ pub(super) struct Paper {
     removed: BTreeMap<SegmentId, RangeSet>,
     /// Removals whose commit is under way.
     staged: BTreeSet<Dot>,
+    damaged: BTreeSet<Dot>,
 }
 
 impl Paper {
@@ -81,6 +82,9 @@ impl View for Paper {
         slots.find(|(dot, name)| &***name == inbox && self.waits(dot)).map(|(dot, _)| dot.slot)
     }
     fn message(&self, dot: Dot) -> Result<Option<Message>, String> {
+        if self.damaged.contains(&dot) {
+            return Err("damaged".to_owned());
+        }
         let inbox = self.messages.get(&dot).filter(|_| self.waits(&dot));
         Ok(inbox.map(|inbox| Message {
             inbox: Arc::clone(inbox),
@@ -133,6 +137,7 @@ pub(super) struct World {
     /// Whether all are linked, what was on the way when they were has arrived, and nobody forgot anything before.
     pub(super) recalled: bool,
     pub(super) restarted: bool,
+    pub(super) damage_reports: u32,
     /// Whether links carry messages and removals too, or only what dispatch says.
     pub(super) replicates: bool,
     pub(super) published: BTreeSet<Dot>,
@@ -160,6 +165,7 @@ impl World {
                 messages: BTreeMap::new(),
                 removed: BTreeMap::new(),
                 staged: BTreeSet::new(),
+                damaged: BTreeSet::new(),
             };
             let dispatch = Dispatch::new(id, Epoch(1), timing(), Planted::default());
             Host { paper, dispatch, epoch: Epoch(1), next: first_dot(index, Epoch(1)), subscribers: BTreeMap::new() }
@@ -173,6 +179,7 @@ impl World {
             deliveries: BTreeMap::new(),
             recalled: false,
             restarted: false,
+            damage_reports: 0,
             replicates: true,
             published: BTreeSet::new(),
         }
@@ -235,6 +242,20 @@ impl World {
         known.union_with(&new);
         host.dispatch.handle_removed(segment, &new);
         self.push(index, || Packet::Removed(segment, new.clone()));
+        self.turn(index);
+    }
+
+    /// A message on a disk can't be read any more.
+    pub(super) fn damage(&mut self, index: usize, dot: Dot) {
+        self.hosts[index].paper.damaged.insert(dot);
+    }
+
+    /// It was fetched from elsewhere.
+    pub(super) fn mend(&mut self, index: usize, dot: Dot) {
+        let host = &mut self.hosts[index];
+        host.paper.damaged.remove(&dot);
+        let slots = RangeSet::from_range(dot.slot, dot.slot);
+        host.dispatch.handle_arrived(self.now, &host.paper, dot.segment, &slots);
         self.turn(index);
     }
 
@@ -455,7 +476,8 @@ impl World {
                     let slots = slots.iter_ranges().flat_map(|(first, last)| first..=last);
                     host.paper.staged.extend(slots.map(|slot| Dot { segment, slot }));
                 }
-                Effect::Topic { .. } | Effect::Damaged { .. } => panic!("nothing of the kind happens here"),
+                Effect::Damaged { .. } => self.damage_reports += 1,
+                Effect::Topic { .. } => panic!("nothing of the kind happens here"),
             }
         }
     }
