@@ -21,7 +21,7 @@ const ANSWER_MS: u64 = 15_000;
 const SETTLED_MS: u64 = 6_000;
 
 /// Once all are linked for so many milliseconds, an owner has heard what others delivered in its place.
-const RECALLED_MS: u64 = 2_000;
+const RECALLED_MS: u64 = 1_000;
 
 /// A message that no running host has waiting may still be on its way for so many milliseconds.
 const UNDER_WAY_MS: u64 = 6_000;

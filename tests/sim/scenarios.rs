@@ -212,6 +212,28 @@ fn what_comes_after_a_cut_has_healed_is_neither_marked_nor_counted() {
 }
 
 #[test]
+fn what_the_other_side_delivered_in_vain_is_marked_when_its_origin_delivers_it() {
+    scenario("delivered in vain", |world| {
+        produce(world, 0, 40);
+        world.run_for(2_000);
+        world.strike(Fault::Cut { ways: group_ways(&[0, 1, 1]), last: 12_000 });
+        world.run_for(5_000);
+        // One that takes everything, finishes nothing, and dies before the sides meet.
+        let idler = Consumer { work_ms: 60_000, ..Consumer::patient(vec![0]) };
+        let idler = world.add_client(Role::Consumer(idler), Some(2));
+        world.run_for(3_000);
+        require(world, |world| arrived(world) == 40, "the other side delivers");
+        world.retire_client(idler);
+        world.run_for(9_000);
+        consume(world, 0);
+        world.run_for(3_000);
+        // The origin has never delivered any of it.
+        let marked = |world: &World| world.ledger.msgs().all(|(_, msg)| (msg.deliveries, msg.unmarked) == (2, 0));
+        require(world, marked, "all come again, marked");
+    });
+}
+
+#[test]
 fn an_old_copy_of_a_disk_brings_nothing_back() {
     scenario("old copy", |world| {
         produce(world, 1, 50);
