@@ -48,6 +48,8 @@ pub(crate) struct Msg {
     pub(crate) consumed: Option<u64>,
     /// When a receipt for its acknowledgement was written, and the host that did: its disk knows.
     pub(crate) acked: Option<(u64, usize)>,
+    /// The host, in which life, that wrote the receipt of DISCONNECT to the `auto` client that had it: consumed there.
+    pub(crate) left_at: Option<(usize, u32)>,
     /// Since when no running host has it waiting, although one had.
     pub(crate) dead_since: Option<u64>,
 }
@@ -132,6 +134,7 @@ impl Ledger {
             arrived: false,
             consumed: None,
             acked: None,
+            left_at: None,
             dead_since: None,
         });
         id

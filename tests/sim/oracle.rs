@@ -10,7 +10,7 @@ use rhizomq_stomp::{
 use super::{
     clients::{Pending, Role},
     disk::Moved,
-    ledger::{Kind, MsgId, msg_id_of},
+    ledger::{Kind, Msg, MsgId, msg_id_of},
     world::World,
 };
 
@@ -82,8 +82,26 @@ impl World {
                     self.ledger.msg(id).acked.get_or_insert(acked);
                 }
             }
+            Some(Pending::Leave) if self.is_auto(client) => self.watch_farewell(conn),
             _ => {}
         }
+    }
+
+    /// An `auto` client gets the receipt of its DISCONNECT: all that was written to it before is consumed, for good.
+    fn watch_farewell(&mut self, conn: ConnId) {
+        let (now, host) = (self.now, self.conns[&conn].host);
+        let here = (host, self.hosts[host].life);
+        let with_it = |msg: &Msg| msg.held_by.is_some_and(|(holder, _)| holder == conn.0);
+        let ids: Vec<_> = self.ledger.msgs().filter(|(_, msg)| with_it(msg)).map(|(id, _)| id).collect();
+        for id in ids {
+            let msg = self.ledger.msg(id);
+            msg.acked.get_or_insert((now, host));
+            msg.left_at = Some(here);
+        }
+    }
+
+    fn is_auto(&self, client: usize) -> bool {
+        matches!(&self.clients[client].role, Role::Consumer(consumer) if consumer.mode == "auto")
     }
 
     /// A receipt tells of `copies` disks: they must hold the message, unless it was consumed already.
@@ -126,7 +144,7 @@ impl World {
         // Whoever may have delivered it before lives on and could be asked: its owner knows that it is not the first.
         let recalled = self.crashed_at.unwrap_or(0);
         let known = self.all_joined_since(RECALLED_MS);
-        let auto = matches!(&self.clients[client].role, Role::Consumer(consumer) if consumer.mode == "auto");
+        let auto = self.is_auto(client);
         let msg = self.ledger.msg(id);
         msg.deliveries += 1;
         msg.held_by = Some((conn.0, now));
@@ -155,22 +173,28 @@ impl World {
     }
 
     /// Who takes over asks what is held: no second delivery while the first one's client and broker live on, and all
-    /// that happened since to the links of the living is that some of the others died.
+    /// that happened since to the links of the living is that some of the others died. Nor when it was an `auto` client
+    /// that left in order: what was written to it before is its own.
     fn check_holder(&mut self, id: MsgId, host: usize) {
-        let Some((conn, since)) = self.ledger.msg(id).held_by else { return };
-        let client = match self.conns.get(&ConnId(conn)) {
-            Some(connection) if self.clients[connection.client].conn == Some(ConnId(conn)) => connection.client,
-            _ => return,
+        let (held_by, left_at) = (self.ledger.msg(id).held_by, self.ledger.msg(id).left_at);
+        let Some((conn, since)) = held_by else { return };
+        let conn = ConnId(conn);
+        let client = self.conns.get(&conn).map(|connection| connection.client);
+        let client = client.filter(|&client| self.clients[client].conn == Some(conn));
+        let owner = match client {
+            Some(client) if self.clients[client].is_leaving() && !self.is_auto(client) => return,
+            Some(client) => format!("c{client} still holds it"),
+            None if left_at.is_some_and(|(host, life)| self.hosts[host].is_up() && self.hosts[host].life == life) => {
+                "the client that had it left in order".to_owned()
+            }
+            None => return,
         };
         let living: Vec<_> = (0..self.hosts.len()).filter(|&host| self.hosts[host].is_up()).collect();
         let meshed = living
             .iter()
             .all(|&a| self.hosts[a].meshed_at < since && living.iter().all(|&b| a == b || self.net.joined(a, b)));
-        if meshed && !self.clients[client].is_leaving() {
-            self.violate(
-                Kind::NeedlessDuplicate,
-                format!("m{id} again, at h{host}, although c{client} still holds it"),
-            );
+        if meshed {
+            self.violate(Kind::NeedlessDuplicate, format!("m{id} again, at h{host}, although {owner}"));
         }
     }
 
