@@ -193,6 +193,48 @@ fn messages_arrive_in_order_and_only_what_was_flushed_is_consumed() {
 }
 
 #[test]
+fn who_leaves_keeps_what_was_written_to_it_and_hears_so_when_that_is_on_disk() {
+    let mut bench = Bench::new(BrokerConfig::default());
+    bench.connect(ONE);
+    bench.connect(TWO);
+    bench.subscribe(TWO, "/queue/a", "auto");
+    bench.publish(ONE, "/queue/a", "x", "1");
+    assert_eq!(bench.bodies(TWO), ["x"]);
+    bench.subscribe(ONE, "/queue/a", "auto");
+    bench.send(TWO, Command::Disconnect, &[("receipt", "bye")], "");
+    bench.publish(ONE, "/queue/a", "too late for the one who leaves", "2");
+    assert_eq!(bench.bodies(ONE), ["too late for the one who leaves"]);
+    assert!(bench.take(TWO).is_empty(), "its socket has not taken the message");
+    bench.holds_disk = true;
+    bench.flush(TWO);
+    assert!(bench.take(TWO).is_empty(), "that it is consumed is not on disk");
+    bench.holds_disk = false;
+    bench.settle();
+    assert_eq!(receipts(&bench.take(TWO)), ["bye"]);
+    assert_eq!(bench.closed, [TWO]);
+    bench.flush(ONE);
+    assert!(bench.bodies(ONE).is_empty() && bench.depth("/queue/a") == (0, 0, 1));
+}
+
+#[test]
+fn who_leaves_and_does_not_read_is_cut_off_and_others_get_what_it_had() {
+    let mut bench = Bench::new(BrokerConfig::default());
+    bench.connect(ONE);
+    bench.connect(TWO);
+    bench.subscribe(TWO, "/queue/a", "auto");
+    bench.publish(ONE, "/queue/a", "x", "1");
+    bench.subscribe(ONE, "/queue/a", "auto");
+    bench.take(ONE);
+    bench.send(TWO, Command::Disconnect, &[("receipt", "bye")], "");
+    bench.pass_time(BrokerConfig::default().session.linger_ms - 1);
+    assert!(bench.bodies(ONE).is_empty() && bench.closed.is_empty());
+    bench.pass_time(1);
+    assert_eq!(bench.closed, [TWO]);
+    let frames = bench.take(ONE);
+    assert_eq!(frames[0].headers.get("redelivered"), Some("true"));
+}
+
+#[test]
 fn an_acknowledgement_is_answered_when_it_is_on_disk_and_a_refused_message_comes_again() {
     let mut bench = Bench::new(BrokerConfig::default());
     bench.connect(ONE);

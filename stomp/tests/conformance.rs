@@ -348,7 +348,11 @@ fn show(request: &Request) -> String {
         Request::Ack { items, .. } => {
             format!("ack {}", items.iter().map(show_ack).collect::<Vec<_>>().join("; "))
         }
-        Request::Disconnect { .. } => "disconnect".into(),
+        Request::Disconnect { subs, requeue, .. } => {
+            let subs: String = subs.iter().map(|sub| format!(" {}", sub.0)).collect();
+            let ids = if requeue.is_empty() { String::new() } else { format!(" {{{}}}", requeue.join(" ")) };
+            format!("disconnect{subs}{ids}")
+        }
     }
 }
 

@@ -82,8 +82,10 @@ impl Ledger {
                 Request::Publish { acks: items, .. } | Request::Ack { items, .. } => {
                     items.iter().for_each(|item| self.settle(&item.message_id));
                 }
-                Request::Unsubscribe { requeue, .. } => requeue.iter().for_each(|id| self.settle(id)),
-                Request::Subscribe { .. } | Request::Disconnect { .. } => {}
+                Request::Unsubscribe { requeue, .. } | Request::Disconnect { requeue, .. } => {
+                    requeue.iter().for_each(|id| self.settle(id));
+                }
+                Request::Subscribe { .. } => {}
             }
             session.receipt(ticket, &[]);
         }
@@ -91,7 +93,7 @@ impl Ledger {
 }
 
 /// Subscription 0 is `auto`, 1 `client`, 2 `client-individual`.
-fn play(version: Version, steps: &[Step]) {
+fn play(version: Version, steps: &[Step], leaves: bool) {
     let mut session = connected(version, Limits::default());
     for (number, ack) in ["auto", "client", "client-individual"].iter().enumerate() {
         let (id, destination) = (number.to_string(), format!("/queue/{number}"));
@@ -177,7 +179,16 @@ fn play(version: Version, steps: &[Step]) {
         }
     }
 
-    // With everything ended, the session owes the broker nothing.
+    // With everything ended, the session owes the broker nothing: one by one, or by leaving.
+    if leaves {
+        feed(&mut session, Frame::new(Command::Disconnect, [("receipt", "bye")]));
+        ledger.take_requests(&mut session);
+        session.handle_flushed(session.emitted());
+        ledger.take_requests(&mut session);
+        assert_eq!(ledger.out, BTreeSet::new());
+        assert!(session.should_close());
+        return;
+    }
     for number in transactions {
         feed(&mut session, Frame::new(Command::Abort, [("transaction", format!("t{number}"))]));
     }
@@ -192,8 +203,12 @@ fn play(version: Version, steps: &[Step]) {
 
 proptest! {
     #[test]
-    fn every_delivery_is_settled_exactly_once(version in select(Version::ALL.to_vec()), steps in steps()) {
-        play(version, &steps);
+    fn every_delivery_is_settled_exactly_once(
+        version in select(Version::ALL.to_vec()),
+        steps in steps(),
+        leaves in any::<bool>(),
+    ) {
+        play(version, &steps, leaves);
     }
 
     #[test]

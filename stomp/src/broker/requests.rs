@@ -1,6 +1,6 @@
 //! What clients ask for: publish, subscribe, acknowledge, leave.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use rhizomq_engine::{Dot, Entry, Now, Unit};
 use rhizomq_net::PublishId;
@@ -9,7 +9,7 @@ use super::{Broker, ConnId, client::Answer};
 use crate::{
     destination::Kind,
     dispatch::{ConsumerId, Content},
-    session::{AckItem, Request, Send, Ticket},
+    session::{AckItem, Request, Send, SubKey, Ticket},
 };
 
 /// Acknowledgements in one unit, unless a single request has more.
@@ -70,17 +70,22 @@ impl Broker {
                     self.answer(conn, ticket, None);
                 }
                 Request::Unsubscribe { sub, requeue, .. } => {
-                    self.dispatch.unsubscribe(ConsumerId { conn, sub });
-                    for dot in requeue.iter().filter_map(|id| id.parse().ok()) {
-                        self.dispatch.settle(conn, dot, false);
-                    }
+                    self.end_subscriptions(conn, &[sub], &requeue);
                     self.answer(conn, ticket, None);
                 }
-                Request::Disconnect { .. } => {
-                    self.dispatch.close(conn);
+                Request::Disconnect { subs, requeue, .. } => {
+                    self.end_subscriptions(conn, &subs, &requeue);
                     self.answer(conn, ticket, None);
                 }
             }
+        }
+    }
+
+    /// No more goes to these; what is listed goes to others, what is not listed stays held until it is settled.
+    fn end_subscriptions(&mut self, conn: ConnId, subs: &[SubKey], requeue: &[Arc<str>]) {
+        subs.iter().for_each(|&sub| self.dispatch.unsubscribe(ConsumerId { conn, sub }));
+        for dot in requeue.iter().filter_map(|id| id.parse().ok()) {
+            self.dispatch.settle(conn, dot, false);
         }
     }
 

@@ -15,8 +15,8 @@ pub(super) enum Outcome {
     Done,
     /// The broker has to do something; its answer to the request sends the receipt.
     Asked(Request),
-    /// The client leaves; the receipt comes last.
-    Leaving,
+    /// The client leaves, which the broker has to know; the receipt comes last.
+    Leaving(Request),
 }
 
 impl Session {
@@ -33,7 +33,7 @@ impl Session {
             Command::Begin => active.begin(&frame),
             Command::Commit => active.commit(ticket, &frame),
             Command::Abort => active.abort(ticket, &frame),
-            Command::Disconnect => Ok(Outcome::Leaving),
+            Command::Disconnect => Ok(Outcome::Leaving(active.leave(ticket))),
             command => Err(SessionError::UnexpectedCommand { command, version: active.version }),
         }
     }
@@ -136,6 +136,13 @@ impl Active {
         }
         let items = orphans.into_iter().map(|settled| settled.item(false)).collect();
         Ok(Outcome::Asked(Request::Ack { ticket, items }))
+    }
+
+    /// Ends all subscriptions and transactions. What `auto` subscriptions have written stays to be flushed.
+    fn leave(&mut self, ticket: Ticket) -> Request {
+        let (subs, mut requeue) = self.subscriptions.close_all();
+        requeue.extend(self.transactions.abort_all().into_iter().map(|settled| settled.message_id));
+        Request::Disconnect { ticket, subs, requeue }
     }
 
     /// A header that must be there; an empty one names nothing and counts as missing.

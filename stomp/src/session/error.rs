@@ -126,4 +126,12 @@ pub enum SessionError {
         /// The time allowed.
         after_ms: u64,
     },
+    /// The client left, and did not read what had been written to its `auto` subscriptions.
+    #[error("{messages} messages written before DISCONNECT are not read after {after_ms} ms; they go to others")]
+    NotTaken {
+        /// How many.
+        messages: usize,
+        /// The time allowed.
+        after_ms: u64,
+    },
 }

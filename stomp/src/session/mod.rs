@@ -5,8 +5,9 @@
 //! - `handle_bytes`, then `poll_request` until it has no more, and `poll_bytes` after anything that was called.
 //! - Each [`Request`] carries a [`Ticket`]. Exactly one answer belongs to it: [`Session::receipt`] once it is done (for a
 //!   publish: once it is confirmed), or [`Session::error`]. The session writes the RECEIPT if the client wanted one.
-//! - DISCONNECT: its receipt is held back until every earlier ticket is answered, then the session closes by itself. So a
-//!   client that waits for it knows that all it sent before is confirmed.
+//! - DISCONNECT: its receipt is held back until every earlier ticket is answered, what `auto` subscriptions have written
+//!   is flushed, and the acknowledgements of that are answered too; then the session closes by itself. So a client that
+//!   waits for it knows that all it sent before is confirmed, and that what it got without acknowledging is its own.
 //! - [`Session::deliver`] writes a MESSAGE. The session remembers it until the client acknowledges it; `auto`
 //!   subscriptions acknowledge when [`Session::handle_flushed`] tells that its last byte went to the socket.
 //! - When [`Session::should_close`] says so, flush what `poll_bytes` gives and close. Whatever was delivered and never
@@ -59,8 +60,8 @@ enum State {
     Connecting { until: u64 },
     /// Takes frames.
     Open(Box<Active>),
-    /// DISCONNECT has come: takes no more frames, waits for the answers to earlier ones.
-    Leaving(Leaving),
+    /// DISCONNECT has come: takes no more frames, waits for the answers to earlier ones and for the socket.
+    Leaving(Box<Leaving>),
     /// Over.
     Closed,
 }
@@ -76,6 +77,8 @@ struct Active {
 struct Leaving {
     receipt: Option<String>,
     until: u64,
+    /// All closed; `auto` deliveries may wait to be flushed.
+    subscriptions: Subscriptions,
 }
 
 impl Session {
@@ -113,8 +116,11 @@ impl Session {
     /// So many bytes of this session, in total, have been written to the socket: what was delivered with them to `auto`
     /// subscriptions counts as consumed.
     pub fn handle_flushed(&mut self, total: u64) {
-        let State::Open(active) = &mut self.state else { return };
-        let items = active.subscriptions.flushed(total);
+        let items = match &mut self.state {
+            State::Open(active) => active.subscriptions.flushed(total),
+            State::Leaving(leaving) => leaving.subscriptions.flushed(total),
+            State::Connecting { .. } | State::Closed => return,
+        };
         if !items.is_empty() {
             let ticket = self.next_ticket;
             self.ask(None, Request::Ack { ticket, items });
@@ -130,7 +136,11 @@ impl Session {
             }
             State::Leaving(leaving) if now.mono_ms >= leaving.until => {
                 let receipt = leaving.receipt.clone();
-                let error = SessionError::NotConfirmed { waiting: self.pending.len(), after_ms: self.config.linger_ms };
+                let (waiting, after_ms) = (self.pending.len(), self.config.linger_ms);
+                let error = match leaving.subscriptions.unflushed() {
+                    messages if waiting == 0 => SessionError::NotTaken { messages, after_ms },
+                    _ => SessionError::NotConfirmed { waiting, after_ms },
+                };
                 return self.fail(&error, receipt.as_deref());
             }
             State::Connecting { .. } | State::Open(_) | State::Leaving(_) => self.heart_beat.check(now.mono_ms),
@@ -200,6 +210,7 @@ impl Session {
         self.put_receipt(receipt.as_deref(), extra);
         if let State::Leaving(leaving) = &mut self.state
             && self.pending.is_empty()
+            && leaving.subscriptions.unflushed() == 0
         {
             let receipt = leaving.receipt.take();
             self.put_receipt(receipt.as_deref(), &[]);
@@ -263,12 +274,14 @@ impl Session {
         match self.handle_command(frame) {
             Ok(Outcome::Asked(request)) => self.ask(receipt, request),
             Ok(Outcome::Done) => self.put_receipt(receipt.as_deref(), &[]),
-            Ok(Outcome::Leaving) => {
-                self.state =
-                    State::Leaving(Leaving { receipt, until: now.mono_ms.saturating_add(self.config.linger_ms) });
+            Ok(Outcome::Leaving(request)) => {
+                if let State::Open(active) = std::mem::replace(&mut self.state, State::Closed) {
+                    let until = now.mono_ms.saturating_add(self.config.linger_ms);
+                    let subscriptions = active.subscriptions;
+                    self.state = State::Leaving(Box::new(Leaving { receipt, until, subscriptions }));
+                }
                 self.heart_beat.expect_nothing();
-                let ticket = self.next_ticket;
-                self.ask(None, Request::Disconnect { ticket });
+                self.ask(None, request);
             }
             Err(error) => self.fail(&error, receipt.as_deref()),
         }

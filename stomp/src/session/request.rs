@@ -93,11 +93,16 @@ pub enum Request {
         /// In the order of delivery.
         items: Vec<AckItem>,
     },
-    /// The client leaves: stop delivering, give its unacknowledged deliveries to others. The session closes by itself
-    /// when all tickets are answered.
+    /// The client leaves: stop delivering. The session closes by itself when all that it wrote to `auto` subscriptions
+    /// is flushed and all tickets are answered.
     Disconnect {
-        /// Answer when the deliveries are released.
+        /// Answer when no more will be delivered.
         ticket: Ticket,
+        /// The subscriptions that were open.
+        subs: Vec<SubKey>,
+        /// Deliveries that the client left unacknowledged, or acknowledged in a transaction that it left open: give them
+        /// to someone else. Others are still on their way to an [`AckItem`], as for `Unsubscribe`.
+        requeue: Vec<Arc<str>>,
     },
 }
 
@@ -109,7 +114,7 @@ impl Request {
             | Self::Subscribe { ticket, .. }
             | Self::Unsubscribe { ticket, .. }
             | Self::Ack { ticket, .. }
-            | Self::Disconnect { ticket } => *ticket,
+            | Self::Disconnect { ticket, .. } => *ticket,
         }
     }
 }
@@ -144,7 +149,8 @@ pub struct SessionConfig {
     pub heart_beat_want_ms: u32,
     /// A connection that has not sent its whole CONNECT frame after so many ms is closed.
     pub connect_timeout_ms: u64,
-    /// A client that left with DISCONNECT waits at most so many ms for the answers to what it sent before.
+    /// A client that left with DISCONNECT waits at most so many ms for the answers to what it sent before, and
+    /// takes at most so long to read what was written to it.
     pub linger_ms: u64,
 }
 

@@ -125,6 +125,19 @@ impl Subscriptions {
         Ok((key, subscription.unacked.into_values().collect()))
     }
 
+    /// Closes all. Returns their keys and what the client left unacknowledged.
+    pub(super) fn close_all(&mut self) -> (Vec<SubKey>, Vec<Arc<str>>) {
+        self.by_name.clear();
+        let open = std::mem::take(&mut self.open);
+        let keys = open.keys().copied().collect();
+        (keys, open.into_values().flat_map(|subscription| subscription.unacked.into_values()).collect())
+    }
+
+    /// `auto` deliveries that are not flushed, those of closed subscriptions among them.
+    pub(super) fn unflushed(&self) -> usize {
+        self.unflushed.len()
+    }
+
     /// The `subscription` and `ack` headers of the next MESSAGE, or `None` when the subscription is closed.
     pub(super) fn headers(&self, key: SubKey) -> Option<(Option<&str>, Option<String>)> {
         let subscription = self.open.get(&key)?;

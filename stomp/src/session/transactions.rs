@@ -62,6 +62,12 @@ impl Transactions {
         Ok(transaction)
     }
 
+    /// What all that are open hold, since they end by the client's leaving.
+    pub(super) fn abort_all(&mut self) -> Vec<Settled> {
+        self.bytes = 0;
+        std::mem::take(&mut self.open).into_values().flat_map(Transaction::into_settled).collect()
+    }
+
     /// Whether it is open; an ACK must know before it takes deliveries out of their table.
     pub(super) fn check(&self, id: &str) -> Result<(), SessionError> {
         if self.open.contains_key(id) { Ok(()) } else { Err(SessionError::UnknownTransaction { id: id.to_owned() }) }
