@@ -98,9 +98,14 @@ impl Bench {
     }
 
     fn connect(&mut self, conn: ConnId) {
+        self.connect_beating(conn, "0,0");
+    }
+
+    fn connect_beating(&mut self, conn: ConnId, beats: &str) {
         self.decoders.insert(conn, Decoder::new(Limits::default()));
         self.broker.handle_client_open(self.now, conn);
-        self.send(conn, Command::Connect, &[("accept-version", "1.2"), ("host", "x")], "");
+        let headers = [("accept-version", "1.2"), ("host", "x"), ("heart-beat", beats)];
+        self.send(conn, Command::Connect, &headers, "");
         assert_eq!(self.take(conn)[0].command, Command::Connected);
     }
 
@@ -305,6 +310,24 @@ fn a_client_that_sends_faster_than_the_disk_is_paused_until_half_is_written() {
     bench.holds_disk = false;
     bench.settle();
     assert_eq!(bench.paused, [(ONE, true), (ONE, false)]);
+}
+
+#[test]
+fn a_client_that_is_not_read_from_is_not_cut_off_for_its_silence() {
+    let mut bench = Bench::new(BrokerConfig { client_unconfirmed_bytes: 10_000, ..BrokerConfig::default() });
+    bench.connect_beating(ONE, "10000,0");
+    bench.holds_disk = true;
+    bench.publish(ONE, "/queue/a", &"x".repeat(10_000), "r");
+    assert_eq!(bench.paused, [(ONE, true)]);
+    bench.pass_time(60_000);
+    assert!(bench.closed.is_empty(), "its heart-beats wait in its socket");
+    bench.holds_disk = false;
+    bench.settle();
+    assert_eq!(bench.paused, [(ONE, true), (ONE, false)]);
+    bench.pass_time(19_999);
+    assert!(bench.closed.is_empty(), "the count begins when it is read from again");
+    bench.pass_time(1);
+    assert_eq!(bench.closed, [ONE]);
 }
 
 #[test]

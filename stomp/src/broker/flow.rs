@@ -1,5 +1,7 @@
 //! Who is not read from for a while: clients that send faster than disks and backups keep up. TCP does the rest.
 
+use rhizomq_engine::Now;
+
 use super::{Broker, ConnId, Output};
 
 /// Requests of one client that may wait for their answers.
@@ -7,17 +9,19 @@ const MAX_PENDING: usize = 8192;
 
 impl Broker {
     /// Stops or resumes reading from a client. Between the limit and its half nothing changes.
-    pub(super) fn regulate(&mut self, conn: ConnId) {
-        let Some(client) = self.clients.get(&conn) else { return };
+    pub(super) fn regulate(&mut self, now: Now, conn: ConnId) {
+        let Some(client) = self.clients.get_mut(&conn) else { return };
         let (bytes, pending) = (client.unconfirmed, client.session.pending());
         let (one, all) = (self.config.client_unconfirmed_bytes, self.config.all_unconfirmed_bytes);
         if self.paused.contains(&conn) {
             let is_relieved = bytes < one.div_ceil(2) && pending < MAX_PENDING / 2;
             if is_relieved && (self.unconfirmed < all.div_ceil(2) || bytes == 0) {
+                client.session.handle_paused(now, false);
                 self.paused.remove(&conn);
                 self.outputs.push_back(Output::ClientResume { conn });
             }
         } else if bytes > one || pending > MAX_PENDING || (self.unconfirmed > all && bytes > 0) {
+            client.session.handle_paused(now, true);
             self.paused.insert(conn);
             self.outputs.push_back(Output::ClientPause { conn });
         }

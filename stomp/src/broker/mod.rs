@@ -301,7 +301,7 @@ impl Broker {
             }
             self.proceed_with_stop(now);
             let touched = std::mem::take(&mut self.touched);
-            touched.into_iter().for_each(|conn| self.hand_out(conn));
+            touched.into_iter().for_each(|conn| self.hand_out(now, conn));
             match self.node.poll_event() {
                 Some(event) => self.handle_event(now, event),
                 None if self.dispatch.has_work() => {}
@@ -368,7 +368,9 @@ impl Broker {
     }
 
     /// Hands a session's bytes out, and its end.
-    fn hand_out(&mut self, conn: ConnId) {
+    fn hand_out(&mut self, now: Now, conn: ConnId) {
+        // Before the session is asked for its deadline, which depends on it.
+        self.regulate(now, conn);
         let Some(client) = self.clients.get_mut(&conn) else { return };
         while let Some(bytes) = client.session.poll_bytes() {
             self.outputs.push_back(Output::ClientBytes { conn, bytes });
@@ -386,6 +388,5 @@ impl Broker {
             self.outputs.push_back(Output::ClientClose { conn });
             self.dispatch.close(conn);
         }
-        self.regulate(conn);
     }
 }

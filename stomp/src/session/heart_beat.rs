@@ -41,6 +41,8 @@ pub(super) struct HeartBeat {
     /// The negotiated interval of incoming data.
     expect_every: Option<u64>,
     received_at: u64,
+    /// The client is not read from: its silence says nothing.
+    paused: bool,
     /// How often outgoing data is looked for: half the negotiated interval, so that a pause that begins right after one
     /// look is ended by the look after the next, within the interval.
     look_every: Option<u64>,
@@ -52,7 +54,7 @@ pub(super) struct HeartBeat {
 impl HeartBeat {
     /// None in either direction.
     pub(super) fn none() -> Self {
-        Self { expect_every: None, received_at: 0, look_every: None, look_at: u64::MAX, written: 0 }
+        Self { expect_every: None, received_at: 0, paused: false, look_every: None, look_at: u64::MAX, written: 0 }
     }
 
     /// The slower of offer and wish counts, in each direction.
@@ -62,6 +64,7 @@ impl HeartBeat {
         Self {
             expect_every: interval(client.send_ms, server.want_ms),
             received_at: now_ms,
+            paused: false,
             look_every,
             look_at: look_every.map_or(u64::MAX, |every| now_ms + every),
             written: 0,
@@ -70,6 +73,12 @@ impl HeartBeat {
 
     /// Any byte is a sign of life.
     pub(super) fn received(&mut self, now_ms: u64) {
+        self.received_at = now_ms;
+    }
+
+    /// The client is not read from until it is told otherwise; then the count begins anew.
+    pub(super) fn pause(&mut self, now_ms: u64, paused: bool) {
+        self.paused = paused;
         self.received_at = now_ms;
     }
 
@@ -82,7 +91,7 @@ impl HeartBeat {
     pub(super) fn check(&self, now_ms: u64) -> Result<(), SessionError> {
         let silent_ms = now_ms.saturating_sub(self.received_at);
         match self.expect_every {
-            Some(interval_ms) if silent_ms >= interval_ms * TOLERANCE => {
+            Some(interval_ms) if !self.paused && silent_ms >= interval_ms * TOLERANCE => {
                 Err(SessionError::HeartBeatTimeout { silent_ms, interval_ms })
             }
             _ => Ok(()),
@@ -101,7 +110,8 @@ impl HeartBeat {
 
     /// When to look next.
     pub(super) fn deadline(&self) -> u64 {
-        let dead_at = self.expect_every.map_or(u64::MAX, |every| self.received_at.saturating_add(every * TOLERANCE));
+        let expect_every = self.expect_every.filter(|_| !self.paused);
+        let dead_at = expect_every.map_or(u64::MAX, |every| self.received_at.saturating_add(every * TOLERANCE));
         dead_at.min(self.look_at)
     }
 }
@@ -132,6 +142,16 @@ mod tests {
         assert!(beat.check(20_100).is_ok());
         beat.expect_nothing();
         assert_eq!((beat.deadline(), beat.check(u64::MAX)), (u64::MAX, Ok(())));
+    }
+
+    #[test]
+    fn who_is_not_read_from_is_not_silent_and_the_count_begins_anew_after_that() {
+        let mut beat = HeartBeat::negotiate(0, offer(0, 10_000), offer(500, 0));
+        beat.pause(15_000, true);
+        assert_eq!((beat.deadline(), beat.check(90_000)), (u64::MAX, Ok(())));
+        beat.pause(90_000, false);
+        assert_eq!((beat.deadline(), beat.check(109_999)), (110_000, Ok(())));
+        assert!(beat.check(110_000).is_err());
     }
 
     #[test]

@@ -127,6 +127,11 @@ impl Session {
         }
     }
 
+    /// The client is not read from any more, or again. Meanwhile its silence says nothing.
+    pub fn handle_paused(&mut self, now: Now, paused: bool) {
+        self.heart_beat.pause(now.mono_ms, paused);
+    }
+
     /// Heart-beats, and the times allowed for CONNECT and for leaving. Harmless when called early.
     pub fn handle_timeout(&mut self, now: Now) {
         let result = match &self.state {
