@@ -23,6 +23,12 @@ pub struct Limits {
     pub default_prefetch: u32,
     /// The largest `prefetch-count` that is granted; larger ones, and 0 ("no limit"), are cut down to it.
     pub max_prefetch: u32,
+    /// A client for which bytes wait and whose socket takes none of them for so many ms is taken for dead. A consumer that
+    /// works longer on one message without reading on should ask for a small `prefetch-count`: then nothing waits.
+    pub unread_ms: u64,
+    /// Bytes that may wait for one socket. Nothing is delivered from far fewer on; what goes beyond is mostly receipts of a
+    /// client that never reads them.
+    pub unread_bytes: u64,
 }
 
 /// Bytes that each frame in a transaction costs on top of its header section and body.
@@ -41,6 +47,8 @@ impl Default for Limits {
             subscriptions: 1024,
             default_prefetch: 128,
             max_prefetch: 65_535,
+            unread_ms: 120_000,
+            unread_bytes: 64 << 20,
         }
     }
 }

@@ -316,6 +316,7 @@ fn a_client_that_sends_faster_than_the_disk_is_paused_until_half_is_written() {
 fn a_client_that_is_not_read_from_is_not_cut_off_for_its_silence() {
     let mut bench = Bench::new(BrokerConfig { client_unconfirmed_bytes: 10_000, ..BrokerConfig::default() });
     bench.connect_beating(ONE, "10000,0");
+    bench.flush(ONE);
     bench.holds_disk = true;
     bench.publish(ONE, "/queue/a", &"x".repeat(10_000), "r");
     assert_eq!(bench.paused, [(ONE, true)]);
@@ -328,6 +329,43 @@ fn a_client_that_is_not_read_from_is_not_cut_off_for_its_silence() {
     assert!(bench.closed.is_empty(), "the count begins when it is read from again");
     bench.pass_time(1);
     assert_eq!(bench.closed, [ONE]);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_cut_off_and_others_get_what_it_had() {
+    let mut bench = Bench::new(BrokerConfig::default());
+    let unread_ms = Limits::default().unread_ms;
+    bench.connect(ONE);
+    bench.connect(TWO);
+    bench.flush(ONE);
+    bench.subscribe(ONE, "/queue/a", "client");
+    bench.publish(TWO, "/queue/a", "x", "1");
+    bench.flush(TWO);
+    bench.pass_time(unread_ms - 1);
+    // Any progress is a sign of life, and who has read all may be silent for ever.
+    let total = bench.written[&ONE];
+    bench.broker.handle_client_flushed(bench.now, ONE, total - 1);
+    bench.pass_time(unread_ms - 1);
+    assert!(bench.closed.is_empty());
+    bench.pass_time(1);
+    assert_eq!(bench.closed, [ONE]);
+    let frames = bench.take(ONE);
+    assert_eq!(frames.last().map(|frame| frame.command), Some(Command::Error));
+    bench.subscribe(TWO, "/queue/a", "client");
+    assert_eq!(bench.bodies(TWO), ["x"]);
+}
+
+#[test]
+fn what_waits_for_one_socket_is_limited() {
+    let mut config = BrokerConfig::default();
+    config.session.limits.unread_bytes = 10_000;
+    let mut bench = Bench::new(config);
+    bench.connect(ONE);
+    for number in 0..500 {
+        bench.publish(ONE, "/topic/nobody", "", &number.to_string());
+    }
+    assert_eq!(bench.closed, [ONE]);
+    assert!(bench.written[&ONE] < 10_500);
 }
 
 #[test]

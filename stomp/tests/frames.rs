@@ -87,6 +87,8 @@ const SMALL: Limits = Limits {
     subscriptions: 1,
     default_prefetch: 1,
     max_prefetch: 1,
+    unread_ms: 1,
+    unread_bytes: 1,
 };
 
 /// Bytes that look like frames for a while.

@@ -209,8 +209,7 @@ impl Broker {
     /// So many bytes of this connection, in total, have been written to the socket.
     pub fn handle_client_flushed(&mut self, now: Now, conn: ConnId, total: u64) {
         let Some(client) = self.clients.get_mut(&conn) else { return };
-        client.flushed = total;
-        client.session.handle_flushed(total);
+        client.handle_flushed(now, total);
         self.dispatch.set_busy(conn, client.is_busy());
         self.take_requests(now, conn);
         self.turn(now);
@@ -372,10 +371,11 @@ impl Broker {
         // Before the session is asked for its deadline, which depends on it.
         self.regulate(now, conn);
         let Some(client) = self.clients.get_mut(&conn) else { return };
+        client.check_unread(now);
         while let Some(bytes) = client.session.poll_bytes() {
             self.outputs.push_back(Output::ClientBytes { conn, bytes });
         }
-        let deadline = client.session.deadline();
+        let deadline = client.next_deadline();
         if deadline != client.deadline {
             self.deadlines.remove(&(client.deadline, conn));
             client.deadline = deadline;

@@ -1,8 +1,17 @@
 //! Client connections: bytes to the core, bytes from the core, and how many of them the socket has taken.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -21,11 +30,7 @@ const READ_BYTES: usize = 64 << 10;
 /// Bytes gathered for one write.
 const WRITE_BYTES: usize = 256 << 10;
 
-/// Bytes that may wait for one socket. The broker stops delivering long before; what goes beyond is a client that asks
-/// for receipts and never reads them.
-const QUEUE_BYTES: usize = 64 << 20;
-
-/// How long a connection that is to be closed may take to flush.
+/// A connection that is to be closed and takes no byte for so long is cut off.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause after a failed accept: the system is out of something, and asking again at once does not help.
@@ -47,7 +52,7 @@ impl Default for ListenerConfig {
 /// From the connections to the core.
 #[derive(Debug)]
 pub(super) enum ClientInput {
-    Open(ConnId, mpsc::UnboundedSender<ToClient>, watch::Sender<bool>),
+    Open(ConnId, mpsc::UnboundedSender<ToClient>, watch::Sender<Gate>),
     Bytes(ConnId, Bytes),
     Flushed(ConnId, u64),
     Closed(ConnId),
@@ -60,6 +65,17 @@ pub(super) enum ToClient {
     Close,
 }
 
+/// What the core lets a connection do besides writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// Read.
+    Open,
+    /// Don't read.
+    Paused,
+    /// End, soon.
+    Closing,
+}
+
 /// The core's table of connections.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
@@ -69,14 +85,12 @@ pub(super) struct Clients {
 #[derive(Debug)]
 struct Client {
     writer: mpsc::UnboundedSender<ToClient>,
-    pause: watch::Sender<bool>,
-    queued: u64,
-    flushed: u64,
+    gate: watch::Sender<Gate>,
 }
 
 impl Clients {
-    pub(super) fn insert(&mut self, conn: ConnId, writer: mpsc::UnboundedSender<ToClient>, pause: watch::Sender<bool>) {
-        self.open.insert(conn, Client { writer, pause, queued: 0, flushed: 0 });
+    pub(super) fn insert(&mut self, conn: ConnId, writer: mpsc::UnboundedSender<ToClient>, gate: watch::Sender<Gate>) {
+        self.open.insert(conn, Client { writer, gate });
     }
 
     /// Forgets a connection; its tasks end.
@@ -84,29 +98,30 @@ impl Clients {
         self.open.remove(&conn);
     }
 
-    pub(super) fn flushed(&mut self, conn: ConnId, total: u64) {
-        if let Some(client) = self.open.get_mut(&conn) {
-            client.flushed = total;
+    /// Queues bytes. How many may wait is for the broker to say, which is told how many were written.
+    pub(super) fn send(&mut self, conn: ConnId, bytes: Bytes) {
+        if let Some(client) = self.open.get(&conn) {
+            let _ = client.writer.send(ToClient::Bytes(bytes));
         }
-    }
-
-    /// Queues bytes. False if the client reads so slowly that it has to go.
-    pub(super) fn send(&mut self, conn: ConnId, bytes: Bytes) -> bool {
-        let Some(client) = self.open.get_mut(&conn) else { return true };
-        client.queued += bytes.len() as u64;
-        let _ = client.writer.send(ToClient::Bytes(bytes));
-        client.queued - client.flushed <= QUEUE_BYTES as u64
     }
 
     pub(super) fn close(&mut self, conn: ConnId) {
         if let Some(client) = self.open.get(&conn) {
             let _ = client.writer.send(ToClient::Close);
+            client.gate.send_replace(Gate::Closing);
         }
     }
 
     pub(super) fn pause(&mut self, conn: ConnId, paused: bool) {
         if let Some(client) = self.open.get(&conn) {
-            client.pause.send_replace(paused);
+            let wanted = if paused { Gate::Paused } else { Gate::Open };
+            client.gate.send_if_modified(|gate| {
+                let changes = *gate != Gate::Closing;
+                if changes {
+                    *gate = wanted;
+                }
+                changes
+            });
         }
     }
 
@@ -162,34 +177,52 @@ async fn serve(conn: ConnId, stream: TcpStream, from: SocketAddr, core: mpsc::Se
     let _ = stream.set_nodelay(true);
     let (reader, writer) = stream.into_split();
     let (queue, outgoing) = mpsc::unbounded_channel();
-    let (pause, paused) = watch::channel(false);
-    if core.send(ClientInput::Open(conn, queue, pause)).await.is_err() {
+    let (gate, gated) = watch::channel(Gate::Open);
+    if core.send(ClientInput::Open(conn, queue, gate)).await.is_err() {
         return;
     }
     tracing::debug!(conn = conn.0, %from, "client connected");
-    let reading = read(conn, reader, paused, core.clone());
-    let writing = write(conn, writer, outgoing, core.clone());
+    let written = AtomicU64::new(0);
+    let reading = read(conn, reader, gated.clone(), core.clone());
+    let writing = write(conn, writer, outgoing, core.clone(), &written);
     tokio::pin!(reading, writing);
     // Whichever ends first ends the connection: a client that has closed its half is gone, as for any STOMP broker, and
     // one that wants its last receipts sends DISCONNECT and waits for them.
     let ended = tokio::select! {
         result = &mut reading => result,
         result = &mut writing => result,
+        error = cut_off(gated, &written) => Err(error),
     };
     tracing::debug!(conn = conn.0, %from, ?ended, "client gone");
     let _ = core.send(ClientInput::Closed(conn)).await;
 }
 
+/// Ends when the core has given the connection up, or wants it closed and nothing can be written.
+async fn cut_off(mut gate: watch::Receiver<Gate>, written: &AtomicU64) -> io::Error {
+    let mut before = None;
+    if gate.wait_for(|gate| *gate == Gate::Closing).await.is_ok() {
+        loop {
+            let total = Some(written.load(Ordering::Relaxed));
+            if total == before {
+                break;
+            }
+            before = total;
+            tokio::time::sleep(FLUSH_TIMEOUT).await;
+        }
+    }
+    io::ErrorKind::TimedOut.into()
+}
+
 async fn read(
     conn: ConnId,
     mut socket: OwnedReadHalf,
-    mut paused: watch::Receiver<bool>,
+    mut gate: watch::Receiver<Gate>,
     core: mpsc::Sender<ClientInput>,
 ) -> io::Result<()> {
     let mut buffer = BytesMut::new();
     loop {
         // The core drops its end when it is done with the client.
-        if paused.wait_for(|paused| !paused).await.is_err() {
+        if gate.wait_for(|gate| *gate != Gate::Paused).await.is_err() {
             return Ok(());
         }
         buffer.reserve(READ_BYTES);
@@ -207,38 +240,41 @@ async fn write(
     mut socket: OwnedWriteHalf,
     mut queue: mpsc::UnboundedReceiver<ToClient>,
     core: mpsc::Sender<ClientInput>,
+    written: &AtomicU64,
 ) -> io::Result<()> {
     let mut total = 0;
     let mut gathered = BytesMut::new();
     loop {
         let mut next = queue.recv().await;
-        let mut last = false;
+        let (mut large, mut last) = (Bytes::new(), false);
         while let Some(message) = next {
             match message {
                 // A large body is written as it is; small pieces are gathered.
-                ToClient::Bytes(bytes) if bytes.len() >= WRITE_BYTES => {
-                    socket.write_all(&gathered).await?;
-                    socket.write_all(&bytes).await?;
-                    total += (gathered.len() + bytes.len()) as u64;
-                    gathered.clear();
-                }
+                ToClient::Bytes(bytes) if bytes.len() >= WRITE_BYTES => large = bytes,
                 ToClient::Bytes(bytes) => gathered.extend_from_slice(&bytes),
                 ToClient::Close => last = true,
             }
-            next = if last || gathered.len() >= WRITE_BYTES { None } else { queue.try_recv().ok() };
+            let is_enough = last || !large.is_empty() || gathered.len() >= WRITE_BYTES;
+            next = if is_enough { None } else { queue.try_recv().ok() };
         }
         let ended = last || (queue.is_closed() && queue.is_empty());
-        let flushing = socket.write_all(&gathered);
-        if ended {
-            tokio::time::timeout(FLUSH_TIMEOUT, flushing).await.map_err(io::Error::from)??;
-            let _ = tokio::time::timeout(FLUSH_TIMEOUT, socket.shutdown()).await;
-            return Ok(());
+        for mut bytes in [gathered.split().freeze(), large] {
+            while !bytes.is_empty() {
+                // Each step is told, however small: a slow reader is not a dead one.
+                let count = socket.write(&bytes).await?;
+                if count == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                bytes.advance(count);
+                total += count as u64;
+                written.store(total, Ordering::Relaxed);
+                if core.send(ClientInput::Flushed(conn, total)).await.is_err() {
+                    return Ok(());
+                }
+            }
         }
-        flushing.await?;
-        total += gathered.len() as u64;
-        gathered.clear();
-        if core.send(ClientInput::Flushed(conn, total)).await.is_err() {
-            return Ok(());
+        if ended {
+            return socket.shutdown().await;
         }
     }
 }

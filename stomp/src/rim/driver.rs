@@ -17,12 +17,13 @@ use tokio::{
 };
 
 use super::{
+    alarm::Alarm,
     client::{self, ClientInput, Clients, ListenerConfig},
     writer::{Writer, Written},
 };
 use crate::{Broker, Output, Status};
 
-/// Inputs of one kind taken in one turn, before outputs are handed out: heart-beats must leave in time.
+/// Inputs of each kind taken in one turn, before outputs are handed out: heart-beats must leave in time.
 const TURN: usize = 256;
 
 /// Inputs from clients that may wait for the core; each holds at most 64 KiB.
@@ -102,6 +103,7 @@ pub struct Driver {
     questions: mpsc::Receiver<Question>,
     join: Vec<SocketAddr>,
     started: Instant,
+    alarm: Alarm,
     stopped: bool,
 }
 
@@ -136,6 +138,7 @@ impl Driver {
             questions,
             join: config.join,
             started: config.started,
+            alarm: Alarm::default(),
             stopped: false,
         };
         if !driver.join.is_empty() {
@@ -157,7 +160,8 @@ impl Driver {
         let mut result = Ok(());
         self.drain_outputs();
         while !self.stopped {
-            let ahead = self.broker.deadline().saturating_sub(now(self.started).mono_ms);
+            let wake_at = self.alarm.wake_at(self.broker.deadline());
+            let ahead = wake_at.saturating_sub(now(self.started).mono_ms);
             let deadline = Instant::now() + Duration::from_millis(ahead).min(LONGEST_SLEEP);
             tokio::select! {
                 biased;
@@ -178,29 +182,37 @@ impl Driver {
                         break;
                     }
                 }
-                () = tokio::time::sleep_until(deadline.into()) => self.broker.handle_timeout(now(self.started)),
-                Some(event) = self.rim_events.recv() => {
-                    self.handle_link(event);
-                    for _ in 1..TURN {
-                        let Some(event) = self.rim_events.try_recv() else { break };
-                        self.handle_link(event);
-                    }
-                }
-                Some(input) = self.client_inputs.recv() => {
-                    self.handle_client(input);
-                    for _ in 1..TURN {
-                        let Ok(input) = self.client_inputs.try_recv() else { break };
-                        self.handle_client(input);
-                    }
-                }
-                Some(Question::Status(answer)) = self.questions.recv() => {
-                    let _ = answer.send(self.broker.status());
-                }
+                () = tokio::time::sleep_until(deadline.into()) => {}
+                Some(event) = self.rim_events.recv() => self.handle_link(event),
+                Some(input) = self.client_inputs.recv() => self.handle_client(input),
+                Some(question) = self.questions.recv() => self.handle_question(question),
+            }
+            self.take_inputs();
+            let now = now(self.started);
+            if self.alarm.rings(now.mono_ms, self.broker.deadline()) {
+                self.broker.handle_timeout(now);
             }
             self.drain_outputs();
         }
         self.finish().await;
         result
+    }
+
+    /// Whatever ended the wait, each source gets its turn, so that none can starve the others; and what waits here is
+    /// taken in before time is looked at, so that nobody is called silent whose words wait.
+    fn take_inputs(&mut self) {
+        for _ in 0..TURN {
+            let Some(event) = self.rim_events.try_recv() else { break };
+            self.handle_link(event);
+        }
+        for _ in 0..TURN {
+            let Ok(input) = self.client_inputs.try_recv() else { break };
+            self.handle_client(input);
+        }
+        for _ in 0..TURN {
+            let Ok(question) = self.questions.try_recv() else { break };
+            self.handle_question(question);
+        }
     }
 
     async fn finish(self) {
@@ -257,18 +269,23 @@ impl Driver {
     fn handle_client(&mut self, input: ClientInput) {
         let now = now(self.started);
         match input {
-            ClientInput::Open(conn, writer, pause) => {
-                self.clients.insert(conn, writer, pause);
+            ClientInput::Open(conn, writer, gate) => {
+                self.clients.insert(conn, writer, gate);
                 self.broker.handle_client_open(now, conn);
             }
             ClientInput::Bytes(conn, bytes) => self.broker.handle_client_bytes(now, conn, &bytes),
-            ClientInput::Flushed(conn, total) => {
-                self.clients.flushed(conn, total);
-                self.broker.handle_client_flushed(now, conn, total);
-            }
+            ClientInput::Flushed(conn, total) => self.broker.handle_client_flushed(now, conn, total),
             ClientInput::Closed(conn) => {
                 self.clients.remove(conn);
                 self.broker.handle_client_closed(now, conn);
+            }
+        }
+    }
+
+    fn handle_question(&mut self, question: Question) {
+        match question {
+            Question::Status(answer) => {
+                let _ = answer.send(self.broker.status());
             }
         }
     }
@@ -277,13 +294,7 @@ impl Driver {
         while let Some(output) = self.broker.poll_output() {
             match output {
                 Output::Net(output) => self.perform(output),
-                Output::ClientBytes { conn, bytes } => {
-                    if !self.clients.send(conn, bytes) {
-                        tracing::warn!(conn = conn.0, "a client does not read what it asked for, it is cut off");
-                        self.clients.remove(conn);
-                        self.broker.handle_client_closed(now(self.started), conn);
-                    }
-                }
+                Output::ClientBytes { conn, bytes } => self.clients.send(conn, bytes),
                 Output::ClientClose { conn } => self.clients.close(conn),
                 Output::ClientPause { conn } => self.clients.pause(conn, true),
                 Output::ClientResume { conn } => self.clients.pause(conn, false),

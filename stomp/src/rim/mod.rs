@@ -5,6 +5,7 @@
 //! (`client.rs`), which own the socket's halves; and one thread that writes and syncs the store (`writer.rs`). All
 //! queues between them are bounded, by number or by bytes.
 
+mod alarm;
 mod client;
 mod driver;
 mod writer;

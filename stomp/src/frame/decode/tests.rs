@@ -13,6 +13,8 @@ const SMALL: Limits = Limits {
     subscriptions: 1,
     default_prefetch: 1,
     max_prefetch: 1,
+    unread_ms: 1,
+    unread_bytes: 1,
 };
 
 fn decode(version: Option<Version>, bytes: &[u8]) -> Result<Option<Frame>, DecodeError> {
