@@ -11,3 +11,4 @@ mod cli;
 mod clients;
 mod death;
 mod split;
+mod suspended;

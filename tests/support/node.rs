@@ -140,13 +140,18 @@ impl Node {
         let _ = self.child.wait();
     }
 
+    /// Sends a signal, named without SIG.
+    pub fn signal(&self, name: &str) {
+        let kill = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status();
+        assert!(kill.expect("sh runs").success());
+    }
+
     /// SIGTERM; the exit status.
     ///
     /// # Panics
     /// When it does not end in time.
     pub fn terminate(&mut self) -> ExitStatus {
-        let kill = Command::new("sh").arg("-c").arg(format!("kill -TERM {}", self.child.id())).status();
-        assert!(kill.expect("sh runs").success());
+        self.signal("TERM");
         let start = Instant::now();
         loop {
             match self.child.try_wait().expect("our own child") {

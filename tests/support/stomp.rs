@@ -49,8 +49,13 @@ pub struct Client {
 impl Client {
     /// Connects and waits for CONNECTED.
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
+        Self::connect_beating(address, "0,0")
+    }
+
+    /// The same, with a `heart-beat` header.
+    pub fn connect_beating(address: SocketAddr, beats: &str) -> io::Result<Self> {
         let mut client = Self::raw(address)?;
-        client.write("CONNECT", &[("accept-version", "1.2"), ("host", "test"), ("heart-beat", "0,0")], b"")?;
+        client.write("CONNECT", &[("accept-version", "1.2"), ("host", "test"), ("heart-beat", beats)], b"")?;
         let frame = client.next_frame(PATIENCE)?;
         if frame.command == "CONNECTED" { Ok(client) } else { Err(io::Error::other(frame.to_string())) }
     }
