@@ -1,4 +1,4 @@
-//! Virtual STOMP clients: producers that want receipts, consumers that acknowledge, refuse, dawdle and die.
+//! Virtual STOMP clients, of all roles: how they connect, wait for receipts, leave and die; and what producers do.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,9 @@ use rhizomq_stomp::{
 
 use super::{
     agenda::Happening,
-    ledger::{Kind, MsgId, body_of, msg_id_of},
+    consumers::{AtWork, Consumer},
+    ledger::{Kind, MsgId, body_of},
+    topics::{Listener, Publisher},
     world::World,
 };
 
@@ -36,6 +38,14 @@ pub(crate) enum Pending {
     Publish { ids: Vec<MsgId>, since: u64 },
     /// These messages are consumed.
     Ack { ids: Vec<MsgId> },
+    /// The messages of an aborted transaction are the client's still.
+    Abort,
+    /// No more comes to a subscription.
+    Unsubscribe { subscription: u64 },
+    /// What is sent to a topic from now on comes.
+    Listen,
+    /// A message to a topic was passed on.
+    Topic,
     /// The connection can be closed.
     Leave,
 }
@@ -43,6 +53,8 @@ pub(crate) enum Pending {
 pub(crate) enum Role {
     Producer(Producer),
     Consumer(Consumer),
+    Publisher(Publisher),
+    Listener(Listener),
 }
 
 #[derive(Clone, Debug)]
@@ -61,42 +73,10 @@ pub(crate) struct Producer {
     pub(crate) filling: u64,
 }
 
-#[derive(Clone, Debug)]
-pub(crate) struct Consumer {
-    pub(crate) queues: Vec<usize>,
-    /// `auto`, `client` or `client-individual`.
-    pub(crate) mode: &'static str,
-    pub(crate) prefetch: u32,
-    /// Milliseconds of work on each message.
-    pub(crate) work_ms: u64,
-    /// How often it refuses a message, and how often it dies at work.
-    pub(crate) nacks: f64,
-    pub(crate) deaths: f64,
-    /// Messages it has and has not answered, in order.
-    pub(crate) held: Vec<Held>,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Held {
-    id: MsgId,
-    subscription: String,
-    message_id: String,
-    /// The value of MESSAGE's `ack` header (STOMP 1.2).
-    ack: String,
-}
-
 impl Client {
     /// Whether it has said DISCONNECT.
     pub(crate) fn is_leaving(&self) -> bool {
         self.leaving
-    }
-}
-
-impl Consumer {
-    /// One that acknowledges everything at once, for ever.
-    pub(crate) fn patient(queues: Vec<usize>) -> Self {
-        let mode = "client-individual";
-        Self { queues, mode, prefetch: 50, work_ms: 0, nacks: 0.0, deaths: 0.0, held: Vec::new() }
     }
 }
 
@@ -121,7 +101,7 @@ impl World {
     }
 
     /// The client acts again after so many milliseconds, and not before.
-    fn plan(&mut self, client: usize, after: u64) {
+    pub(crate) fn plan(&mut self, client: usize, after: u64) {
         self.clients[client].token += 1;
         let token = self.clients[client].token;
         self.agenda.at(self.now + after, Happening::Client { client, token });
@@ -142,6 +122,8 @@ impl World {
         let pause = match &self.clients[client].role {
             Role::Producer(_) => self.produce(client, conn),
             Role::Consumer(_) => self.consume(client, conn),
+            Role::Publisher(_) => self.publish_to_topic(client, conn),
+            Role::Listener(_) => None,
         };
         if let Some(pause) = pause {
             self.plan(client, pause);
@@ -211,63 +193,9 @@ impl World {
         Some(pause)
     }
 
-    fn next_receipt(&mut self, client: usize) -> u64 {
+    pub(crate) fn next_receipt(&mut self, client: usize) -> u64 {
         self.clients[client].receipts += 1;
         self.clients[client].receipts
-    }
-
-    /// Answers the oldest message it has. How long to pause, `None` until the next one arrives.
-    fn consume(&mut self, client: usize, conn: ConnId) -> Option<u64> {
-        let Role::Consumer(consumer) = &self.clients[client].role else { return None };
-        let (work_ms, nacks, deaths, mode) = (consumer.work_ms, consumer.nacks, consumer.deaths, consumer.mode);
-        let held = consumer.held.len();
-        if self.rng.chance(deaths) {
-            self.client_goes(client, conn);
-            return None;
-        }
-        if held == 0 {
-            return None;
-        }
-        let ack = !self.rng.chance(nacks);
-        let upto = if mode == "client" { self.rng.below(held.min(8)) } else { 0 };
-        let wants_receipt = self.rng.chance(0.5);
-        let Role::Consumer(consumer) = &mut self.clients[client].role else { return None };
-        let target = consumer.held.remove(upto);
-        let mut ids = vec![target.id];
-        if mode == "client" {
-            // An answer covers all earlier deliveries of the subscription.
-            let mut place = 0;
-            consumer.held.retain(|held| {
-                place += 1;
-                let covered = place <= upto && held.subscription == target.subscription;
-                if covered {
-                    ids.push(held.id);
-                }
-                !covered
-            });
-        }
-        let mut headers = if self.clients[client].version == Version::V1_2 {
-            vec![("id".to_owned(), target.ack)]
-        } else {
-            vec![("message-id".to_owned(), target.message_id), ("subscription".to_owned(), target.subscription)]
-        };
-        if ack {
-            for &id in &ids {
-                self.ledger.msg(id).consumed.get_or_insert(self.now);
-            }
-            if wants_receipt {
-                let receipt = self.next_receipt(client);
-                headers.push(("receipt".to_owned(), receipt.to_string()));
-                self.clients[client].pending.insert(receipt, Pending::Ack { ids: ids.clone() });
-            }
-        }
-        if !ack {
-            self.excused = true;
-            ids.iter().for_each(|&id| self.ledger.msg(id).held_by = None);
-        }
-        let command = if ack { Command::Ack } else { Command::Nack };
-        self.client_sends(conn, &Frame::new(command, headers));
-        Some(1 + work_ms)
     }
 
     /// The client's work is over.
@@ -279,19 +207,22 @@ impl World {
         }
     }
 
-    /// The client leaves: politely, or by dying.
-    pub(crate) fn client_goes(&mut self, client: usize, conn: ConnId) {
-        if self.rng.chance(0.3) {
-            let receipt = self.next_receipt(client);
-            self.clients[client].leaving = true;
-            self.clients[client].pending.insert(receipt, Pending::Leave);
-            let farewell = Frame::new(Command::Disconnect, [("receipt", receipt.to_string())]);
-            self.client_sends(conn, &farewell);
-        } else {
-            self.client_vanishes(conn);
-            self.client_lost(client, conn);
-        }
+    /// The client leaves in order: it waits for its last receipt.
+    pub(crate) fn client_leaves(&mut self, client: usize, conn: ConnId) {
+        let receipt = self.next_receipt(client);
+        self.clients[client].leaving = true;
+        self.clients[client].pending.insert(receipt, Pending::Leave);
+        // What an `auto` consumer was written is its own.
+        self.excused |= !self.is_auto(client);
+        self.marks_excused = true;
+        self.client_sends(conn, &Frame::new(Command::Disconnect, [("receipt", receipt.to_string())]));
+    }
+
+    /// The client dies.
+    pub(crate) fn client_dies(&mut self, client: usize, conn: ConnId) {
         self.excused = true;
+        self.client_vanishes(conn);
+        self.client_lost(client, conn);
     }
 
     /// The client has no connection any more.
@@ -301,8 +232,10 @@ impl World {
         }
         self.clients[client].conn = None;
         self.clients[client].pending.clear();
-        if let Role::Consumer(consumer) = &mut self.clients[client].role {
-            consumer.held.clear();
+        match &mut self.clients[client].role {
+            Role::Consumer(consumer) => consumer.at_work = AtWork::default(),
+            Role::Listener(listener) => listener.since = None,
+            Role::Producer(_) | Role::Publisher(_) => {}
         }
         let after = self.rng.within(10, 1_000);
         self.plan(client, after);
@@ -316,7 +249,8 @@ impl World {
         match frame.command {
             Command::Connected => {
                 self.clients[client].ready = true;
-                self.subscribe(client, conn);
+                self.subscribe_all(client, conn);
+                self.listen(client, conn);
                 self.plan(client, 1);
             }
             Command::Receipt => {
@@ -325,49 +259,22 @@ impl World {
                     Some(Pending::Publish { ids, .. }) => {
                         ids.into_iter().for_each(|id| self.ledger.msg(id).confirmed = Some(self.now));
                     }
-                    Some(Pending::Ack { .. } | Pending::Leave) => {}
+                    Some(Pending::Listen) => self.listens(client),
+                    Some(_) => {}
                     None => self.ledger.violate(self.now, Kind::ClientError, format!("c{client} got a receipt twice")),
                 }
             }
-            Command::Message => self.client_gets(client, frame),
+            Command::Message => self.consumer_gets(client, conn, frame),
             Command::Error => {
                 let text = format!("{:?} {}", frame.headers, String::from_utf8_lossy(&frame.body));
-                if !text.contains("full") {
+                let host = self.conns.get(&conn).map(|connection| connection.host);
+                let is_told =
+                    text.contains("shutting down") && host.is_some_and(|host| self.hosts[host].stopping.is_some());
+                if !text.contains("full") && !is_told {
                     self.ledger.violate(self.now, Kind::ClientError, format!("c{client}: {text}"));
                 }
             }
             other => self.ledger.violate(self.now, Kind::ClientError, format!("c{client} got a {other}")),
-        }
-    }
-
-    fn subscribe(&mut self, client: usize, conn: ConnId) {
-        let Role::Consumer(consumer) = &self.clients[client].role else { return };
-        let (queues, mode, prefetch) = (consumer.queues.clone(), consumer.mode, consumer.prefetch.to_string());
-        for queue in queues {
-            let (id, to) = (queue.to_string(), destination(queue));
-            let headers = [("id", &*id), ("destination", &*to), ("ack", mode), ("prefetch-count", &*prefetch)];
-            self.client_sends(conn, &Frame::new(Command::Subscribe, headers));
-        }
-    }
-
-    fn client_gets(&mut self, client: usize, frame: &Frame) {
-        let Some(id) = msg_id_of(&frame.body) else { return };
-        self.ledger.msg(id).arrived = true;
-        let header = |name| frame.headers.get(name).unwrap_or_default().to_owned();
-        let held =
-            Held { id, subscription: header("subscription"), message_id: header("message-id"), ack: header("ack") };
-        let Role::Consumer(consumer) = &mut self.clients[client].role else { return };
-        if consumer.mode == "auto" {
-            let deaths = consumer.deaths;
-            if let Some(conn) = self.clients[client].conn.filter(|_| self.rng.chance(deaths)) {
-                self.client_goes(client, conn);
-            }
-            return;
-        }
-        consumer.held.push(held);
-        if consumer.held.len() == 1 {
-            let pause = 1 + consumer.work_ms;
-            self.plan(client, pause);
         }
     }
 }

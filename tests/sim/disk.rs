@@ -50,6 +50,10 @@ impl Disk {
         self.writing = Some((seq, batch));
     }
 
+    pub(crate) fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
     /// The write ends: what moved, or that the disk was full.
     pub(crate) fn sync(&mut self, seq: u64) -> Result<Moved, String> {
         let (written, batch) = self.writing.take().expect("a sync belongs to a write");

@@ -7,6 +7,10 @@ use super::{agenda::Happening, rng::Rng, world::World};
 pub(crate) enum Fault {
     /// A process dies; it is started again after so many milliseconds.
     Crash { host: usize, keep: bool, back: u64 },
+    /// A process is told to stop, and started again so many milliseconds after it has.
+    Stop { host: usize, back: u64 },
+    /// A process that was told to stop in that life has not done so in time.
+    CutShort { host: usize, life: u32 },
     /// All processes die at once.
     Blackout { back: u64 },
     /// A process is started.
@@ -35,6 +39,7 @@ pub(crate) enum Fault {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FaultMix {
     pub(crate) crashes: u32,
+    pub(crate) stops: u32,
     pub(crate) blackouts: u32,
     pub(crate) cuts: u32,
     pub(crate) one_way_cuts: u32,
@@ -55,6 +60,7 @@ impl FaultMix {
         let mut some = |weight: u32| if rng.chance(0.5) { weight } else { 0 };
         Self {
             crashes: some(4),
+            stops: some(2),
             blackouts: some(1),
             cuts: some(3),
             one_way_cuts: some(2),
@@ -69,12 +75,25 @@ impl FaultMix {
         }
     }
 
-    fn weights(&self) -> [u32; 11] {
+    fn weights(&self) -> [u32; 12] {
         let network = [self.cuts, self.one_way_cuts, self.groups, self.resets];
         let [cuts, one_way, groups, resets] = network;
         let disks = [self.wipes, self.restores, self.full_disks, self.slow_disks];
         let [wipes, restores, full, slow] = disks;
-        [self.crashes, self.blackouts, cuts, one_way, groups, resets, wipes, restores, full, slow, self.clocks]
+        [
+            self.crashes,
+            self.blackouts,
+            cuts,
+            one_way,
+            groups,
+            resets,
+            wipes,
+            restores,
+            full,
+            slow,
+            self.clocks,
+            self.stops,
+        ]
     }
 
     /// Faults with their times, up to `until`.
@@ -123,6 +142,7 @@ fn draw_fault(rng: &mut Rng, kind: usize, hosts: usize) -> Vec<(u64, Fault)> {
             let ms = rng.within(50, 400);
             return vec![(0, Fault::Slow { host, ms }), (last, Fault::Slow { host, ms: 0 })];
         }
+        11 => Fault::Stop { host, back },
         _ => Fault::Clock { host, by_ms: rng.within(0, 7_200_000) as i64 - 3_600_000 },
     };
     vec![(0, fault)]
@@ -145,6 +165,13 @@ impl World {
             Fault::Crash { host, keep, back } => {
                 self.crash(host, keep);
                 self.agenda.at(self.now + back, Happening::Fault(Fault::Boot { host }));
+            }
+            Fault::Stop { host, back } => self.tell_to_stop(host, back),
+            Fault::CutShort { host, life } => {
+                if self.hosts[host].life == life && self.hosts[host].stopping.is_some() {
+                    let keep = self.rng.chance(0.5);
+                    self.stopped(host, keep);
+                }
             }
             Fault::Blackout { back } => {
                 for host in 0..self.hosts.len() {

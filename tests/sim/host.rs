@@ -12,12 +12,16 @@ use rhizomq_stomp::broker::{Broker, BrokerConfig, Output};
 use super::{
     agenda::Happening,
     disk::{Disk, DiskCopy},
+    faults::Fault,
     ledger::Kind,
     world::World,
 };
 
 /// The wall clock of an honest host at virtual time zero.
 const WALL_ZERO_MS: i64 = 1_700_000_000_000;
+
+/// A process that was told to stop ends after so many milliseconds, in order or not.
+const STOP_PATIENCE_MS: u64 = 10_000;
 
 /// One machine: an address, a disk and, while the process lives, a broker.
 pub(crate) struct Host {
@@ -39,6 +43,8 @@ pub(crate) struct Host {
     /// How far the wall clock is off.
     pub(crate) wall_offset_ms: i64,
     mono_offset_ms: u64,
+    /// It was told to stop, and is started again so many milliseconds after it has.
+    pub(crate) stopping: Option<u64>,
     /// The earliest wake-up on the agenda.
     wake_at: u64,
     epoch: Epoch,
@@ -58,6 +64,7 @@ impl Host {
             meshed_at: 0,
             wall_offset_ms,
             mono_offset_ms: 0,
+            stopping: None,
             wake_at: u64::MAX,
             epoch: Epoch(0),
         }
@@ -103,6 +110,7 @@ impl World {
         host.life += 1;
         host.mono_offset_ms = zero;
         host.wake_at = u64::MAX;
+        host.stopping = None;
         let clocks = host.clocks(now);
         let opened = Engine::open(host.disk.store.reader(), host.identity, epoch, clocks, planted);
         let (engine, report) = match opened {
@@ -146,6 +154,27 @@ impl World {
         self.hosts[index].targets.clear();
         self.sever_all(index);
         self.hang_up_all(index);
+    }
+
+    /// The process is told to stop.
+    pub(crate) fn tell_to_stop(&mut self, index: usize, back: u64) {
+        let clocks = self.hosts[index].clocks(self.now);
+        let Some(broker) = &mut self.hosts[index].broker else { return };
+        self.trace.note(self.now, "stop", &[index as u64], format_args!("h{index}"));
+        broker.shutdown(clocks);
+        let life = self.hosts[index].life;
+        self.hosts[index].stopping.get_or_insert(back);
+        self.excused = true;
+        // As the program does.
+        self.agenda.at(self.now + STOP_PATIENCE_MS, Happening::Fault(Fault::CutShort { host: index, life }));
+        self.settle(index);
+    }
+
+    /// The process ends, having been told to.
+    pub(crate) fn stopped(&mut self, index: usize, keep: bool) {
+        let back = self.hosts[index].stopping.unwrap_or_default();
+        self.crash(index, keep);
+        self.agenda.at(self.now + back, Happening::Fault(Fault::Boot { host: index }));
     }
 
     /// The data directory is lost: the host comes back as somebody else, who knows nothing.
@@ -233,7 +262,12 @@ impl World {
                 Output::ClientClose { conn } => self.hang_up(conn),
                 Output::ClientPause { conn } => self.pause(conn, true),
                 Output::ClientResume { conn } => self.pause(conn, false),
-                Output::Stopped => {}
+                Output::Stopped => {
+                    if self.hosts[index].disk.is_writing() {
+                        self.violate(Kind::BadStop, format!("h{index} says it is done while it writes"));
+                    }
+                    self.stopped(index, false);
+                }
                 other => panic!("the simulator does not know {other:?}"),
             }
         }

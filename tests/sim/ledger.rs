@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, collections::BTreeSet, fmt};
 
 use rhizomq_engine::Dot;
+use rhizomq_stomp::broker::ConnId;
 
 /// A message's number in the run; its body tells it.
 pub(crate) type MsgId = u32;
@@ -40,8 +41,8 @@ pub(crate) struct Msg {
     pub(crate) unmarked: u32,
     /// When it was first written to a client.
     pub(crate) first_at: Option<u64>,
-    /// The connection it was last written to, and when, until that client refuses it.
-    pub(crate) held_by: Option<(u64, u64)>,
+    /// Who got it last, until that client refuses it.
+    pub(crate) held_by: Option<Holder>,
     /// Whether a client received it.
     pub(crate) arrived: bool,
     /// When a client first acknowledged it, or it was first written to an `auto` subscription: from then on it may go.
@@ -52,6 +53,14 @@ pub(crate) struct Msg {
     pub(crate) left_at: Option<(usize, u32)>,
     /// Since when no running host has it waiting, although one had.
     pub(crate) dead_since: Option<u64>,
+}
+
+/// A message's delivery: to which connection and subscription it was written, and when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Holder {
+    pub(crate) conn: ConnId,
+    pub(crate) subscription: u64,
+    pub(crate) since: u64,
 }
 
 /// Which promise was broken.
@@ -69,6 +78,8 @@ pub(crate) enum Kind {
     NeedlessDuplicate,
     /// Messages of one producer in the wrong order.
     Order,
+    /// A message after the confirmed end of its subscription.
+    AfterEnd,
     /// Consumed, and back.
     Resurrected,
     /// Taken for consumed, and was not.
@@ -87,6 +98,8 @@ pub(crate) enum Kind {
     Malformed,
     /// A store could not be opened whole.
     BadOpen,
+    /// A node that was told to stop did not do so in order.
+    BadStop,
     /// The code panicked.
     Panic,
 }
@@ -110,7 +123,7 @@ pub(crate) struct Ledger {
     msgs: Vec<Msg>,
     pub(crate) by_dot: BTreeMap<Dot, MsgId>,
     /// The last unmarked message of a source that a subscription got: connection, subscription, source.
-    last_seen: BTreeMap<(u64, usize, (u64, usize)), MsgId>,
+    last_seen: BTreeMap<(u64, u64, (u64, usize)), MsgId>,
     /// The first broken promise; later ones are mostly its consequences.
     pub(crate) violation: Option<Violation>,
 }
@@ -165,7 +178,7 @@ impl Ledger {
     }
 
     /// An unmarked delivery to a subscription: within its source, it must be the newest yet.
-    pub(crate) fn order(&mut self, now: u64, conn: u64, sub: usize, id: MsgId) {
+    pub(crate) fn order(&mut self, now: u64, conn: u64, sub: u64, id: MsgId) {
         let source = self.msg(id).source;
         let last = self.last_seen.insert((conn, sub, source), id);
         if let Some(last) = last.filter(|&last| last > id) {

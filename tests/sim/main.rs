@@ -8,13 +8,15 @@
 //! `RHIZOMQ_SIM_SEEDS=n` runs more seeds of mixed faults; `RHIZOMQ_SIM_SEED=x` with the name of one test runs that seed
 //! alone and prints its trace.
 //!
-//! - the world: `world` (the loop), `agenda` (what comes next), `host`, `disk`, `network`, `sessions`, `clients`, `rng`
+//! - the world: `world` (the loop), `agenda` (what comes next), `host`, `disk`, `network`, `rng`
+//! - its clients: `sessions` (connections), `clients`, `consumers`, `topics`
 //! - what goes wrong in it: `faults`
 //! - who judges: `ledger` (what was seen), `oracle` (what must not be), `trace`
 //! - the tests: `mixed` (random), `scenarios` (by hand), `mistakes` (planted ones must be noticed); `runs` runs them
 
 mod agenda;
 mod clients;
+mod consumers;
 mod disk;
 mod faults;
 mod host;
@@ -27,5 +29,6 @@ mod rng;
 mod runs;
 mod scenarios;
 mod sessions;
+mod topics;
 mod trace;
 mod world;

@@ -4,7 +4,8 @@
 use rhizomq_engine::Mistake;
 
 use super::{
-    clients::{Consumer, Producer, Role},
+    clients::{Producer, Role},
+    consumers::Consumer,
     faults::{Fault, group_ways},
     ledger::Kind,
     mixed::mixed,

@@ -4,10 +4,12 @@ use rhizomq_engine::Mistake;
 use rhizomq_net::{SwimConfig, Timing};
 
 use super::{
-    clients::{Consumer, Producer},
+    clients::Producer,
+    consumers::{AtWork, Consumer},
     faults::FaultMix,
     rng::Rng,
     runs,
+    topics::{Listener, Publisher},
     world::{Settings, World},
 };
 
@@ -20,6 +22,8 @@ impl Settings {
         let faultless = rng.chance(0.1);
         let producers = (0..rng.within(1, 3)).map(|_| (producer(rng, queues), None)).collect();
         let consumers = (0..rng.within(0, 4)).map(|_| (consumer(rng, queues, faultless), None)).collect();
+        let publishers = (0..rng.within(0, 2)).map(|_| publisher(rng)).collect();
+        let listeners = (0..rng.within(0, 3)).map(|_| Listener { topic: rng.below(2), since: None }).collect();
         Self {
             hosts,
             copies: copies as u32,
@@ -27,6 +31,8 @@ impl Settings {
             queues,
             producers,
             consumers,
+            publishers,
+            listeners,
             busy_ms: rng.pick(&[8_000, 20_000, 40_000]),
             disk_ms: rng.pick(&[2, 20]),
             disk_stalls: if rng.chance(0.3) { 0.02 } else { 0.0 },
@@ -50,6 +56,8 @@ impl Settings {
             queues: 1,
             producers: Vec::new(),
             consumers: Vec::new(),
+            publishers: Vec::new(),
+            listeners: Vec::new(),
             busy_ms: 0,
             disk_ms: rng.pick(&[2, 20]),
             disk_stalls: 0.0,
@@ -75,18 +83,32 @@ fn producer(rng: &mut Rng, queues: usize) -> Producer {
     }
 }
 
-fn consumer(rng: &mut Rng, queues: usize, patient: bool) -> Consumer {
-    let calm = Consumer::patient(vec![rng.below(queues)]);
-    let wild = Consumer {
+fn publisher(rng: &mut Rng) -> Publisher {
+    Publisher { topic: rng.below(2), left: rng.within(20, 200) as u32, pace_ms: rng.pick(&[1, 20, 300]) }
+}
+
+/// `calm`: one that does nothing that could bring a message to anybody twice.
+fn consumer(rng: &mut Rng, queues: usize, calm: bool) -> Consumer {
+    let mode = rng.pick(&["auto", "client", "client-individual", "client-individual"]);
+    let goes_in_order = !calm || mode == "auto";
+    let mut often = |allowed: bool, from: &[f64]| if allowed { rng.pick(from) } else { 0.0 };
+    let nacks = often(!calm, &[0.0, 0.0, 0.05]);
+    let deaths = often(!calm, &[0.0, 0.01, 0.05]);
+    let farewells = often(goes_in_order, &[0.0, 0.01, 0.05]);
+    let unsubscribes = often(goes_in_order, &[0.0, 0.0, 0.02, 0.1]);
+    let transactions = often(true, &[0.0, 0.0, 0.1, 0.5]);
+    Consumer {
         queues: if rng.chance(0.5) { vec![rng.below(queues)] } else { (0..queues).collect() },
-        mode: rng.pick(&["auto", "client", "client-individual", "client-individual"]),
+        mode,
         prefetch: rng.pick(&[1, 3, 20]),
         work_ms: rng.pick(&[0, 10, 300]),
-        nacks: rng.pick(&[0.0, 0.0, 0.05]),
-        deaths: rng.pick(&[0.0, 0.01, 0.05]),
-        held: Vec::new(),
-    };
-    if patient { calm } else { wild }
+        nacks,
+        farewells,
+        deaths,
+        unsubscribes,
+        transactions,
+        at_work: AtWork::default(),
+    }
 }
 
 /// Seconds of work and random faults, then rest.
@@ -110,15 +132,18 @@ fn mixed_faults_break_no_promise() {
     let outcomes = runs::expect_clean("mixed faults", &|seed, printed| mixed(seed, printed, None), 0..count);
     let sums = outcomes
         .iter()
-        .fold([0; 4], |sums: [u64; 4], outcome| std::array::from_fn(|place| sums[place] + outcome.figures[place]));
-    let [sent, confirmed, delivered, again] = sums;
+        .fold([0; 6], |sums: [u64; 6], outcome| std::array::from_fn(|place| sums[place] + outcome.figures[place]));
+    let [sent, confirmed, delivered, again, to_topics, from_topics] = sums;
     println!(
-        "{} runs in {:.1} s: {sent} messages sent, {confirmed} confirmed, {delivered} delivered, {again} times again",
+        "{} runs in {:.1} s: {sent} messages sent, {confirmed} confirmed, {delivered} delivered, {again} times again; \
+         {to_topics} sent to topics, {from_topics} deliveries of these",
         outcomes.len(),
         started.elapsed().as_secs_f32(),
     );
     // A simulator in which nothing happens finds nothing.
-    assert!(outcomes.len() < 100 || (confirmed > sent / 2 && delivered > confirmed / 2 && again > 0));
+    assert!(
+        outcomes.len() < 100 || (confirmed > sent / 2 && delivered > confirmed / 2 && again > 0 && from_topics > 0)
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use rhizomq_stomp::{
 use super::{
     clients::{Pending, Role},
     disk::Moved,
-    ledger::{Kind, Msg, MsgId, msg_id_of},
+    ledger::{Holder, Kind, Msg, MsgId, msg_id_of},
     world::World,
 };
 
@@ -82,7 +82,16 @@ impl World {
                     self.ledger.msg(id).acked.get_or_insert(acked);
                 }
             }
-            Some(Pending::Leave) if self.is_auto(client) => self.watch_farewell(conn),
+            Some(Pending::Unsubscribe { subscription }) => {
+                let subscription = *subscription;
+                self.conns.get_mut(&conn).map(|connection| connection.ended.insert(subscription));
+            }
+            Some(Pending::Leave) => {
+                self.conns.get_mut(&conn).map(|connection| connection.over = true);
+                if self.is_auto(client) {
+                    self.watch_farewell(conn);
+                }
+            }
             _ => {}
         }
     }
@@ -91,7 +100,7 @@ impl World {
     fn watch_farewell(&mut self, conn: ConnId) {
         let (now, host) = (self.now, self.conns[&conn].host);
         let here = (host, self.hosts[host].life);
-        let with_it = |msg: &Msg| msg.held_by.is_some_and(|(holder, _)| holder == conn.0);
+        let with_it = |msg: &Msg| msg.held_by.is_some_and(|holder| holder.conn == conn);
         let ids: Vec<_> = self.ledger.msgs().filter(|(_, msg)| with_it(msg)).map(|(id, _)| id).collect();
         for id in ids {
             let msg = self.ledger.msg(id);
@@ -100,7 +109,7 @@ impl World {
         }
     }
 
-    fn is_auto(&self, client: usize) -> bool {
+    pub(crate) fn is_auto(&self, client: usize) -> bool {
         matches!(&self.clients[client].role, Role::Consumer(consumer) if consumer.mode == "auto")
     }
 
@@ -130,6 +139,13 @@ impl World {
         let header = |name| frame.headers.get(name).unwrap_or_default();
         let marked = header("redelivered") == "true";
         let subscription = header("subscription").parse().unwrap_or_default();
+        if connection.over || connection.ended.contains(&subscription) {
+            let text = format!("a message to c{client} after the receipt for the end of {subscription}");
+            return self.violate(Kind::AfterEnd, text);
+        }
+        if header("destination").starts_with("/topic/") {
+            return self.watch_topic(conn, frame);
+        }
         let (Ok(dot), Some(id)) = (header("message-id").parse::<Dot>(), msg_id_of(&frame.body)) else {
             return self.violate(Kind::ClientError, format!("not what was sent: {:?}", frame.headers));
         };
@@ -140,14 +156,14 @@ impl World {
             self.ledger.order(now, conn.0, subscription, id);
         }
         self.check_holder(id, host);
-        let excused = self.excused;
+        let (excused, mark_excused) = (self.excused, self.excused || self.marks_excused);
         // Whoever may have delivered it before lives on and could be asked: its owner knows that it is not the first.
         let recalled = self.crashed_at.unwrap_or(0);
         let known = self.all_joined_since(RECALLED_MS);
         let auto = self.is_auto(client);
         let msg = self.ledger.msg(id);
         msg.deliveries += 1;
-        msg.held_by = Some((conn.0, now));
+        msg.held_by = Some(Holder { conn, subscription, since: now });
         let first_at = *msg.first_at.get_or_insert(now);
         msg.unmarked += u32::from(!marked);
         if auto {
@@ -164,7 +180,7 @@ impl World {
                 Kind::UnmarkedDuplicate,
                 format!("m{id} {dot:?} to c{client} at h{host}: not marked, although delivered at {first_at} ms"),
             );
-        } else if !excused && (deliveries > 1 || marked) {
+        } else if (!excused && deliveries > 1) || (!mark_excused && marked) {
             self.violate(
                 Kind::NeedlessDuplicate,
                 format!("m{id} {dot:?} to c{client} at h{host}: nothing had happened"),
@@ -177,12 +193,13 @@ impl World {
     /// that left in order: what was written to it before is its own.
     fn check_holder(&mut self, id: MsgId, host: usize) {
         let (held_by, left_at) = (self.ledger.msg(id).held_by, self.ledger.msg(id).left_at);
-        let Some((conn, since)) = held_by else { return };
-        let conn = ConnId(conn);
+        let Some(Holder { conn, subscription, since }) = held_by else { return };
         let client = self.conns.get(&conn).map(|connection| connection.client);
         let client = client.filter(|&client| self.clients[client].conn == Some(conn));
         let owner = match client {
-            Some(client) if self.clients[client].is_leaving() && !self.is_auto(client) => return,
+            Some(client) if self.gives_back(client, subscription) => return,
+            // All its clients are about to be told to go.
+            Some(_) if self.conns.get(&conn).is_some_and(|conn| self.hosts[conn.host].stopping.is_some()) => return,
             Some(client) => format!("c{client} still holds it"),
             None if left_at.is_some_and(|(host, life)| self.hosts[host].is_up() && self.hosts[host].life == life) => {
                 "the client that had it left in order".to_owned()
@@ -195,6 +212,15 @@ impl World {
             .all(|&a| self.hosts[a].meshed_at < since && living.iter().all(|&b| a == b || self.net.joined(a, b)));
         if meshed {
             self.violate(Kind::NeedlessDuplicate, format!("m{id} again, at h{host}, although {owner}"));
+        }
+    }
+
+    /// Whether a client has said that it gives back what a subscription left unanswered.
+    fn gives_back(&self, client: usize, subscription: u64) -> bool {
+        match &self.clients[client].role {
+            Role::Consumer(consumer) if consumer.mode == "auto" => false,
+            Role::Consumer(consumer) if !consumer.at_work.subscriptions.contains_key(&subscription) => true,
+            _ => self.clients[client].is_leaving(),
         }
     }
 
@@ -243,7 +269,7 @@ impl World {
     }
 
     /// Whether all hosts are up and joined with each other, and nothing happened for so long.
-    fn all_joined_since(&self, since: u64) -> bool {
+    pub(crate) fn all_joined_since(&self, since: u64) -> bool {
         self.disturbed_at + since <= self.now && self.all_joined()
     }
 
@@ -255,6 +281,7 @@ impl World {
 
     /// A look around: unanswered sends, messages taken for consumed, messages that are gone everywhere.
     pub(crate) fn look(&mut self) {
+        self.look_at_topics();
         for client in 0..self.clients.len() {
             let late = |pending: &Pending| match pending {
                 Pending::Publish { since, .. } => since + ANSWER_MS < self.now,

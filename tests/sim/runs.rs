@@ -25,8 +25,8 @@ pub(crate) struct Outcome {
     pub(crate) violation: Option<Violation>,
     /// Equal for two runs of a seed.
     pub(crate) fingerprint: (u64, u64),
-    /// Messages sent, confirmed, delivered, and deliveries beyond the first.
-    pub(crate) figures: [u64; 4],
+    /// Messages sent, confirmed, delivered, deliveries beyond the first; messages sent to topics, and their deliveries.
+    pub(crate) figures: [u64; 6],
 }
 
 thread_local! {
@@ -62,15 +62,16 @@ pub(crate) fn run(script: Script<'_>, seed: u64, printed: bool) -> Outcome {
         Err(_) => {
             let text = PANIC.take();
             let violation = Some(Violation { kind: Kind::Panic, at: 0, text });
-            Outcome { seed, violation, fingerprint: (0, 0), figures: [0; 4] }
+            Outcome { seed, violation, fingerprint: (0, 0), figures: [0; 6] }
         }
     };
     PANIC.take();
     outcome
 }
 
-fn figures(world: &World) -> [u64; 4] {
-    let mut figures = [0; 4];
+fn figures(world: &World) -> [u64; 6] {
+    let (to_topics, from_topics) = world.topics.figures();
+    let mut figures = [0, 0, 0, 0, to_topics as u64, from_topics as u64];
     for (_, msg) in world.ledger.msgs() {
         figures[0] += 1;
         figures[1] += u64::from(msg.confirmed.is_some());

@@ -1,7 +1,8 @@
 //! Scenarios by hand: what users expect of a broker whose nodes die, split and come back. A few seeds each vary delays.
 
 use super::{
-    clients::{Consumer, Producer, Role},
+    clients::{Producer, Role},
+    consumers::Consumer,
     faults::{Fault, group_ways},
     ledger::Kind,
     rng::Rng,

@@ -1,6 +1,6 @@
 //! Connections between clients and brokers: real STOMP bytes one way and the other, late, cut anywhere, in order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use rhizomq_stomp::{
@@ -28,6 +28,9 @@ pub(crate) struct Connection {
     last_in: u64,
     /// Milliseconds that the socket takes at most to take bytes.
     sluggish_ms: u64,
+    /// Subscriptions whose end was confirmed, and whether that of the session was.
+    pub(crate) ended: BTreeSet<u64>,
+    pub(crate) over: bool,
 }
 
 impl World {
@@ -51,6 +54,8 @@ impl World {
             last_out: 0,
             last_in: 0,
             sluggish_ms,
+            ended: BTreeSet::new(),
+            over: false,
         };
         self.conns.insert(conn, connection);
         self.trace.note(self.now, "client", &[client as u64, host as u64], format_args!("c{client} at h{host}"));

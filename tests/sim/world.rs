@@ -8,13 +8,15 @@ use rhizomq_stomp::broker::ConnId;
 
 use super::{
     agenda::{Agenda, Happening},
-    clients::{Client, Consumer, Producer, Role},
+    clients::{Client, Producer, Role},
+    consumers::Consumer,
     faults::FaultMix,
     host::Host,
     ledger::{Kind, Ledger},
     network::Network,
     rng::Rng,
     sessions::Connection,
+    topics::{Listener, Publisher, Topics},
     trace::Trace,
 };
 
@@ -36,6 +38,8 @@ pub(crate) struct Settings {
     pub(crate) queues: usize,
     pub(crate) producers: Vec<(Producer, Option<usize>)>,
     pub(crate) consumers: Vec<(Consumer, Option<usize>)>,
+    pub(crate) publishers: Vec<Publisher>,
+    pub(crate) listeners: Vec<Listener>,
     /// Milliseconds of faults and work, before all is healed.
     pub(crate) busy_ms: u64,
     /// A sync takes up to so many milliseconds, or 300 in this share of cases.
@@ -63,12 +67,16 @@ pub(crate) struct World {
     pub(crate) conns_made: u64,
     pub(crate) clients: Vec<Client>,
     pub(crate) ledger: Ledger,
+    pub(crate) topics: Topics,
     /// When something last happened to hosts or links.
     pub(crate) disturbed_at: u64,
     /// Whether anything happened that excuses a second delivery.
     pub(crate) excused: bool,
     /// When a process last died, and with it what it remembered.
     pub(crate) crashed_at: Option<u64>,
+    /// Whether any consumer left: what was on its way to it goes back to its owner, who can't know how far it came, and
+    /// marks it.
+    pub(crate) marks_excused: bool,
     /// When a disk was last replaced by an older or empty one.
     pub(crate) replaced_at: Option<u64>,
     /// How often a host lost its identity.
@@ -91,9 +99,11 @@ impl World {
             conns_made: 0,
             clients: Vec::new(),
             ledger: Ledger::default(),
+            topics: Topics::default(),
             disturbed_at: 0,
             excused: false,
             crashed_at: None,
+            marks_excused: false,
             replaced_at: None,
             wipes: 0,
         };
@@ -106,6 +116,12 @@ impl World {
         }
         for (consumer, home) in world.settings.consumers.clone() {
             world.add_client(Role::Consumer(consumer), home);
+        }
+        for publisher in world.settings.publishers.clone() {
+            world.add_client(Role::Publisher(publisher), None);
+        }
+        for listener in world.settings.listeners.clone() {
+            world.add_client(Role::Listener(listener), None);
         }
         world.agenda.at(LOOK_MS, Happening::Look);
         world
@@ -207,7 +223,7 @@ impl World {
         }
         for client in 0..self.clients.len() {
             // Without any fault there is to be no excuse either.
-            if self.excused || matches!(&self.clients[client].role, Role::Producer(_)) {
+            if self.excused || !matches!(&self.clients[client].role, Role::Consumer(_)) {
                 self.retire_client(client);
             }
         }
