@@ -84,7 +84,7 @@ fn producer(rng: &mut Rng, queues: usize) -> Producer {
 }
 
 fn publisher(rng: &mut Rng) -> Publisher {
-    Publisher { topic: rng.below(2), left: rng.within(20, 200) as u32, pace_ms: rng.pick(&[1, 20, 300]) }
+    Publisher { topic: rng.below(2), left: rng.within(20, 200) as u32, pace_ms: rng.pick(&[2, 50, 300]) }
 }
 
 /// `calm`: one that does nothing that could bring a message to anybody twice.

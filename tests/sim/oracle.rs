@@ -406,7 +406,9 @@ impl World {
         let open = |host: usize| self.engine(host).map_or(0, |engine| engine.segments().count());
         let bound = self.hosts.len() + self.wipes;
         let host = (0..self.hosts.len()).find(|&host| open(host) > bound)?;
-        Some((Kind::Diverged, format!("h{host} still keeps {} segments", open(host))))
+        let engine = self.engine(host)?;
+        let kept: Vec<_> = engine.segments().map(|segment| (segment, engine.segment(segment))).collect();
+        Some((Kind::Diverged, format!("h{host} still keeps {} segments: {kept:?}", kept.len())))
     }
 }
 

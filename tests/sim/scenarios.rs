@@ -7,6 +7,7 @@ use super::{
     ledger::Kind,
     rng::Rng,
     runs::expect_clean,
+    topics::{Listener, Publisher},
     world::{Settings, World},
 };
 
@@ -351,4 +352,99 @@ fn when_all_holders_die_others_within_reach_are_named_at_once() {
         world
     };
     expect_clean("all holders die", &whole, 0..8);
+}
+
+#[test]
+fn auto_consumers_that_come_and_go_in_order_get_everything_once() {
+    scenario("auto, in order", |world| {
+        for host in 0..3 {
+            produce(world, host, 150);
+            let mode = "auto";
+            let consumer = Consumer { mode, farewells: 0.05, unsubscribes: 0.05, ..Consumer::patient(vec![0]) };
+            world.add_client(Role::Consumer(consumer), Some(host));
+        }
+        world.run_for(20_000);
+        require(world, |world| arrived(world) == 450, "all arrive");
+        let again: u32 = world.ledger.msgs().map(|(_, msg)| msg.deliveries - 1).sum();
+        require(world, |_| again == 0, "and none comes twice");
+    });
+}
+
+#[test]
+fn acknowledgements_count_when_their_transaction_is_committed_and_not_when_it_is_aborted() {
+    scenario("consumer transactions", |world| {
+        produce(world, 0, 100);
+        for (host, mode) in [(0, "client-individual"), (1, "client"), (2, "client-individual")] {
+            let consumer = Consumer { mode, transactions: 0.5, prefetch: 8, ..Consumer::patient(vec![0]) };
+            world.add_client(Role::Consumer(consumer), Some(host));
+        }
+        world.run_for(10_000);
+        require(world, |world| arrived(world) == 100, "all arrive");
+        let consumed = world.ledger.msgs().filter(|(_, msg)| msg.consumed.is_some()).count();
+        require(world, |_| consumed == 100, "all are committed in the end");
+        let again: u32 = world.ledger.msgs().map(|(_, msg)| msg.deliveries - 1).sum();
+        require(world, |_| again == 0, "what is aborted stays with its consumer");
+    });
+}
+
+#[test]
+fn nodes_that_stop_in_order_one_after_the_other_lose_nothing_and_stop_nobody() {
+    scenario("rolling restart", |world| {
+        for host in 0..3 {
+            produce(world, host, 150);
+        }
+        consume(world, 2);
+        for host in 0..3 {
+            world.run_for(700);
+            world.strike(Fault::Stop { host, back: 300 });
+            world.run_for(300);
+            require(world, |world| !world.hosts[host].is_up(), "it stops at once when nothing hinders it");
+            world.run_for(2_000);
+            require(world, |world| world.all_joined(), "it is back");
+        }
+        world.run_for(8_000);
+        let missing = world.ledger.msgs().filter(|(_, msg)| msg.confirmed.is_some() && !msg.arrived).count();
+        require(world, |_| missing == 0, "all that was confirmed arrives");
+    });
+}
+
+#[test]
+fn a_lone_node_that_stops_in_order_leaves_no_segment_open() {
+    let whole = |seed, printed| {
+        let mut rng = Rng::new(seed);
+        let settings = Settings::plain(&mut rng, 1, None);
+        let mut world = World::new(settings, rng, printed);
+        for _ in 0..3 {
+            produce(&mut world, 0, 20);
+            world.run_for(1_000);
+            world.strike(Fault::Stop { host: 0, back: 100 });
+            world.run_for(3_000);
+        }
+        require(&mut world, |world| confirmed(world) == 60, "all are confirmed");
+        consume(&mut world, 0);
+        world.run_for(3_000);
+        require(&mut world, |world| arrived(world) == 60, "and arrive after the last start");
+        world.run_for(1_000);
+        let open = world.hosts[0].broker.as_ref().map_or(0, |broker| broker.node().engine().segments().count());
+        require(&mut world, |_| open <= 1, "the segments of ended lives are finished");
+        world.heal_and_rest();
+        world
+    };
+    expect_clean("a lone node stops", &whole, 0..8);
+}
+
+#[test]
+fn what_is_sent_to_a_topic_comes_to_all_who_listen_anywhere() {
+    scenario("topics", |world| {
+        for topic in [0, 0, 1, 0] {
+            world.add_client(Role::Listener(Listener { topic, since: None }), Some(topic));
+        }
+        world.run_for(4_000);
+        for (topic, host) in [(0, 0), (0, 2), (1, 2)] {
+            world.add_client(Role::Publisher(Publisher { topic, left: 50, pace_ms: 3 }), Some(host));
+        }
+        world.run_for(4_000);
+        let figures = world.topics.figures();
+        require(world, |_| figures == (150, 350), "two publishers for three listeners, one for one");
+    });
 }
