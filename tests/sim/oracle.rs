@@ -84,10 +84,14 @@ impl World {
             }
             Some(Pending::Unsubscribe { subscription }) => {
                 let subscription = *subscription;
-                self.conns.get_mut(&conn).map(|connection| connection.ended.insert(subscription));
+                if let Some(connection) = self.conns.get_mut(&conn) {
+                    connection.ended.insert(subscription);
+                }
             }
             Some(Pending::Leave) => {
-                self.conns.get_mut(&conn).map(|connection| connection.over = true);
+                if let Some(connection) = self.conns.get_mut(&conn) {
+                    connection.over = true;
+                }
                 if self.is_auto(client) {
                     self.watch_farewell(conn);
                 }
