@@ -437,3 +437,26 @@ fn after_a_restart_everything_waiting_is_delivered() {
     again.pass_time(3_000);
     assert_eq!(again.bodies(ONE), ["0", "1", "2"]);
 }
+
+#[test]
+fn a_consumer_with_a_large_prefetch_is_not_sent_more_than_its_socket_can_be_behind() {
+    let mut bench = Bench::new(BrokerConfig::default());
+    bench.connect(ONE);
+    bench.connect(TWO);
+    bench.flush(TWO);
+    let body = "x".repeat(64 << 10);
+    for _ in 0..320 {
+        bench.publish(ONE, "/queue/a", &body, "r");
+        bench.flush(ONE);
+    }
+    let headers = [("destination", "/queue/a"), ("id", "s"), ("ack", "client"), ("prefetch-count", "0")];
+    bench.send(TWO, Command::Subscribe, &headers, "");
+    assert!(bench.written[&TWO] < 5 << 20, "{} bytes at once", bench.written[&TWO]);
+    let mut got = bench.bodies(TWO).len();
+    while got < 320 {
+        bench.flush(TWO);
+        let more = bench.bodies(TWO).len();
+        assert!(more > 0, "the rest comes as it reads");
+        got += more;
+    }
+}

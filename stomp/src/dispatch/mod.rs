@@ -268,7 +268,9 @@ impl Dispatch {
             let mut out = Vec::new();
             self.edge.grant(&mut out);
             self.absorb(out);
-            if self.local.is_empty() && !self.owner.is_dirty() {
+            // What was dispatched is written first: that shows which sockets are behind, and more credit waits for it.
+            let has_written = self.effects.iter().any(|effect| matches!(effect, Effect::Deliver { .. }));
+            if has_written || (self.local.is_empty() && !self.owner.is_dirty()) {
                 return;
             }
             while let Some(message) = self.local.pop_front() {
