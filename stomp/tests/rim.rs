@@ -207,3 +207,33 @@ fn who_sent_heart_beats_while_the_node_was_suspended_is_still_served() {
     drop(stop);
     beating.join().unwrap();
 }
+
+#[test]
+fn who_leaves_in_the_middle_of_a_stream_has_what_it_was_sent_and_others_get_the_rest() {
+    let host = Host::start(SessionConfig::default());
+    let mut client = Client::connect(&host, "0,0");
+    let bodies: BTreeSet<_> = (0..500).map(|number| format!("{number} {}", "x".repeat(64 << 10))).collect();
+    bodies.iter().for_each(|body| client.publish(body));
+    let mut leaving = Client::connect_narrowly(&host);
+    leaving.write("SUBSCRIBE\nid:0\ndestination:/queue/q\nprefetch-count:0\n\n\0");
+    let mut own = BTreeSet::new();
+    let body_of = |frame: &str| frame.split_once("\n\n").map(|(_, body)| body.to_owned());
+    own.extend(body_of(&leaving.frame().expect("a message")));
+    // By now more is on its way than the socket takes.
+    leaving.write("DISCONNECT\nreceipt:bye\n\n\0");
+    loop {
+        let frame = leaving.frame().expect("a receipt before the end");
+        if frame.starts_with("RECEIPT") {
+            break;
+        }
+        own.extend(body_of(&frame));
+    }
+    assert!(own.len() < bodies.len(), "it left before it had everything");
+
+    client.write("SUBSCRIBE\nid:0\ndestination:/queue/q\nprefetch-count:0\n\n\0");
+    let mut rest = BTreeSet::new();
+    while own.len() + rest.len() < bodies.len() {
+        let body = body_of(&client.frame().expect("still connected")).unwrap();
+        assert!(!own.contains(&body) && rest.insert(body), "a message came twice");
+    }
+}
