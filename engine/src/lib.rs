@@ -23,6 +23,9 @@ mod segment;
 mod time;
 
 pub mod block;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hlc;
 pub mod limits;
 pub mod ranges;

@@ -6,6 +6,9 @@ mod swim;
 mod ticket;
 mod wire;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod registry_sync;
 pub mod rim;
 

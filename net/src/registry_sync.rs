@@ -69,6 +69,14 @@ pub enum RegistryMsg {
     },
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+impl RegistryMsg {
+    /// What makes a peer send all it has.
+    pub(crate) fn all_of_nothing() -> Self {
+        Self::Entries { complete: Some(Range { from: Vec::new(), to: None }), entries: Vec::new() }
+    }
+}
+
 /// Begins a reconciliation: digests of the whole registry's parts.
 pub fn start(registry: &Registry) -> Vec<RegistryMsg> {
     vec![RegistryMsg::Digests(cut(registry, &Range { from: Vec::new(), to: None }))]

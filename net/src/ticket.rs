@@ -147,6 +147,12 @@ fn from_base32(text: &str) -> Option<Vec<u8>> {
     (bits < 5 && held & ((1 << bits) - 1) == 0).then_some(bytes)
 }
 
+/// A ticket with this content, for tests.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn forge(bytes: &[u8]) -> String {
+    format!("rhizomq1-{}", to_base32(&[bytes, &checksum(bytes)].concat()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,10 +160,6 @@ mod tests {
     fn ticket() -> Ticket {
         let addresses = vec!["127.0.0.1:61614".parse().unwrap(), "[2001:db8::1]:7".parse().unwrap()];
         Ticket { secret: NetworkSecret::from_bytes([0xa5; 32]), node: NodeId([3; 16]), addresses }
-    }
-
-    fn forge(bytes: &[u8]) -> String {
-        format!("rhizomq1-{}", to_base32(&[bytes, &checksum(bytes)].concat()))
     }
 
     #[test]

@@ -16,6 +16,9 @@ mod status;
 pub mod broker;
 pub mod destination;
 pub mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod limits;
 pub mod rim;
 pub mod session;

@@ -12,6 +12,8 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use disk::fuzzing;
 pub use disk::{Damage, DiskOptions, DiskStats, DiskStore, IndexState, OpenReport};
 pub use memory::{MemoryStore, Snapshot};
 

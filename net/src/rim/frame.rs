@@ -28,16 +28,28 @@ pub(super) enum FrameError {
     Read(#[from] ReadError),
 }
 
+/// Where a stream's bytes come from: QUIC, but for tests.
+pub(super) trait Chunks {
+    /// Fills some of the pieces, all of which are empty, from the first on; `None` at the end of the stream.
+    async fn read_chunks(&mut self, pieces: &mut [Bytes]) -> Result<Option<usize>, ReadError>;
+}
+
+impl Chunks for RecvStream {
+    async fn read_chunks(&mut self, pieces: &mut [Bytes]) -> Result<Option<usize>, ReadError> {
+        RecvStream::read_chunks(self, pieces).await
+    }
+}
+
 /// Reads messages from a stream.
-pub(super) struct FrameReader {
-    stream: RecvStream,
+pub(super) struct FrameReader<S = RecvStream> {
+    stream: S,
     pieces: [Bytes; PIECES],
     /// Pieces before this one are used up, and empty.
     next: usize,
 }
 
-impl FrameReader {
-    pub(super) fn new(stream: RecvStream) -> Self {
+impl<S: Chunks> FrameReader<S> {
+    pub(super) fn new(stream: S) -> Self {
         Self { stream, pieces: [const { Bytes::new() }; PIECES], next: PIECES }
     }
 

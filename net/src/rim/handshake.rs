@@ -31,8 +31,8 @@ use super::{
 };
 use crate::link::{MAX_HELLO_BYTES, PeerHello, common_version};
 
-const MAGIC: [u8; 8] = *b"RHIZOMQ\n";
-const OPENING_BYTES: usize = 8 + 2 + 2 + 32;
+pub(super) const MAGIC: [u8; 8] = *b"RHIZOMQ\n";
+pub(super) const OPENING_BYTES: usize = 8 + 2 + 2 + 32;
 const EXPORT_LABEL: &[u8] = b"EXPORTER-rhizomq-network-proof";
 
 /// Ends the handshake: the listener has entered the link into its table.
@@ -126,30 +126,10 @@ impl Handshake<'_> {
     }
 
     async fn check_opening(&self, recv: &mut FrameReader, role: Role, session: &Session) -> Result<(), HandshakeError> {
-        let mut opening = match recv.body(OPENING_BYTES).await {
-            Ok(opening) => opening,
-            Err(error) => return Err(self.broken(error)),
-        };
-        if opening.split_to(MAGIC.len()) != MAGIC.as_slice() {
-            return Err(HandshakeError::refuse(CloseCode::Malformed, "this is not the protocol between Rhizomq nodes"));
+        match recv.body(OPENING_BYTES).await {
+            Ok(opening) => check_opening(opening, self.config.versions, self.secret.prove(role, session)),
+            Err(error) => Err(self.broken(error)),
         }
-        let (ours, theirs) = (self.config.versions, (opening.get_u16(), opening.get_u16()));
-        if common_version(ours, theirs).is_none() {
-            let text = format!(
-                "no common protocol version: the refusing node speaks {} to {}, the other {} to {}; upgrade the older",
-                ours.0, ours.1, theirs.0, theirs.1
-            );
-            return Err(HandshakeError::refuse(CloseCode::NoCommonVersion, text));
-        }
-        let mut proof = [0; 32];
-        opening.copy_to_slice(&mut proof);
-        // Compares in constant time.
-        if self.secret.prove(role, session) != blake3::Hash::from_bytes(proof) {
-            let text =
-                "wrong network secret: the two nodes belong to different networks; join with a ticket of this one";
-            return Err(HandshakeError::refuse(CloseCode::WrongSecret, text));
-        }
-        Ok(())
     }
 
     fn hello(&self) -> Result<Bytes, HandshakeError> {
@@ -185,4 +165,28 @@ impl Handshake<'_> {
             None => HandshakeError::refuse(CloseCode::Malformed, error.to_string()),
         }
     }
+}
+
+/// Whether the other end's opening, [`OPENING_BYTES`] long, is that of a node of the same network which speaks a version
+/// of ours.
+pub(super) fn check_opening(mut opening: Bytes, ours: (u16, u16), proof: blake3::Hash) -> Result<(), HandshakeError> {
+    if opening.split_to(MAGIC.len()) != MAGIC.as_slice() {
+        return Err(HandshakeError::refuse(CloseCode::Malformed, "this is not the protocol between Rhizomq nodes"));
+    }
+    let theirs = (opening.get_u16(), opening.get_u16());
+    if common_version(ours, theirs).is_none() {
+        let text = format!(
+            "no common protocol version: the refusing node speaks {} to {}, the other {} to {}; upgrade the older",
+            ours.0, ours.1, theirs.0, theirs.1
+        );
+        return Err(HandshakeError::refuse(CloseCode::NoCommonVersion, text));
+    }
+    let mut proven = [0; 32];
+    opening.copy_to_slice(&mut proven);
+    // Compares in constant time.
+    if proof != blake3::Hash::from_bytes(proven) {
+        let text = "wrong network secret: the two nodes belong to different networks; join with a ticket of this one";
+        return Err(HandshakeError::refuse(CloseCode::WrongSecret, text));
+    }
+    Ok(())
 }

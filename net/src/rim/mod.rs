@@ -11,6 +11,8 @@ mod dial;
 mod endpoint;
 mod events;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod handshake;
 mod identity;
 mod keyfile;

@@ -35,6 +35,8 @@ use rhizomq_engine::{Dot, Epoch, Mistake, NodeId, Now, Planted, RangeSet, Segmen
 
 pub(crate) use census::Total;
 pub(crate) use edge::ConsumerId;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use msg::Depth;
 pub(crate) use msg::{BadMessage, Content, DispatchMsg, Name};
 pub use takeover::TakeoverTiming;
 pub(crate) use view::View;

@@ -28,6 +28,8 @@ mod clean;
 mod file;
 mod format;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod index;
 mod log;
 mod marker;

@@ -1,0 +1,108 @@
+//! Laws for whatever clients, and the dispatch of other nodes, can send: for `fuzz/`, and for tests that hold the seeds
+//! against them. See the module of the same name in the engine. Not part of the crate's interface.
+
+mod broker;
+mod frames;
+mod session;
+
+use bytes::Bytes;
+use rhizomq_engine::{
+    Dot, Epoch, RangeSet,
+    fuzzing::{Target, assert_normal, example_block},
+};
+
+pub use self::{broker::broker, frames::frame_decoder, session::session};
+use crate::{
+    dispatch::{Content, Depth, DispatchMsg, Name},
+    frame::{Command, Frame, Version, encode},
+};
+
+/// All of this crate.
+pub const TARGETS: &[Target] = &[
+    Target { name: "frame_decoder", law: frame_decoder, seeds: frames::seeds },
+    Target { name: "session", law: session, seeds: session::seeds },
+    Target { name: "dispatch_msg", law: dispatch_msg, seeds: dispatch_msg_seeds },
+    Target { name: "broker", law: broker, seeds: broker::seeds },
+];
+
+/// A message between two dispatches: what reads is written as what reads the same, and header section and body are
+/// slices of it.
+pub fn dispatch_msg(bytes: &[u8]) -> bool {
+    let bytes = Bytes::copy_from_slice(bytes);
+    let Ok(message) = DispatchMsg::decode(&bytes) else { return false };
+    let written = message.encode();
+    assert!(written.len() <= bytes.len());
+    assert_eq!(DispatchMsg::decode(&written), Ok(message.clone()));
+    match &message {
+        DispatchMsg::Deliver { content, .. } | DispatchMsg::Topic { content, .. } => {
+            assert!(content.len() <= bytes.len());
+            for part in [&content.head, &content.body] {
+                assert!(part.is_empty() || bytes.as_ptr_range().contains(&part.as_ptr()));
+            }
+        }
+        DispatchMsg::Held { removed, .. } => assert_normal(removed),
+        _ => {}
+    }
+    true
+}
+
+/// One message of each kind.
+fn dispatch_messages() -> Vec<DispatchMsg> {
+    let segment = example_block().segment();
+    let dot = Dot { segment, slot: 5 };
+    let inbox = || Name("/queue/a".into());
+    let topic = || Name("/topic/t".into());
+    let content = || Content::new(Bytes::from_static(b"a:b\n"), Bytes::from_static(b"body"));
+    vec![
+        DispatchMsg::Life(Epoch(7)),
+        DispatchMsg::Interest(vec![(inbox(), 2), (Name("b".into()), 0)]),
+        DispatchMsg::Closed { inbox: inbox() },
+        DispatchMsg::Backlog { inbox: inbox(), waiting: 3, round: 1 },
+        DispatchMsg::Grant { inbox: inbox(), limit: 1 << 40, round: 1 },
+        DispatchMsg::Received { bytes: 1 << 20 },
+        DispatchMsg::Deliver { inbox: inbox(), dot, tag: 5, redelivered: true, content: content() },
+        DispatchMsg::Release { dot, tag: 5 },
+        DispatchMsg::Claim { segments: vec![segment], firm: true },
+        DispatchMsg::Held { segment, removed: RangeSet::from_range(1, 4), held: vec![(5, 5)], owned: true },
+        DispatchMsg::Denied { segment },
+        DispatchMsg::Topics(vec![(topic(), true)]),
+        DispatchMsg::Topic { topic: topic(), id: "T-1".to_owned(), content: content() },
+        DispatchMsg::Depths(vec![(inbox(), Depth { depth: 4, in_flight: 1 })]),
+    ]
+}
+
+fn dispatch_msg_seeds() -> Vec<Vec<u8>> {
+    dispatch_messages().iter().map(|message| message.encode().to_vec()).collect()
+}
+
+/// A client's side of a conversation, frame by frame.
+fn conversation(version: Version) -> Vec<Bytes> {
+    let frame = |command, headers: &[(&str, &str)], body: &'static str| {
+        encode(&Frame::new(command, headers.iter().copied()).with_body(body), version)
+    };
+    let one_two = version == Version::V1_2;
+    let ack: &[(&str, &str)] = if one_two { &[("id", "0-0")] } else { &[("message-id", "m-0"), ("subscription", "s")] };
+    let in_transaction = |first: (&'static str, &'static str)| [first, ("transaction", "t")];
+    vec![
+        frame(Command::Connect, &[("accept-version", version.as_str()), ("host", "/"), ("heart-beat", "100,100")], ""),
+        frame(Command::Subscribe, &[("id", "s"), ("destination", "/queue/a"), ("ack", "client")], ""),
+        frame(Command::Subscribe, &[("id", "t"), ("destination", "/topic/t"), ("prefetch-count", "5")], ""),
+        frame(Command::Send, &[("destination", "/queue/a"), ("receipt", "1"), ("k:1", "v\n")], "first"),
+        frame(Command::Ack, ack, ""),
+        frame(Command::Begin, &[("transaction", "t")], ""),
+        frame(Command::Send, &in_transaction(("destination", "/queue/a")), "second"),
+        frame(Command::Send, &in_transaction(("destination", "/topic/t")), "third"),
+        frame(Command::Commit, &[("transaction", "t"), ("receipt", "2")], ""),
+        frame(Command::Unsubscribe, &[("id", "s"), ("receipt", "3")], ""),
+        frame(Command::Disconnect, &[("receipt", "4")], ""),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_seeds_of_the_fuzz_targets_hold_and_are_up_to_date() {
+        let fuzz = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz");
+        rhizomq_engine::fuzzing::check_seeds(fuzz.as_ref(), super::TARGETS);
+    }
+}
