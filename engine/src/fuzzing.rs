@@ -75,19 +75,34 @@ pub fn parts(parts: &[&[u8]]) -> Vec<u8> {
     parts.iter().flat_map(|part| [&(part.len() as u16).to_be_bytes()[..], part].concat()).collect()
 }
 
-/// Holds the targets against their seeds and against the files in `fuzz/seeds`, which a test of each crate calls.
+/// Damaged forms of each seed that a test tries at most, in each of its ways.
+const TRIES: usize = 64;
+
+/// Holds the targets against their seeds, against damaged forms of these, and against the files in `fuzz/seeds`. A test of
+/// each crate calls it.
 ///
 /// # Panics
-/// If a law does not take a seed in, or a file is not what the seeds say.
+/// If a law is broken or does not take a seed in, or if a file is not what the seeds say.
 pub fn check_seeds(fuzz: &std::path::Path, targets: &[Target]) {
     let again = "write them anew with `cargo run --manifest-path fuzz/Cargo.toml --example seeds`";
     for target in targets {
-        for (number, seed) in (target.seeds)().into_iter().enumerate() {
-            assert!((target.law)(&seed), "seed {number} of {} is not taken in", target.name);
+        let seeds = (target.seeds)();
+        for (number, seed) in seeds.iter().enumerate() {
+            assert!((target.law)(seed), "seed {number} of {} is not taken in", target.name);
             let path = fuzz.join("seeds").join(target.name).join(number.to_string());
             let stored = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; {again}", path.display()));
-            assert!(stored == seed, "{} is out of date; {again}", path.display());
+            assert!(stored == *seed, "{} is out of date; {again}", path.display());
+            for at in (0..seed.len()).step_by(seed.len().div_ceil(TRIES).max(1)) {
+                (target.law)(&seed[..at]);
+                for bits in [1, 0x80, 0xff] {
+                    let mut broken = seed.clone();
+                    broken[at] ^= bits;
+                    (target.law)(&broken);
+                }
+            }
         }
+        let stored = std::fs::read_dir(fuzz.join("seeds").join(target.name)).map_or(0, Iterator::count);
+        assert_eq!(stored, seeds.len(), "{} has files of old; {again}", target.name);
     }
 }
 
