@@ -89,6 +89,27 @@ fn controls() -> Vec<Control> {
     registry
 }
 
+/// What nobody sends who means well: all slots there could be, of segments of all kinds.
+fn extremes() -> Vec<Bytes> {
+    let all = || RangeSet::from_range(1, u32::MAX);
+    let state = || SegmentState { known: all(), removed: RangeSet::new(), length: Some(u32::MAX) };
+    let mut messages = Vec::new();
+    for (node, number) in [(PEER, 3), (ME, 1), (ME, u32::MAX)] {
+        let segment = SegmentId { node, epoch: Epoch(7), number };
+        messages.extend([
+            Control::Removed { segment, slots: RangeSet::from_range(3, u32::MAX) },
+            Control::Removed { segment, slots: all() },
+            Control::Stored { segment, slots: all() },
+            Control::Summary { registry: [1; 32], retired: [2; 32], segments: vec![(segment, [3; 32]); 10] },
+            Control::Pull { segment, have: state() },
+            Control::Prove { segment, nonce: 5, state: state() },
+            Control::Pulled { segment, length: Some(u32::MAX), more: false },
+        ]);
+    }
+    messages.push(Control::Removed { segment: segment(), slots: RangeSet::from_range(u32::MAX, u32::MAX) });
+    messages.iter().map(wire::control).collect()
+}
+
 /// One message of each kind.
 fn messages() -> Vec<Bytes> {
     let mut messages = vec![wire::block(example_block().bytes()), wire::app(b"for the layer above")];
@@ -343,6 +364,8 @@ impl Host {
             match output {
                 Output::Send { bytes, .. } => sent.push(bytes),
                 Output::Commit { seq, batch } => {
+                    // A segment's removal state is 256 rows at most.
+                    assert!(batch.len() <= 1024, "{} rows in one commit", batch.len());
                     self.store.commit(&[batch]).expect("memory does not fail");
                     self.node.handle_committed(self.now, seq, Ok(()));
                 }
@@ -431,7 +454,7 @@ fn node_seeds() -> Vec<Vec<u8>> {
         size += message.len();
         size < 3_000
     });
-    vec![seed(0, &messages()), seed(1, &said), seed(1, &messages()[..2])]
+    vec![seed(0, &messages()), seed(1, &said), seed(1, &messages()[..2]), seed(1, &extremes())]
 }
 
 #[cfg(test)]

@@ -252,12 +252,14 @@ fn written_and_damaged(bytes: &[u8]) -> bool {
             hit.extend(frames.filter(|(_, f)| f.at < range.end && range.start < f.end).map(|(index, _)| index));
         };
         match kind {
-            // The end of the log is missing.
-            0 if numbers.last() == Some(&number) => {
-                cuts += 1;
-                strike(at..bytes.len().max(at));
+            // An end is missing: of the log, or of a file before the last one.
+            0 => {
+                strike(at..bytes.len());
                 bytes.truncate(at);
-                continue;
+                if numbers.last() == Some(&number) {
+                    cuts += 1;
+                    continue;
+                }
             }
             // A flipped bit.
             1 if at < bytes.len() => {
@@ -358,6 +360,9 @@ pub(crate) fn commit_log_seeds() -> Vec<Vec<u8>> {
     let two_files =
         [vec![3, 1, 2], group(&[b"one", b"two"]), group(&[b"", &[9; 600]]), vec![1], group(&[b"five"])].concat();
     let with = |blow: &[u8]| [&two_files, blow].concat();
+    let three_groups = [vec![3, 0, 3], group(&[b"one"]), group(&[b"two"]), group(&[b"three", b"four"])].concat();
+    // Each frame of a value of three octets has 66.
+    let two_then_one = [vec![3, 1, 2], group(&[b"one"]), group(&[b"two"]), vec![1], group(&[b"three"])].concat();
     vec![
         foreign,
         payload,
@@ -369,5 +374,7 @@ pub(crate) fn commit_log_seeds() -> Vec<Vec<u8>> {
         with(&[2, 0, 0, 150, 0, 3, 1, 2, 3]),
         with(&[3, 0, 0, 68, 0, 120, 50]),
         with(&[4, 0, 0, 68, 0, 2, 1, 2, 5, 0, 0, 0]),
+        [three_groups, vec![1, 0, 0, 120, 3]].concat(),
+        [two_then_one, vec![0, 0, 0, 68 + 66]].concat(),
     ]
 }
