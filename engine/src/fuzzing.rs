@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    Block, Dot, Entry, Epoch, NodeId, RangeSet, Retired, SegmentId, SegmentState,
+    Block, Dot, Entry, Epoch, NodeId, RangeSet, Retired, RetiredLife, SegmentId, SegmentState,
     block::BlockError,
     hlc::Clock,
     keys,
@@ -203,10 +203,24 @@ pub fn store_rows(bytes: &[u8]) -> bool {
         let _ = (state.waiting(), state.is_finished());
     }
     if let Some(retired) = row::<Retired>(value) {
-        retired.lives().for_each(|(_, _, numbers)| assert_normal(numbers));
+        retired.lives().for_each(|(_, _, life)| assert_life(life));
         assert!(retired.delta(&retired).is_empty());
     }
+    if let Some(life) = row::<RetiredLife>(value) {
+        assert_life(&life);
+        let mut twice = life.clone();
+        twice.normalize();
+        let normal = twice.clone();
+        twice.merge(&life);
+        assert_eq!(twice, normal);
+        read = true;
+    }
     read | row::<keys::LifeRow>(value).is_some()
+}
+
+fn assert_life(life: &RetiredLife) {
+    assert_normal(&life.finished);
+    life.folded.values().for_each(assert_normal);
 }
 
 /// A row that reads is written as a row that reads the same, and no longer than what was read.
@@ -308,12 +322,15 @@ fn store_rows_seeds() -> Vec<Vec<u8>> {
     let state = SegmentState { known: set.clone(), removed: RangeSet::from_range(1, 3), length: None };
     let life = keys::LifeRow { node: NodeId([1; 16]), epoch: Epoch(2), started_ms: 3 };
     let mut retired = Retired::default();
-    retired.insert(SEGMENT);
+    retired.finish(SEGMENT);
+    retired.fold(SegmentId { number: SEGMENT.number + 1, ..SEGMENT }, &set);
+    let over = retired.life(SEGMENT.node, SEGMENT.epoch).cloned().unwrap_or_default();
     vec![
         seed(keys::segment(SEGMENT), keys::encode(&row)),
         seed(keys::removed(SEGMENT, 4), keys::encode(&set)),
         seed(keys::block(SEGMENT, 5), keys::encode(&state)),
         seed(keys::retired(SEGMENT.node, SEGMENT.epoch), keys::encode(&retired)),
+        seed(keys::retired(SEGMENT.node, SEGMENT.epoch), keys::encode(&over)),
         seed(Bytes::copy_from_slice(Key::set("name").as_bytes()), keys::encode(&life)),
         seed(keys::meta("life"), keys::encode(&RangeSet::from_range(u32::MAX, u32::MAX))),
     ]

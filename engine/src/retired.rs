@@ -13,15 +13,15 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Dot, Epoch, NodeId, RangeSet, SegmentId};
+use crate::{Dot, Epoch, NodeId, RangeSet, SegmentId, Slot};
 
 /// What is over of one life. Merge is union; what is finished needs no slots any more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetiredLife {
     /// Numbers of finished segments.
-    finished: RangeSet,
+    pub(crate) finished: RangeSet,
     /// Consumed slots of folded segments, by number; never of a finished one.
-    folded: BTreeMap<u32, RangeSet>,
+    pub(crate) folded: BTreeMap<u32, RangeSet>,
 }
 
 /// What is over, by life. Merge is union.
@@ -49,6 +49,18 @@ impl RetiredLife {
             Some(known) => Some((number, slots.difference(known))).filter(|(_, slots)| !slots.is_empty()),
         };
         Self { finished, folded: self.folded.iter().filter_map(news).collect() }
+    }
+
+    /// The part that is about segments before `open`, and about slots before the first that `unwritten` tells of a segment.
+    pub(crate) fn before(&self, open: u32, unwritten: impl Fn(u32) -> Option<Slot>) -> Self {
+        let written = |(&number, slots): (&u32, &RangeSet)| match unwritten(number) {
+            Some(first) => Some((number, slots.clip(1, first - 1))).filter(|(_, slots)| !slots.is_empty()),
+            None => Some((number, slots.clone())),
+        };
+        Self {
+            finished: self.finished.clip(1, open.saturating_sub(1)),
+            folded: self.folded.iter().filter_map(written).collect(),
+        }
     }
 
     fn is_empty(&self) -> bool {

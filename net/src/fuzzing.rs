@@ -16,7 +16,7 @@ use crate::{
     SwimConfig, Ticket, Timing,
     registry_sync::{RegistryMsg, respond, start},
     rim::{NetworkSecret, fuzzing as rim},
-    wire::{self, Control, PassAnswer, Wire},
+    wire::{self, Control, Wire},
 };
 
 /// All of this crate.
@@ -71,18 +71,18 @@ fn controls() -> Vec<Control> {
     let (segment, slots) = (segment(), RangeSet::from_range(5, 6));
     let state = SegmentState { known: RangeSet::from_range(1, 9), removed: slots.clone(), length: Some(9) };
     let mut retired = Retired::default();
-    retired.insert(SegmentId { number: 1, ..segment });
-    let answer = PassAnswer { epoch: Epoch(2), last: Some(9), state: state.digest(), roster: [3; 32] };
+    retired.finish(SegmentId { number: 1, ..segment });
+    retired.fold(SegmentId { number: 2, ..segment }, &slots);
     let mut registry: Vec<_> = exchange().into_iter().take(4).map(Control::Registry).collect();
     registry.extend([
         Control::Removed { segment, slots: slots.clone() },
         Control::Stored { segment, slots },
         Control::Summary { registry: [1; 32], retired: retired.digest(), segments: vec![(segment, state.digest())] },
-        Control::Retired(retired),
+        Control::Retired(retired.clone()),
+        Control::AllRetired(retired),
+        Control::Storing(false),
         Control::Pull { segment, have: state.clone() },
         Control::Pulled { segment, length: Some(9), more: true },
-        Control::Pass { segment, nonce: 4 },
-        Control::PassAnswer { segment, nonce: 4, answer },
         Control::Prove { segment, nonce: 5, state },
         Control::Proof { segment, nonce: 5 },
     ]);
@@ -93,6 +93,11 @@ fn controls() -> Vec<Control> {
 fn extremes() -> Vec<Bytes> {
     let all = || RangeSet::from_range(1, u32::MAX);
     let state = || SegmentState { known: all(), removed: RangeSet::new(), length: Some(u32::MAX) };
+    let folded = |segment| {
+        let mut retired = Retired::default();
+        retired.fold(segment, &RangeSet::from_range(3, u32::MAX));
+        retired
+    };
     let mut messages = Vec::new();
     for (node, number) in [(PEER, 3), (ME, 1), (ME, u32::MAX)] {
         let segment = SegmentId { node, epoch: Epoch(7), number };
@@ -102,6 +107,7 @@ fn extremes() -> Vec<Bytes> {
             Control::Stored { segment, slots: all() },
             Control::Summary { registry: [1; 32], retired: [2; 32], segments: vec![(segment, [3; 32]); 10] },
             Control::Pull { segment, have: state() },
+            Control::Retired(folded(segment)),
             Control::Prove { segment, nonce: 5, state: state() },
             Control::Pulled { segment, length: Some(u32::MAX), more: false },
         ]);
@@ -405,19 +411,27 @@ pub fn node(bytes: &[u8]) -> bool {
             host.settle();
         }
     }
+    // A message that is taken now waits, whatever was said before.
+    let waiting = |host: &Host| host.node.engine().inboxes().map(|(_, count)| count).sum::<u64>();
+    let before = waiting(&host);
     host.publish();
     host.settle();
+    assert_eq!(waiting(&host), before + 2, "a message was swallowed");
     for segment in host.node.engine().segments().collect::<Vec<_>>() {
         for slot in host.node.engine().waiting_in(segment).iter() {
             let message = host.node.engine().message(rhizomq_engine::Dot { segment, slot });
             assert!(matches!(message, Ok(Some(_))), "{segment:?} {slot}: {message:?}");
         }
     }
-    let digest = host.node.digest();
-    let (mut engine, report) =
+    let state = |engine: &Engine| {
+        let replicas: Vec<_> = engine.segments().map(|id| (id, engine.segment(id).cloned())).collect();
+        (engine.registry().digest(), engine.retired().digest(), replicas)
+    };
+    let before = state(host.node.engine());
+    let (engine, report) =
         Engine::open(host.store.reader(), ME, Epoch(8), host.now, Planted::default()).expect("what was written reads");
     assert!(report.losses.is_empty(), "{report:?}");
-    assert_eq!(engine.digest(), digest, "the disk says something else than the node");
+    assert_eq!(state(&engine), before, "the disk says something else than the node");
     read
 }
 

@@ -157,7 +157,8 @@ impl Engine {
         if self.is_finished(id) {
             return;
         }
-        let news = self.unremoved(id, slots);
+        let written = self.unwritten_from(id).map_or(limits::SEGMENT_SLOTS, |first| first - 1);
+        let news = self.unremoved(id, &slots.clip(1, written));
         if !news.is_empty() {
             self.queue.removals.entry(id).or_default().union_with(&news);
         }
@@ -170,6 +171,9 @@ impl Engine {
     pub fn merge_block(&mut self, bytes: Bytes) -> Result<(SegmentId, Slot, Slot), BlockError> {
         let block = Block::decode(bytes)?;
         let name = (block.segment(), block.first(), block.last());
+        if self.unwritten_from(name.0).is_some_and(|first| first <= name.2) {
+            return Err(BlockError::Malformed("it has slots that only this node can fill, and has not"));
+        }
         if !self.is_finished(name.0) && !self.knows(name.0, name.1, name.2) {
             self.queue.blocks.insert((name.0, name.1), block);
         }
@@ -179,7 +183,7 @@ impl Engine {
     /// Queues the stated length of a segment; only for segments that are kept here.
     pub fn merge_length(&mut self, id: SegmentId, length: Slot) {
         let news = |replica: &super::Replica| replica.state.length < Some(length);
-        if !self.is_finished(id) && self.replicas.get(&id).is_none_or(news) {
+        if !self.is_finished(id) && self.unwritten_from(id).is_none() && self.replicas.get(&id).is_none_or(news) {
             let queued = self.queue.lengths.entry(id).or_default();
             *queued = (*queued).max(length);
         }
@@ -188,7 +192,23 @@ impl Engine {
     /// Queues what other nodes know to be over.
     pub fn merge_retired(&mut self, other: &Retired) {
         for (node, epoch, life) in other.delta(&self.retired).lives() {
-            self.queue.retired.merge_life(node, epoch, life);
+            if (node, epoch) == (self.node, self.epoch) {
+                let open = self.open.map_or(self.next_number, |open| open.id.number);
+                let life = life.before(open, |number| self.unwritten_from(SegmentId { node, epoch, number }));
+                self.queue.retired.merge_life(node, epoch, &life);
+            } else {
+                self.queue.retired.merge_life(node, epoch, life);
+            }
+        }
+    }
+
+    /// The first slot of the segment that nobody but this node can know of: of its present life, and not given away yet.
+    /// What others say of such slots is made up, and a message that takes one later must not be lost by it.
+    fn unwritten_from(&self, id: SegmentId) -> Option<Slot> {
+        let is_mine = (id.node, id.epoch) == (self.node, self.epoch);
+        match self.open.filter(|open| open.id == id) {
+            Some(open) => Some(open.next),
+            None => (is_mine && id.number >= self.next_number).then_some(1),
         }
     }
 

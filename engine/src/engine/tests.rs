@@ -280,3 +280,37 @@ fn what_turns_up_of_a_folded_segment_is_taken_in_and_what_was_consumed_is_not() 
     assert_eq!(bodies(&a), ["4", "5"]);
     assert_eq!(a.engine.segment_digest(segment), old.engine.segment_digest(segment));
 }
+
+#[test]
+fn nothing_that_others_say_of_slots_not_filled_yet_swallows_a_message() {
+    let mut a = Replica3::new(0);
+    let unit = |body| Unit { entries: vec![entry("q", body)], removals: Vec::new() };
+    a.engine.publish(unit("1")).expect("within limits");
+    a.settle();
+    let open = a.engine.open_segment().expect("a message opened it");
+    let next = SegmentId { number: open.number + 1, ..open };
+    for id in [open, next] {
+        a.engine.merge_removed(id, &RangeSet::from_range(2, 100));
+        a.engine.merge_length(id, 1);
+        let forged = Block::build(id, 2, &[entry("other", "forged")]);
+        assert!(matches!(a.engine.merge_block(forged.bytes().clone()), Err(BlockError::Malformed(_))));
+        let mut retired = Retired::default();
+        retired.finish(id);
+        a.engine.merge_retired(&retired);
+        let mut folded = Retired::default();
+        folded.fold(id, &RangeSet::from_range(2, 100));
+        a.engine.merge_retired(&folded);
+    }
+    a.settle();
+    a.engine.publish(unit("2")).expect("within limits");
+    a.settle();
+    a.engine.close_segment();
+    a.settle();
+    a.engine.publish(unit("3")).expect("within limits");
+    a.settle();
+    assert_eq!(waiting(&a.engine).into_values().collect::<Vec<_>>(), ["1", "2", "3"]);
+    // What was given away can be consumed anywhere, and finished by others.
+    a.engine.merge_removed(open, &RangeSet::from_range(1, 1));
+    a.settle();
+    assert_eq!(waiting(&a.engine).into_values().collect::<Vec<_>>(), ["2", "3"]);
+}
