@@ -156,7 +156,7 @@ const SLACK: usize = 1 << 20;
 /// merged that was not in the message, and two nodes that exchange messages become equal and then fall silent.
 pub fn registry_sync(bytes: &[u8]) -> bool {
     let [kind, rest @ ..] = bytes else { return false };
-    if kind % 2 == 0 { one_answer(usize::from(kind / 2), rest) } else { exchange_ends(rest) }
+    if kind.is_multiple_of(2) { one_answer(usize::from(kind / 2), rest) } else { exchange_ends(rest) }
 }
 
 fn one_answer(keys: usize, bytes: &[u8]) -> bool {
@@ -202,7 +202,7 @@ fn exchange_ends(bytes: &[u8]) -> bool {
     let (mut a, mut b) = (numbered(base), numbered(base));
     let mut read = false;
     while !choices.is_empty() {
-        let side = if choices.byte() % 2 == 0 { &mut a } else { &mut b };
+        let side = if choices.byte().is_multiple_of(2) { &mut a } else { &mut b };
         let (key, value) = (choices.part(), choices.part());
         if let (Ok(key), Ok(value)) = (Key::from_bytes(key), Value::decode(value)) {
             merge(side, vec![(key, value)]);

@@ -1,6 +1,6 @@
 //! The law of a whole broker, between clients and a peer that may say anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use bytes::Bytes;
 use rhizomq_engine::{
@@ -88,8 +88,8 @@ impl Bench {
     }
 
     fn client(&mut self, conn: ConnId, bytes: &[u8]) {
-        if !self.clients.contains_key(&conn) {
-            self.clients.insert(conn, 0);
+        if let Entry::Vacant(place) = self.clients.entry(conn) {
+            place.insert(0);
             self.broker.handle_client_open(self.now, conn);
             self.settle();
         }
@@ -117,7 +117,7 @@ impl Bench {
                     self.broker.handle_timeout(self.now);
                 }
             }
-            _ if choice / 8 % 2 == 0 => {
+            _ if (choice / 8).is_multiple_of(2) => {
                 if let Some((conn, _)) = self.clients.pop_first() {
                     self.broker.handle_client_closed(self.now, conn);
                 }

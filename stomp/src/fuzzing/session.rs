@@ -132,11 +132,11 @@ impl Bench {
             return;
         }
         let message_id = format!("m-{}", self.deliveries);
-        let head = Bytes::from_static(if number % 2 == 0 { b"a:b\n" } else { b"c\\c:d\\n\\r\\\\\n" });
+        let head = Bytes::from_static(if number.is_multiple_of(2) { b"a:b\n" } else { b"c\\c:d\\n\\r\\\\\n" });
         let body = Bytes::from(vec![number; usize::from(number) * 200]);
         let delivery = Delivery {
             message_id: &message_id,
-            redelivered: number % 3 == 0,
+            redelivered: number.is_multiple_of(3),
             destination: "/queue/a",
             head: &head,
             body: &body,

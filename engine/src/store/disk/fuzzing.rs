@@ -203,7 +203,7 @@ impl Log {
             // No two payloads are alike, so it is clear which was read.
             let name = sequence.to_le_bytes();
             let value = choices.part();
-            let kind = if choices.byte() % 4 == 0 { Kind::Delete } else { Kind::Put };
+            let kind = if choices.byte().is_multiple_of(4) { Kind::Delete } else { Kind::Put };
             let records = [Record { kind: Kind::Put, key: &name, value }, Record { kind, key: b"k", value: &[] }];
             let at = bytes.len();
             self.key.encode(bytes, sequence, group, records.into_iter());
