@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Dot, Epoch, NodeId, RangeSet, SegmentId, Slot};
+use crate::{Dot, Epoch, NodeId, RangeSet, SegmentId, Slot, limits};
 
 /// What is over of one life. Merge is union; what is finished needs no slots any more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ impl RetiredLife {
     pub fn merge(&mut self, other: &Self) {
         self.finished = self.finished.union(&other.finished);
         for (&number, slots) in &other.folded {
-            self.folded.entry(number).or_default().union_with(slots);
+            self.folded.entry(number).or_default().union_with(&lawful(slots));
         }
         self.folded.retain(|number, _| !self.finished.contains(*number));
     }
@@ -67,10 +67,16 @@ impl RetiredLife {
         self.finished.is_empty() && self.folded.is_empty()
     }
 
-    /// Brings what was read from outside into normal form: what is finished is not folded, too.
+    /// Brings what was read from outside into normal form: what is finished is not folded, too, and no segment has more
+    /// slots than it can have.
     pub(crate) fn normalize(&mut self) {
+        self.folded.values_mut().for_each(|slots| *slots = lawful(slots));
         self.folded.retain(|number, _| !self.finished.contains(*number));
     }
+}
+
+fn lawful(slots: &RangeSet) -> RangeSet {
+    slots.clip(1, limits::SEGMENT_SLOTS)
 }
 
 impl Retired {

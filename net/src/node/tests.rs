@@ -366,7 +366,7 @@ fn a_block_is_confirmed_by_its_own_slots_on_other_disks() {
     let mut world = three();
     world.publish(1, "first");
     assert_eq!(world.copies_confirmed(1), [2]);
-    [2, 3].map(|index| world.freeze(index));
+    [2, 3].into_iter().for_each(|index| world.freeze(index));
     world.publish(1, "second");
     assert!(world.copies_confirmed(1).is_empty(), "the others have the first one only");
     world.thaw(3);
@@ -466,13 +466,13 @@ fn a_full_disk_is_told_to_the_peers_and_its_recovery_too() {
         host.node.handle_committed(now, seq, Err(CommitError::Refused("full".to_owned())));
         world.drain();
     };
-    [2, 3].map(|index| world.freeze(index));
+    [2, 3].into_iter().for_each(|index| world.freeze(index));
     world.publish(1, "x");
     refuse(&mut world, 2);
     assert!(world.copies_confirmed(1).is_empty(), "one holder is still writing");
     refuse(&mut world, 3);
     assert_eq!(world.copies_confirmed(1), [1], "nobody else stores it, nobody waits");
-    [2, 3].map(|index| world.thaw(index));
+    [2, 3].into_iter().for_each(|index| world.thaw(index));
     world.run(2_500);
     world.publish(1, "y");
     assert_eq!(world.copies_confirmed(1), [2]);

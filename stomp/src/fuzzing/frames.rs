@@ -20,6 +20,8 @@ const LIMITS: Limits = Limits {
     subscriptions: 1,
     default_prefetch: 1,
     max_prefetch: 1,
+    unread_ms: 1,
+    unread_bytes: 1,
 };
 
 fn decode(version: Option<Version>, limits: Limits, bytes: &[u8], piece: usize) -> (Vec<Frame>, Option<DecodeError>) {

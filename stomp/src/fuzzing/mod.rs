@@ -63,7 +63,7 @@ fn dispatch_messages() -> Vec<DispatchMsg> {
         DispatchMsg::Deliver { inbox: inbox(), dot, tag: 5, redelivered: true, content: content() },
         DispatchMsg::Release { dot, tag: 5 },
         DispatchMsg::Claim { segments: vec![segment], firm: true },
-        DispatchMsg::Held { segment, removed: RangeSet::from_range(1, 4), held: vec![(5, 5)], owned: true },
+        DispatchMsg::Held { segment, removed: RangeSet::from_range(1, 4), held: vec![(5, 5)], up_to: 6 },
         DispatchMsg::Denied { segment },
         DispatchMsg::Topics(vec![(topic(), true)]),
         DispatchMsg::Topic { topic: topic(), id: "T-1".to_owned(), content: content() },

@@ -26,6 +26,8 @@ pub(super) const LIMITS: Limits = Limits {
     subscriptions: 4,
     default_prefetch: 5,
     max_prefetch: 10,
+    unread_ms: 1_000,
+    unread_bytes: 1 << 20,
 };
 
 /// Bytes that a session may write for each byte it reads: texts are echoed with escapes, and in an ERROR frame twice.
