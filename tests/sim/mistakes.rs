@@ -107,7 +107,8 @@ fn mistake_removal_from_absence() {
 fn mistake_retire_by_threshold() {
     let script = |seed, printed| mixed(seed, printed, Some(Mistake::RetireByThreshold));
     // A message of a new life is thrown away as one of a finished segment, after its receipt or before.
-    let expected = [Kind::FalseReceipt, Kind::RemovedUnconsumed, Kind::Lost, Kind::Resurrected, Kind::BadOpen];
+    let expected =
+        [Kind::FalseReceipt, Kind::RemovedUnconsumed, Kind::Lost, Kind::Resurrected, Kind::BadOpen, Kind::Diverged];
     expect_caught("retirement by threshold", &script, &expected);
 }
 
