@@ -127,6 +127,8 @@ impl Edge {
         let consumer = Consumer { inbox: Arc::clone(inbox), prefetch: u64::from(prefetch.max(1)), used: 0 };
         self.consumers.insert(id, consumer);
         self.inboxes.entry(Arc::clone(inbox)).or_default().consumers.push_back(id);
+        // An owner that has been asked for this inbox before has nothing to say to this; its messages may wait for places.
+        self.dirty.insert(Arc::clone(inbox));
         self.announce(inbox, out);
     }
 
@@ -139,6 +141,7 @@ impl Edge {
                 inbox.supplies.values_mut().for_each(|supply| supply.closing = true);
             }
         }
+        self.dirty.insert(Arc::clone(&consumer.inbox));
         self.announce(&consumer.inbox, out);
         if self.inboxes.get(&consumer.inbox).is_some_and(Inbox::is_idle) {
             self.inboxes.remove(&consumer.inbox);

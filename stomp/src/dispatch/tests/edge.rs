@@ -132,3 +132,25 @@ fn what_others_consumed_needs_no_release() {
     edge.close(ConnId(1), &mut out);
     assert_eq!((releases(&out), edge.held()), (vec![], 0));
 }
+
+#[test]
+fn places_that_come_and_go_with_consumers_are_granted_and_taken_back() {
+    let (mut edge, mut out) = edge(1);
+    let grant = |edge: &mut Edge| {
+        let mut out = Vec::new();
+        edge.grant(&mut out);
+        let limit = |effect| match effect {
+            Effect::Send { message: DispatchMsg::Grant { limit, .. }, .. } => Some(limit),
+            _ => None,
+        };
+        out.into_iter().filter_map(limit).collect::<Vec<_>>()
+    };
+    edge.on_backlog(OWNER, Name(queue()), 10, 1);
+    assert_eq!(grant(&mut edge), [1]);
+    edge.on_deliver(OWNER, arrival(1, 11), None, &mut out);
+    assert!(grant(&mut edge).is_empty(), "the only place is taken");
+    edge.subscribe(consumer(2), &queue(), 2, &mut out);
+    assert_eq!(grant(&mut edge), [3], "two places more, and nothing else has to happen");
+    edge.unsubscribe(consumer(2), &mut out);
+    assert_eq!(grant(&mut edge), [1], "and none of them is left");
+}
