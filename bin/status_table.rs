@@ -16,7 +16,7 @@ pub(crate) fn render(status: &Value) -> String {
         vec![
             format!("{}{}", text(&node["name"]), if id == me { " (asked)" } else { "" }),
             short(&id),
-            if node["alive"].as_bool() == Some(true) { "alive" } else { "gone" }.to_owned(),
+            state(node).to_owned(),
             text(&node["role"]),
             short(&text(&node["epoch"])),
             list(&node["addresses"]).iter().map(text).collect::<Vec<_>>().join(" "),
@@ -43,6 +43,15 @@ pub(crate) fn render(status: &Value) -> String {
         short(&text(&status["digest"])),
     );
     out
+}
+
+fn state(node: &Value) -> &'static str {
+    match (node["alive"].as_bool(), node["in_sync"].as_bool()) {
+        (Some(true), Some(true)) => "in sync",
+        (Some(true), Some(false)) => "catching up",
+        (Some(true), None) => "alive",
+        _ => "gone",
+    }
 }
 
 fn list(value: &Value) -> &[Value] {
@@ -90,6 +99,8 @@ mod tests {
             "nodes": [
                 {"name": "a", "id": "aa", "epoch": "1", "alive": true, "role": "member", "addresses": ["127.0.0.1:1"]},
                 {"name": "second", "id": "bb", "epoch": "2", "alive": false, "role": "member", "addresses": []},
+                {"name": "c", "id": "cc", "epoch": "3", "alive": true, "in_sync": false, "role": "member", "addresses": []},
+                {"name": "d", "id": "dd", "epoch": "4", "alive": true, "in_sync": true, "role": "member", "addresses": []},
             ],
             "queues": [{"name": "/queue/a", "depth": 3, "in_flight": 1, "consumers": 0}],
         });
@@ -97,6 +108,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[1].starts_with("a (asked)  aa  alive"), "{text}");
         assert!(lines[2].starts_with("second     bb  gone"), "{text}");
+        assert!(lines[3].contains("catching up") && lines[4].contains("in sync"), "{text}");
         assert_eq!(lines[0].find("STATE"), lines[2].find("gone"));
         assert!(text.contains("/queue/a") && text.contains("possible duplicates 2"), "{text}");
     }

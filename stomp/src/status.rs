@@ -17,7 +17,8 @@ pub struct Status {
     pub duplicates: u64,
     /// Waiting messages that this node looks after and that lack copies.
     pub under_replicated: u64,
-    /// Hex; equal on two nodes exactly when their registries, retired sets and replicas are equal.
+    /// Hex; equal on two nodes that see the same nodes alive exactly when their registries, their retired sets and the
+    /// segments that all live nodes are to hold are equal. Of those that only some hold, `in_sync` tells pair by pair.
     pub digest: String,
     /// Messages of topics that this node dropped, since its start, because a subscriber did not keep up.
     pub topic_drops: u64,
@@ -34,6 +35,9 @@ pub struct NodeStatus {
     pub epoch: String,
     /// The answering node's opinion.
     pub alive: bool,
+    /// Whether its registry, its retired set and all that it and the answering node are both to hold were equal to the
+    /// latter's when they last compared, a second ago or so; `null` for a node that is not linked and for the answering one.
+    pub in_sync: Option<bool>,
     /// Always `member` for now: all nodes take messages in.
     pub role: String,
     /// Where it is reached by others.

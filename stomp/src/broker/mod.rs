@@ -263,6 +263,7 @@ impl Broker {
             id: entry.id.to_string(),
             epoch: entry.epoch.map(|epoch| epoch.to_string()).unwrap_or_default(),
             alive: entry.alive,
+            in_sync: entry.in_sync,
             role: "member".to_owned(),
             addresses: entry.addresses,
         };
