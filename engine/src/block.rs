@@ -4,16 +4,21 @@
 //! vouches for itself wherever it travels. Slots are numbered inbox by inbox, in the order of publishing inside each:
 //! an inbox has one run of slots per block, and indexes stay small.
 //!
-//! Layout (version 1): `postcard(BlockV1)` followed by 32 bytes of hash.
+//! A block of which most is consumed can be rewritten to its *remnant*: the same block, under the same name, with the
+//! bodies of some of its slots. Holders rewrite as they please; where two of them have different remnants of one block, a
+//! third can have the union.
+//!
+//! Layout: `postcard(BlockV1)`, or `postcard(RemnantV2)`, followed by 32 bytes of hash. The version comes first.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Dot, SegmentId, Slot, limits};
+use crate::{Dot, RangeSet, SegmentId, Slot, limits};
 
-const VERSION: u8 = 1;
+const WHOLE: u8 = 1;
+const REMNANT: u8 = 2;
 const HASH_LEN: usize = 32;
 const FLAG_PERSISTENT: u8 = 1;
 
@@ -57,7 +62,7 @@ pub enum BlockError {
     #[error("the block's hash does not match its bytes")]
     Hash,
     /// Written by a newer program.
-    #[error("block format version {0} is unknown here; this program reads version 1")]
+    #[error("block format version {0} is unknown here; this program reads versions 1 and 2")]
     Version(u8),
     /// Hash right, content wrong: the writer was broken.
     #[error("malformed block: {0}")]
@@ -81,6 +86,27 @@ struct RunV1<'a> {
     messages: Vec<u32>,
 }
 
+/// Part of a block: the runs tell their slots.
+#[derive(Serialize, Deserialize)]
+struct RemnantV2<'a> {
+    version: u8,
+    segment: SegmentId,
+    first: Slot,
+    last: Slot,
+    #[serde(borrow)]
+    runs: Vec<RunV2<'a>>,
+    #[serde(borrow)]
+    messages: Vec<MessageV1<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RunV2<'a> {
+    inbox: &'a str,
+    slots: RangeSet,
+    /// One for each slot.
+    messages: Vec<u32>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct MessageV1<'a> {
     flags: u8,
@@ -90,15 +116,13 @@ struct MessageV1<'a> {
     body: &'a [u8],
 }
 
-/// The slots of one inbox in a block: dense, in the order of publishing.
+/// The slots of one inbox in a block, in the order of publishing: dense, but for a remnant.
 #[derive(Clone, Debug)]
 pub struct Run {
     /// The inbox.
     pub inbox: Arc<str>,
-    /// Its first slot.
-    pub first: Slot,
-    /// Its last slot.
-    pub last: Slot,
+    /// Its slots; at least one.
+    pub slots: RangeSet,
     messages: Vec<u32>,
 }
 
@@ -116,6 +140,7 @@ pub struct Block {
     segment: SegmentId,
     first: Slot,
     last: Slot,
+    slots: RangeSet,
     runs: Vec<Run>,
     messages: Vec<Stored>,
 }
@@ -147,12 +172,62 @@ impl Block {
             })
             .collect();
         let size: usize = entries.iter().map(|entry| entry.size() + 16).sum();
-        let block = BlockV1 { version: VERSION, segment, first, runs, messages };
-        let mut bytes = postcard::to_extend(&block, Vec::with_capacity(size + 128))
+        Self::sealed(&BlockV1 { version: WHOLE, segment, first, runs, messages }, size + 128)
+    }
+
+    fn sealed(content: &impl Serialize, size: usize) -> Self {
+        let mut bytes = postcard::to_extend(content, Vec::with_capacity(size))
             .expect("encoding into memory fails only for types postcard cannot express, and these it can");
         let hash = blake3::hash(&bytes);
         bytes.extend_from_slice(hash.as_bytes());
         Self::decode(Bytes::from(bytes)).expect("what was just encoded within the limits decodes")
+    }
+
+    /// The block with those of its slots alone that are in `keep`; `None` if that leaves nothing.
+    pub fn remnant(&self, keep: &RangeSet) -> Option<Self> {
+        let slots = self.slots.intersection(keep);
+        (!slots.is_empty()).then(|| self.gathered(slots.iter().map(|slot| (slot, self))))
+    }
+
+    /// A block with the slots of both, which must be parts of one block: of the same name and range. `None` if they are not.
+    pub fn union(&self, other: &Self) -> Option<Self> {
+        if (self.segment, self.first, self.last) != (other.segment, other.first, other.last) {
+            return None;
+        }
+        let theirs = other.slots.difference(&self.slots);
+        let mut all: Vec<_> = self.slots.iter().map(|slot| (slot, self)).collect();
+        all.extend(theirs.iter().map(|slot| (slot, other)));
+        all.sort_unstable_by_key(|(slot, _)| *slot);
+        Some(self.gathered(all.into_iter()))
+    }
+
+    /// A remnant of these slots, each from the block beside it; ascending, and at least one.
+    fn gathered<'a>(&self, slots: impl Iterator<Item = (Slot, &'a Self)>) -> Self {
+        let mut runs: Vec<RunV2<'a>> = Vec::new();
+        let (mut messages, mut places, mut size) = (Vec::new(), BTreeMap::new(), 0);
+        for (slot, block) in slots {
+            let Some((run, index)) = block.find(slot) else { continue };
+            // A body that is owed to several inboxes is there once.
+            let stored = &block.messages[index];
+            let place = *places.entry((std::ptr::from_ref(block) as usize, index)).or_insert_with(|| {
+                size += stored.head.len() + stored.body.len() + 16;
+                messages.push(MessageV1 { flags: stored.flags, head: &stored.head, body: &stored.body });
+                messages.len() as u32 - 1
+            });
+            match runs.last_mut().filter(|last| *last.inbox == *run.inbox) {
+                Some(last) => {
+                    last.slots.insert(slot);
+                    last.messages.push(place);
+                }
+                None => {
+                    size += run.inbox.len() + 16;
+                    let slots = RangeSet::from_range(slot, slot);
+                    runs.push(RunV2 { inbox: &run.inbox, slots, messages: vec![place] });
+                }
+            }
+        }
+        let Self { segment, first, last, .. } = *self;
+        Self::sealed(&RemnantV2 { version: REMNANT, segment, first, last, runs, messages }, size + 128)
     }
 
     /// Reads a block and checks its hash and inner consistency.
@@ -164,47 +239,47 @@ impl Block {
         if blake3::hash(&bytes[..content]).as_bytes()[..] != bytes[content..] {
             return Err(BlockError::Hash);
         }
-        match bytes.first() {
-            Some(&VERSION) => {}
+        let raw = match bytes.first() {
+            Some(&WHOLE) => read_whole(&bytes[..content])?,
+            Some(&REMNANT) => exactly::<RemnantV2<'_>>(&bytes[..content])?,
             Some(&other) => return Err(BlockError::Version(other)),
             None => return Err(BlockError::Malformed("empty")),
+        };
+        if raw.first == 0 || raw.last > limits::SEGMENT_SLOTS {
+            return Err(BlockError::Malformed("slots outside the segment"));
         }
-        let (raw, rest) = postcard::take_from_bytes::<BlockV1<'_>>(&bytes[..content])
-            .map_err(|_| BlockError::Malformed("not of the layout"))?;
-        if !rest.is_empty() {
-            return Err(BlockError::Malformed("bytes after the end"));
-        }
-        let mut next = raw.first;
-        let mut runs = Vec::with_capacity(raw.runs.len());
-        for run in raw.runs {
+        let mut slots = RangeSet::new();
+        for run in &raw.runs {
             if run.inbox.len() > limits::INBOX_NAME_BYTES {
                 return Err(BlockError::Malformed("inbox name too long"));
             }
             if run.messages.is_empty() || run.messages.iter().any(|&index| index as usize >= raw.messages.len()) {
                 return Err(BlockError::Malformed("a run of slots names no message"));
             }
-            let first = next;
-            next = u32::try_from(run.messages.len())
-                .ok()
-                .and_then(|count| next.checked_add(count))
-                .filter(|&next| first > 0 && next <= limits::SEGMENT_SLOTS + 1)
-                .ok_or(BlockError::Malformed("slots outside the segment"))?;
-            runs.push(Run { inbox: Arc::from(run.inbox), first, last: next - 1, messages: run.messages });
+            if run.slots.len() != run.messages.len() as u64 {
+                return Err(BlockError::Malformed("a run has not one message for each slot"));
+            }
+            if run.slots.first() < Some(raw.first)
+                || run.slots.last() > Some(raw.last)
+                || slots.last() >= run.slots.first()
+            {
+                return Err(BlockError::Malformed("slots outside the block, or out of order"));
+            }
+            slots.union_with(&run.slots);
         }
-        if runs.is_empty() {
+        if slots.is_empty() {
             return Err(BlockError::Malformed("no slots"));
         }
-        let messages = raw
-            .messages
-            .iter()
-            .map(|message| Stored {
-                flags: message.flags,
-                head: bytes.slice_ref(message.head),
-                body: bytes.slice_ref(message.body),
-            })
-            .collect();
-        let (segment, first, last) = (raw.segment, raw.first, next - 1);
-        Ok(Self { bytes, segment, first, last, runs, messages })
+        let stored = |message: &MessageV1<'_>| Stored {
+            flags: message.flags,
+            head: bytes.slice_ref(message.head),
+            body: bytes.slice_ref(message.body),
+        };
+        let messages = raw.messages.iter().map(stored).collect();
+        let run = |run: RunV2<'_>| Run { inbox: Arc::from(run.inbox), slots: run.slots, messages: run.messages };
+        let runs = raw.runs.into_iter().map(run).collect();
+        let (segment, first, last) = (raw.segment, raw.first, raw.last);
+        Ok(Self { bytes, segment, first, last, slots, runs, messages })
     }
 
     /// The encoded form, hash included.
@@ -222,9 +297,14 @@ impl Block {
         self.first
     }
 
-    /// Its last slot.
+    /// Its last slot; of a remnant, that of the whole block.
     pub fn last(&self) -> Slot {
         self.last
+    }
+
+    /// The slots whose messages it has: all from the first to the last, but for a remnant.
+    pub fn slots(&self) -> &RangeSet {
+        &self.slots
     }
 
     /// Its slots, inbox by inbox.
@@ -234,8 +314,8 @@ impl Block {
 
     /// The message in a slot, if the slot is of this block.
     pub fn message(&self, slot: Slot) -> Option<Message> {
-        let run = self.runs.iter().find(|run| run.slots().contains(&slot))?;
-        let stored = &self.messages[run.messages[(slot - run.first) as usize] as usize];
+        let (run, index) = self.find(slot)?;
+        let stored = &self.messages[index];
         Some(Message {
             inbox: run.inbox.clone(),
             head: stored.head.clone(),
@@ -244,17 +324,44 @@ impl Block {
         })
     }
 
+    /// The run of a slot, and the place of its message.
+    fn find(&self, slot: Slot) -> Option<(&Run, usize)> {
+        let run = &self.runs[self.runs.partition_point(|run| run.slots.last() < Some(slot))..].first()?;
+        let index = run.messages[run.slots.rank(slot)? as usize];
+        Some((run, index as usize))
+    }
+
     /// The name of a slot of this block.
     pub fn dot(&self, slot: Slot) -> Dot {
         Dot { segment: self.segment, slot }
     }
 }
 
-impl Run {
-    /// Its slots.
-    pub fn slots(&self) -> Range<Slot> {
-        self.first..self.last + 1
+/// Reads one value and nothing after it.
+fn exactly<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, BlockError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        Ok(_) => Err(BlockError::Malformed("bytes after the end")),
+        Err(_) => Err(BlockError::Malformed("not of the layout")),
     }
+}
+
+/// A whole block, as the remnant that has everything.
+fn read_whole(bytes: &[u8]) -> Result<RemnantV2<'_>, BlockError> {
+    let BlockV1 { segment, first, runs, messages, .. } = exactly(bytes)?;
+    let outside = BlockError::Malformed("slots outside the segment");
+    if first == 0 {
+        return Err(outside);
+    }
+    let mut next = first;
+    let mut all = Vec::with_capacity(runs.len().min(1024));
+    for RunV1 { inbox, messages } in runs {
+        let from = next;
+        next = u32::try_from(messages.len()).ok().and_then(|count| from.checked_add(count)).ok_or(outside.clone())?;
+        // A run without messages has no slots, and is refused for that.
+        all.push(RunV2 { inbox, slots: RangeSet::from_range(from, next - 1), messages });
+    }
+    Ok(RemnantV2 { version: WHOLE, segment, first, last: next - 1, runs: all, messages })
 }
 
 #[cfg(test)]
@@ -308,8 +415,42 @@ mod tests {
         }
 
         #[test]
+        fn a_remnant_has_its_slots_and_the_union_of_two_has_both(
+            inboxes in proptest::collection::vec(proptest::sample::subsequence(vec!["a", "b", "c"], 1..=3), 1..12),
+            one in proptest::collection::btree_set(1u32..40, 0..30),
+            other in proptest::collection::btree_set(1u32..40, 0..30),
+        ) {
+            let entries: Vec<_> = inboxes.iter().enumerate().map(|(n, inboxes)| entry(inboxes, &n.to_string())).collect();
+            let whole = Block::build(SEGMENT, 3, &entries);
+            let same = |part: &Block| {
+                prop_assert_eq!((part.segment(), part.first(), part.last()), (SEGMENT, 3, whole.last()));
+                for slot in 1..=whole.last() + 1 {
+                    let expected = whole.message(slot).filter(|_| part.slots().contains(slot));
+                    prop_assert_eq!(part.message(slot), expected);
+                }
+                Ok(())
+            };
+            let [one, other]: [RangeSet; 2] = [one, other].map(|slots| slots.into_iter().collect());
+            let [left, right] = [&one, &other].map(|keep| whole.remnant(keep));
+            prop_assert_eq!(left.is_some(), !whole.slots().intersection(&one).is_empty());
+            for part in left.iter().chain(&right) {
+                same(part)?;
+                let both = part.union(&whole).expect("one block");
+                prop_assert_eq!(both.slots(), whole.slots());
+            }
+            if let (Some(left), Some(right)) = (left, right) {
+                prop_assert_eq!(left.slots(), &whole.slots().intersection(&one));
+                let both = left.union(&right).expect("of one block");
+                same(&both)?;
+                prop_assert_eq!(both.slots(), &left.slots().union(right.slots()));
+                prop_assert!(both.bytes().len() <= left.bytes().len() + right.bytes().len());
+            }
+            prop_assert!(whole.union(&Block::build(SEGMENT, 4, &entries)).is_none());
+        }
+
+        #[test]
         fn garbage_with_a_right_hash_never_panics(mut content in proptest::collection::vec(any::<u8>(), 0..300)) {
-            if let Some(version) = content.first_mut() { *version = VERSION; }
+            if let Some(version) = content.first_mut() { *version = 1 + *version % 2; }
             let hash = *blake3::hash(&content).as_bytes();
             content.extend_from_slice(&hash);
             let _ = Block::decode(content.into());

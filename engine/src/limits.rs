@@ -24,6 +24,17 @@ pub const INBOX_NAME_BYTES: usize = 1 << 10;
 /// Payload bytes that one commit takes in: keeps the time to write one, and so the latency of the next, bounded.
 pub const COMMIT_BYTES: usize = 8 << 20;
 
+/// Time for which a block is left alone before it may be rewritten, in milliseconds: most are consumed by then, whole.
+pub const REWRITE_AGE_MS: u64 = 10_000;
+
+/// Bytes below which a block is not rewritten: its row and its name would stay.
+pub const REWRITE_BYTES: u32 = 1 << 10;
+
+/// Blocks looked at, and bytes read, in one call of [`Engine::compact`](crate::Engine::compact): it runs between messages.
+pub const REWRITE_LOOKS: usize = 512;
+/// See [`REWRITE_LOOKS`].
+pub const REWRITE_READ_BYTES: usize = 512 << 10;
+
 /// Slots covered by one row of removal state: at most 512 bytes as a bitmap.
 pub const REMOVED_PAGE_SLOTS: u32 = 4096;
 

@@ -222,6 +222,14 @@ impl RangeSet {
         self.ranges.last().map(|range| range.1)
     }
 
+    /// How many slots of the set come before `slot`; `None` if it is not in the set. O(ranges).
+    pub fn rank(&self, slot: Slot) -> Option<u64> {
+        let place = self.first_ending_at_or_after(slot);
+        let &(start, _) = self.ranges.get(place).filter(|&&(start, _)| start <= slot)?;
+        let before: u64 = self.ranges[..place].iter().map(|&(start, end)| u64::from(end - start) + 1).sum();
+        Some(before + u64::from(slot - start))
+    }
+
     /// The lowest slot of the set that is `slot` or higher. O(log ranges).
     pub fn next_at_or_after(&self, slot: Slot) -> Option<Slot> {
         self.ranges.get(self.first_ending_at_or_after(slot)).map(|&(start, _)| start.max(slot))

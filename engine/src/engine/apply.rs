@@ -59,7 +59,13 @@ impl Engine {
         let mut report = Committed { units: staged.units, ..Committed::default() };
         for (id, change) in staged.segments {
             report.changed.push(id);
-            self.apply(id, change, &mut report);
+            self.apply(id, change, staged.at_ms, &mut report);
+        }
+        for block in staged.rewritten {
+            let Some(replica) = self.replicas.get_mut(&block.segment()) else { continue };
+            let meta = Self::hold(replica, &block, staged.at_ms);
+            replica.blocks.insert(block.first(), meta);
+            self.cache.borrow_mut().insert(block);
         }
         for (node, epoch, life) in staged.retired.lives() {
             self.retired.merge_life(node, epoch, life);
@@ -112,7 +118,7 @@ impl Engine {
         staged.units.into_iter().filter(|(_, place)| place.is_some()).map(|(ticket, _)| ticket).collect()
     }
 
-    fn apply(&mut self, id: SegmentId, mut change: Change, report: &mut Committed) {
+    fn apply(&mut self, id: SegmentId, mut change: Change, now_ms: u64, report: &mut Committed) {
         let replica = self.replicas.entry(id).or_default();
         if change.outcome != Outcome::Keep {
             let waited = replica.state.waiting();
@@ -145,13 +151,13 @@ impl Engine {
         }
         let mut arrived = RangeSet::new();
         for (block, local) in change.blocks {
-            let live = RangeSet::from_range(block.first(), block.last()).difference(&replica.state.removed);
+            let live = block.slots().difference(&replica.state.removed);
             if !live.is_empty() {
-                let runs = Self::hold(replica, &block);
-                for (inbox, first, last) in &runs {
+                let meta = Self::hold(replica, &block, now_ms);
+                for (inbox, first, last) in &meta.runs {
                     self.index.add(inbox, id, &live.clip(*first, *last));
                 }
-                replica.blocks.insert(block.first(), BlockMeta { last: block.last(), runs });
+                replica.blocks.insert(block.first(), meta);
                 cache.insert(block.clone());
                 arrived.union_with(&live.difference(&waited));
             }
@@ -165,12 +171,19 @@ impl Engine {
         }
     }
 
-    /// The runs of a block as memory keeps them: names shared with the blocks before it.
-    pub(super) fn hold(replica: &Replica, block: &Block) -> Vec<(Arc<str>, Slot, Slot)> {
+    /// A block as memory keeps it: names shared with the blocks before it.
+    pub(super) fn hold(replica: &Replica, block: &Block, since_ms: u64) -> BlockMeta {
         let last = replica.blocks.last_key_value().map(|(_, meta)| meta.runs.as_slice()).unwrap_or_default();
         let shared =
             |name: &Arc<str>| last.iter().map(|(inbox, ..)| inbox).find(|inbox| *inbox == name).unwrap_or(name).clone();
-        block.runs().iter().map(|run| (shared(&run.inbox), run.first, run.last)).collect()
+        // A run has a slot, or the block would not have been read.
+        let bounds = |slots: &RangeSet| (slots.first().unwrap_or(Slot::MAX), slots.last().unwrap_or(0));
+        let runs = block.runs().iter().map(|run| {
+            let (first, last) = bounds(&run.slots);
+            (shared(&run.inbox), first, last)
+        });
+        let bytes = u32::try_from(block.bytes().len()).unwrap_or(u32::MAX);
+        BlockMeta { last: block.last(), runs: runs.collect(), slots: block.slots().len() as u32, bytes, since_ms }
     }
 
     /// Takes slots out of the inboxes they waited in.

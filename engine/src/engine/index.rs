@@ -48,14 +48,26 @@ impl InboxIndex {
 }
 
 /// Decoded blocks, oldest out first, by a budget of bytes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct BlockCache {
     blocks: BTreeMap<(SegmentId, Slot), Arc<Block>>,
     order: VecDeque<(SegmentId, Slot)>,
     bytes: usize,
+    budget: usize,
+}
+
+impl Default for BlockCache {
+    fn default() -> Self {
+        Self { blocks: BTreeMap::new(), order: VecDeque::new(), bytes: 0, budget: limits::BLOCK_CACHE_BYTES }
+    }
 }
 
 impl BlockCache {
+    pub(super) fn set_budget(&mut self, bytes: usize) {
+        self.budget = bytes;
+        self.shrink();
+    }
+
     pub(super) fn get(&self, id: SegmentId, first: Slot) -> Option<Arc<Block>> {
         self.blocks.get(&(id, first)).cloned()
     }
@@ -68,7 +80,11 @@ impl BlockCache {
             return;
         }
         self.order.push_back(name);
-        while self.bytes > limits::BLOCK_CACHE_BYTES && self.order.len() > 1 {
+        self.shrink();
+    }
+
+    fn shrink(&mut self) {
+        while self.bytes > self.budget && self.order.len() > 1 {
             if let Some((id, first)) = self.order.pop_front() {
                 self.remove_block(id, first);
             }

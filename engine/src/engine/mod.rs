@@ -8,9 +8,11 @@
 //! - `stage.rs`: turning what waits into rows, all of one commit together
 //! - `apply.rs`: what a durable commit changes in memory, and what it reports
 //! - `open.rs`: reading all of it back, verified
+//! - `compact.rs`: rewriting blocks of which most is consumed
 //! - `index.rs`: which slots wait in which inbox; the block cache
 
 mod apply;
+mod compact;
 mod index;
 mod open;
 mod queue;
@@ -85,7 +87,13 @@ pub(crate) struct Replica {
 #[derive(Debug)]
 struct BlockMeta {
     last: Slot,
+    /// Inboxes, with the first and the last slot of each.
     runs: Vec<(Arc<str>, Slot, Slot)>,
+    /// How many slots it has bodies for, and how many bytes it has.
+    slots: u32,
+    bytes: u32,
+    /// When it came here or was looked at last, on the monotonic clock: a young block is not worth rewriting.
+    since_ms: u64,
 }
 
 /// The segment that takes what this node accepts now.
@@ -114,6 +122,8 @@ pub struct Engine {
     staged: Option<Staged>,
     next_seq: u64,
     cache: RefCell<BlockCache>,
+    /// Where the search for blocks to rewrite goes on.
+    compacted_to: Option<(SegmentId, Slot)>,
 }
 
 impl Engine {
@@ -277,6 +287,11 @@ impl Engine {
         let has_any = |first: Slot, last: Slot| wanted.next_at_or_after(first).is_some_and(|slot| slot <= last);
         let blocks = replica.blocks.iter().filter(|&(&first, meta)| has_any(first, meta.last));
         blocks.map(|(&first, _)| first).collect()
+    }
+
+    /// Sets how many bytes of decoded blocks are kept in memory; at least the newest block always is.
+    pub fn set_cache_bytes(&mut self, bytes: usize) {
+        self.cache.borrow_mut().set_budget(bytes);
     }
 
     /// A block by its first slot, from the cache or the store.

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{BlockMeta, Engine, EngineError, Replica, index::InboxIndex, queue::Queue, stage};
+use super::{Engine, EngineError, Replica, index::InboxIndex, queue::Queue, stage};
 use crate::{
     Epoch, Mistake, NodeId, Now, RangeSet, Read, Registry, Retired, RetiredLife, SegmentId, SegmentState,
     block::Block,
@@ -77,12 +77,13 @@ impl Engine {
             staged: None,
             next_seq: 1,
             cache: Default::default(),
+            compacted_to: None,
         };
         engine.read_retired(&mut report)?;
         engine.read_registry(&mut report)?;
         engine.read_states(&mut report)?;
-        engine.read_blocks(&mut report)?;
-        engine.check_coverage(&mut report);
+        let covered = engine.read_blocks(now, &mut report)?;
+        engine.check_coverage(&covered, &mut report);
         engine.queue.lengths.extend(stage::stated_by_origin(&engine));
         if planted.is(Mistake::ReuseEpoch) {
             engine.resume_numbers(now);
@@ -152,7 +153,8 @@ impl Engine {
     }
 
     /// Blocks, one at a time: only their outlines stay in memory.
-    fn read_blocks(&mut self, report: &mut OpenReport) -> Result<(), EngineError> {
+    fn read_blocks(&mut self, now: Now, report: &mut OpenReport) -> Result<BTreeMap<SegmentId, RangeSet>, EngineError> {
+        let mut covered = BTreeMap::new();
         for key in keys_of(&*self.reader, keys::BLOCK)? {
             let read = self.reader.get(&key).map_err(|error| error.to_string());
             let decoded = read.and_then(|value| match value {
@@ -160,15 +162,18 @@ impl Engine {
                 None => Err("vanished while opening".to_owned()),
             });
             match decoded {
-                Ok(block) if Ok((block.segment(), block.first())) == keys::parse_numbered(&key) => self.adopt(&block),
+                Ok(block) if Ok((block.segment(), block.first())) == keys::parse_numbered(&key) => {
+                    self.adopt(&block, now, &mut covered);
+                }
                 Ok(_) => damaged(report, "block", &key, &"lies under another block's key"),
                 Err(error) => damaged(report, "block", &key, &error),
             }
         }
-        Ok(())
+        Ok(covered)
     }
 
-    fn adopt(&mut self, block: &Block) {
+    /// Takes a block in, and notes whose bodies it has.
+    fn adopt(&mut self, block: &Block, now: Now, covered: &mut BTreeMap<SegmentId, RangeSet>) {
         let id = block.segment();
         if self.is_finished(id) {
             return;
@@ -176,20 +181,23 @@ impl Engine {
         let state = self.state_of(id);
         let replica = self.replicas.entry(id).or_insert_with(|| Replica { state, ..Replica::default() });
         // A valid block vouches for itself, even if the segment's row was damaged.
-        replica.state.known.insert_range(block.first(), block.last());
-        let live = RangeSet::from_range(block.first(), block.last()).difference(&replica.state.removed);
-        let runs = Self::hold(replica, block);
-        for (inbox, first, last) in &runs {
+        replica.state.known.union_with(block.slots());
+        let live = block.slots().difference(&replica.state.removed);
+        let meta = Self::hold(replica, block, now.mono_ms);
+        for (inbox, first, last) in &meta.runs {
             self.index.add(inbox, id, &live.clip(*first, *last));
         }
-        replica.blocks.insert(block.first(), BlockMeta { last: block.last(), runs });
+        replica.blocks.insert(block.first(), meta);
+        covered.entry(id).or_default().union_with(block.slots());
     }
 
     /// Whatever `known - removed` has no body is not known after all.
-    fn check_coverage(&mut self, report: &mut OpenReport) {
+    fn check_coverage(&mut self, covered: &BTreeMap<SegmentId, RangeSet>, report: &mut OpenReport) {
         for (id, replica) in &mut self.replicas {
             let mut missing = replica.state.waiting();
-            replica.blocks.iter().for_each(|(&first, meta)| missing.remove_range(first, meta.last));
+            if let Some(covered) = covered.get(id) {
+                missing = missing.difference(covered);
+            }
             if !missing.is_empty() && !self.planted.is(Mistake::KnowledgeAheadOfBlocks) {
                 replica.state.known = replica.state.known.difference(&missing);
                 self.queue.damaged.insert(*id, missing.clone());

@@ -62,6 +62,8 @@ pub(super) struct Queue {
     pub(super) damaged: BTreeMap<SegmentId, RangeSet>,
     pub(super) drops: BTreeSet<SegmentId>,
     pub(super) folds: BTreeSet<SegmentId>,
+    /// Remnants to put in the place of blocks that are here.
+    pub(super) rewrites: BTreeMap<(SegmentId, Slot), Block>,
     pub(super) registry: BTreeMap<Key, Value>,
     pub(super) unregister: BTreeSet<Key>,
     pub(super) retired: Retired,
@@ -79,6 +81,7 @@ impl Queue {
             && self.damaged.is_empty()
             && self.drops.is_empty()
             && self.folds.is_empty()
+            && self.rewrites.is_empty()
             && self.registry.is_empty()
             && self.unregister.is_empty()
             && self.retired.is_empty()
@@ -164,20 +167,22 @@ impl Engine {
         }
     }
 
-    /// Queues a block received from another replica. Whether it brought anything new.
+    /// Queues a block received from another replica. Tells what it is of.
     ///
     /// # Errors
     /// The bytes are not a block: the sender or the way here is broken.
-    pub fn merge_block(&mut self, bytes: Bytes) -> Result<(SegmentId, Slot, Slot), BlockError> {
+    pub fn merge_block(&mut self, bytes: Bytes) -> Result<(SegmentId, RangeSet), BlockError> {
         let block = Block::decode(bytes)?;
-        let name = (block.segment(), block.first(), block.last());
-        if self.unwritten_from(name.0).is_some_and(|first| first <= name.2) {
+        let (id, first, slots) = (block.segment(), block.first(), block.slots().clone());
+        if self.unwritten_from(id).is_some_and(|first| first <= block.last()) {
             return Err(BlockError::Malformed("it has slots that only this node can fill, and has not"));
         }
-        if !self.is_finished(name.0) && !self.knows(name.0, name.1, name.2) {
-            self.queue.blocks.insert((name.0, name.1), block);
+        if !self.is_finished(id) && !self.knows(id, &slots) {
+            // Two holders may have sent different remnants of it.
+            let queued = self.queue.blocks.get(&(id, first)).and_then(|queued| queued.union(&block));
+            self.queue.blocks.insert((id, first), queued.unwrap_or(block));
         }
-        Ok(name)
+        Ok((id, slots))
     }
 
     /// Queues the stated length of a segment; only for segments that are kept here.
@@ -222,9 +227,9 @@ impl Engine {
         }
     }
 
-    /// Whether all slots of the range are known here.
-    pub fn knows(&self, id: SegmentId, first: Slot, last: Slot) -> bool {
-        let known = |slots: &RangeSet| slots.complement_within(first, last).is_empty();
+    /// Whether all these slots are known here.
+    pub fn knows(&self, id: SegmentId, slots: &RangeSet) -> bool {
+        let known = |known: &RangeSet| slots.is_subset(known);
         self.segment(id).map_or_else(|| self.retired.folded(id).is_some_and(known), |state| known(&state.known))
     }
 
@@ -256,7 +261,7 @@ impl Engine {
         if !self.block(dot.segment, first).is_err_and(|error| is_damaged(&error)) {
             return RangeSet::new();
         }
-        let lost = RangeSet::from_range(first, meta.last).difference(&replica.state.removed);
+        let lost = replica.state.waiting().clip(first, meta.last);
         self.queue.damaged.entry(dot.segment).or_default().union_with(&lost);
         lost
     }

@@ -21,12 +21,15 @@ use crate::{
 /// What a commit will change in memory once it is durable.
 #[derive(Debug, Default)]
 pub(super) struct Staged {
+    /// When, on the monotonic clock.
+    pub(super) at_ms: u64,
     pub(super) units: Vec<(Ticket, Option<BlockRef>)>,
     /// Units of consumption alone: if the write fails they are tried again.
     pub(super) acks: Vec<(Ticket, Unit)>,
     /// What units with messages consume: if the write fails, they do not.
     pub(super) tied: BTreeMap<SegmentId, RangeSet>,
     pub(super) segments: BTreeMap<SegmentId, Change>,
+    pub(super) rewritten: Vec<Arc<Block>>,
     pub(super) registry: BTreeMap<Key, Value>,
     pub(super) unregistered: Vec<Key>,
     pub(super) retired: Retired,
@@ -78,7 +81,7 @@ impl Engine {
         if self.queue.is_empty() {
             return None;
         }
-        let mut staged = Staged::default();
+        let mut staged = Staged { at_ms: now.mono_ms, ..Staged::default() };
         let mut batch = Batch::new();
         if let Some(life) = self.queue.life.take() {
             batch.push(Self::put(keys::meta("life"), &life));
@@ -101,6 +104,7 @@ impl Engine {
             }
             staged.segments.insert(id, change);
         }
+        self.stage_rewrites(&mut staged, &mut batch);
         for (node, epoch, news) in staged.retired.lives() {
             let mut all = self.retired.life(node, epoch).cloned().unwrap_or_default();
             all.merge(news);
@@ -183,9 +187,24 @@ impl Engine {
 
     /// What came from other replicas, and local consumption.
     fn stage_received(&mut self, staged: &mut Staged) {
-        for ((id, _), block) in std::mem::take(&mut self.queue.blocks) {
-            if !self.knows(id, block.first(), block.last()) {
-                staged.segments.entry(id).or_default().blocks.push((Arc::new(block), false));
+        for ((id, first), block) in std::mem::take(&mut self.queue.blocks) {
+            if self.knows(id, block.slots()) {
+                continue;
+            }
+            let change = staged.segments.entry(id).or_default();
+            let Some(meta) = self.replicas.get(&id).and_then(|replica| replica.blocks.get(&first)) else {
+                change.blocks.push((Arc::new(block), false));
+                continue;
+            };
+            // Another part of it is here: what is stored is both. If that part can't be read, it is as good as damaged.
+            let here = self.block(id, first).ok().flatten();
+            match here.and_then(|here| here.union(&block)) {
+                Some(both) => change.blocks.push((Arc::new(both), false)),
+                None => {
+                    let lost = self.waiting_in(id).clip(first, meta.last).difference(block.slots());
+                    change.damaged.union_with(&lost);
+                    change.blocks.push((Arc::new(block), false));
+                }
             }
         }
         for (id, slots) in std::mem::take(&mut self.queue.removals) {
@@ -199,7 +218,7 @@ impl Engine {
         }
         for (id, slots) in std::mem::take(&mut self.queue.damaged) {
             if self.replicas.contains_key(&id) {
-                staged.segments.entry(id).or_default().damaged = slots;
+                staged.segments.entry(id).or_default().damaged.union_with(&slots);
             }
         }
         let folds = std::mem::take(&mut self.queue.folds).into_iter().map(|id| (id, Outcome::Fold));
@@ -241,13 +260,14 @@ impl Engine {
         let mut state = replica.state.clone();
         state.known = state.known.difference(&change.damaged);
         for (block, _) in &change.blocks {
-            state.known.insert_range(block.first(), block.last());
+            state.known.union_with(block.slots());
         }
         state.known.union_with(&change.removed);
         state.known.union_with(&change.adopted);
         state.removed.union_with(&change.removed);
         state.length = state.length.max(change.length);
-        let empty = |first, last| state.removed.complement_within(first, last).is_empty();
+        let waiting = state.waiting();
+        let empty = |first, last| waiting.next_at_or_after(first).is_none_or(|slot| slot > last);
         for (first, last) in change.removed.iter_ranges().chain(change.damaged.iter_ranges()) {
             let blocks = replica.blocks.range(..=last).rev().take_while(|(_, meta)| meta.last >= first);
             let damaged = |from, to| change.damaged.next_at_or_after(from).is_some_and(|slot| slot <= to);
@@ -280,13 +300,15 @@ impl Engine {
             batch.extend(pages.into_iter().map(|page| Op::Delete(keys::removed(id, page))));
             return;
         }
+        let lives = |block: &Block| !block.slots().is_subset(&change.state.removed);
         for (block, _) in &change.blocks {
-            let (first, last) = (block.first(), block.last());
-            if !change.state.removed.complement_within(first, last).is_empty() {
-                batch.push(Op::Put(keys::block(id, first), block.bytes().clone()));
+            if lives(block) {
+                batch.push(Op::Put(keys::block(id, block.first()), block.bytes().clone()));
             }
         }
-        batch.extend(change.emptied.iter().map(|&first| Op::Delete(keys::block(id, first))));
+        let replaced = |first: &Slot| change.blocks.iter().any(|(block, _)| block.first() == *first && lives(block));
+        let emptied = change.emptied.iter().filter(|first| !replaced(first));
+        batch.extend(emptied.map(|&first| Op::Delete(keys::block(id, first))));
         let (old, new) = (prefix_of(&replica.state.removed), prefix_of(&change.state.removed));
         for page in pages_of(&change.removed, new) {
             let (first, last) = page_bounds(page);

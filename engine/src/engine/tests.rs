@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Entry, store::MemoryStore, store::Store};
+use crate::{Entry, limits, store::MemoryStore, store::Store};
 
 struct Replica3 {
     store: MemoryStore,
@@ -96,17 +96,19 @@ enum Step {
     Restart(usize),
     Close(usize),
     Fold(usize),
+    Compact(usize),
     FailedWrite(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0..3usize, 0..3u8, 1..4u8).prop_map(|(n, inbox, count)| Step::Publish(n, inbox, count)),
+        4 => (0..3usize, 0..3u8, 1..9u8).prop_map(|(n, inbox, count)| Step::Publish(n, inbox, count)),
         4 => (0..3usize, any::<usize>()).prop_map(|(n, which)| Step::Consume(n, which)),
         3 => (0..3usize, 0..3usize).prop_map(|(a, b)| Step::Exchange(a, b)),
         1 => (0..3usize).prop_map(Step::Restart),
         1 => (0..3usize).prop_map(Step::Close),
         2 => (0..3usize).prop_map(Step::Fold),
+        2 => (0..3usize).prop_map(Step::Compact),
         1 => (0..3usize).prop_map(Step::FailedWrite),
     ]
 }
@@ -119,11 +121,11 @@ proptest! {
         let mut replicas = [Replica3::new(0), Replica3::new(1), Replica3::new(2)];
         let mut published: BTreeSet<Bytes> = BTreeSet::new();
         let mut consumed: BTreeSet<Bytes> = BTreeSet::new();
-        let mut next = 0;
+        let (mut next, mut hours) = (0, 0);
         for step in steps {
             match step {
                 Step::Publish(n, inbox, count) => {
-                    let entries: Vec<_> = (0..count).map(|_| { next += 1; entry(&format!("q{inbox}"), &next.to_string()) }).collect();
+                    let entries: Vec<_> = (0..count).map(|_| { next += 1; entry(&format!("q{inbox}"), &format!("{next:0>300}")) }).collect();
                     published.extend(entries.iter().map(|entry| entry.body.clone()));
                     replicas[n].engine.publish(Unit { entries, removals: Vec::new() }).expect("within limits");
                     replicas[n].settle();
@@ -149,6 +151,15 @@ proptest! {
                     let engine = &mut replicas[n].engine;
                     for id in engine.segments().collect::<Vec<_>>() { engine.fold(id); }
                     replicas[n].settle();
+                }
+                Step::Compact(n) => {
+                    hours += 1;
+                    let digest = replicas[n].engine.digest(|_| true);
+                    let before = waiting(&replicas[n].engine);
+                    replicas[n].engine.compact(Now { mono_ms: hours * 3_600_000, wall_ms: 0 });
+                    replicas[n].settle();
+                    prop_assert_eq!(waiting(&replicas[n].engine), before);
+                    prop_assert_eq!(replicas[n].engine.digest(|_| true), digest);
                 }
                 Step::FailedWrite(n) => {
                     // Nothing of a failed commit may show, and its slots are never used again.
@@ -312,4 +323,50 @@ fn nothing_that_others_say_of_slots_not_filled_yet_swallows_a_message() {
     a.engine.publish(unit("3")).expect("within limits");
     a.settle();
     assert_eq!(waiting(&a.engine).into_values().collect::<Vec<_>>(), ["2", "3"]);
+}
+
+#[test]
+fn a_block_of_which_most_is_consumed_is_rewritten_and_what_is_left_of_it_adds_up() {
+    let (mut a, mut b, mut c) = (Replica3::new(0), Replica3::new(1), Replica3::new(2));
+    let entries = (0..16).map(|n| entry(["q", "p"][n % 2], &format!("{n:0>200}"))).collect();
+    a.engine.publish(Unit { entries, removals: Vec::new() }).expect("within limits");
+    a.settle();
+    exchange(&a.engine, &mut b.engine);
+    b.settle();
+    let all = waiting(&a.engine);
+    let segment = all.keys().next().expect("published").segment;
+    let size = |replica: &Replica3| replica.engine.block(segment, 1).expect("reads").map(|block| block.bytes().len());
+    let whole = size(&a);
+
+    // Two holders that know of different consumptions keep different remnants.
+    let rewrite = |replica: &mut Replica3, left: [u32; 2]| {
+        all.keys().filter(|dot| !left.contains(&dot.slot)).for_each(|dot| replica.engine.remove(*dot));
+        replica.settle();
+        let young = Now { mono_ms: limits::REWRITE_AGE_MS - 1, wall_ms: 0 };
+        replica.engine.compact(young);
+        assert!(!replica.engine.has_queued(), "it may be consumed as a whole in a moment");
+        replica.engine.compact(Now { mono_ms: limits::REWRITE_AGE_MS, wall_ms: 0 });
+        replica.settle();
+        assert_eq!(waiting(&replica.engine).into_keys().map(|dot| dot.slot).collect::<Vec<_>>(), left);
+    };
+    rewrite(&mut a, [3, 12]);
+    rewrite(&mut b, [4, 12]);
+    assert!(size(&a) < whole.map(|whole| whole / 4) && size(&b) < whole.map(|whole| whole / 4));
+    a.restart(0);
+    assert_eq!(waiting(&a.engine).len(), 2, "and so it is on disk");
+
+    // A third that gets the bodies before it hears of the consumptions has what both have.
+    for from in [&a.engine, &b.engine] {
+        let block = from.block(segment, 1).expect("reads").expect("is there");
+        c.engine.merge_block(block.bytes().clone()).expect("valid");
+        c.settle();
+    }
+    assert_eq!(waiting(&c.engine).into_keys().map(|dot| dot.slot).collect::<Vec<_>>(), [3, 4, 12]);
+    assert_eq!(waiting(&c.engine).values().next(), all.values().nth(2));
+    c.restart(2);
+    assert_eq!(waiting(&c.engine).len(), 3);
+    // Once the last of it is consumed its row goes, holes or not.
+    [3, 4, 12].into_iter().for_each(|slot| c.engine.remove(Dot { segment, slot }));
+    c.settle();
+    assert!(c.store.reader().get(&keys::block(segment, 1)).expect("reads").is_none());
 }

@@ -58,6 +58,10 @@ proptest! {
                 }
             }
             assert_normal(&set);
+            for slot in 0..64 {
+                let rank = model.contains(&slot).then(|| model.range(..slot).count() as u64);
+                prop_assert_eq!(set.rank(slot), rank);
+            }
             prop_assert!(set.iter().eq(model.iter().copied()), "{:?} is not {:?}", set, model);
         }
         prop_assert_eq!(&set, &model.iter().copied().collect(), "one set, two forms");

@@ -177,7 +177,7 @@ impl Node {
     fn acknowledge(&mut self, blocks: &[NewBlock]) {
         let mut slots: BTreeMap<SegmentId, RangeSet> = BTreeMap::new();
         for new in blocks.iter().filter(|new| !new.local) {
-            slots.entry(new.block.segment()).or_default().insert_range(new.block.first(), new.block.last());
+            slots.entry(new.block.segment()).or_default().union_with(new.block.slots());
         }
         for (segment, slots) in slots {
             let message = Control::Stored { segment, slots };

@@ -340,8 +340,7 @@ impl Node {
             Ok(Wire::Block(bytes)) => {
                 match self.engine.merge_block(bytes) {
                     // Known from elsewhere, perhaps as consumed: no commit will report it, and the sender waits.
-                    Ok((segment, first, last)) if self.engine.knows(segment, first, last) => {
-                        let slots = RangeSet::from_range(first, last);
+                    Ok((segment, slots)) if self.engine.knows(segment, &slots) => {
                         self.send_control(from, &Control::Stored { segment, slots });
                     }
                     Ok(_) => {}
@@ -390,6 +389,7 @@ impl Node {
             self.place(now);
             self.hand_off();
             self.fold_crashed();
+            self.engine.compact(now);
         }
         self.sync_peers(now);
         self.finish(now);

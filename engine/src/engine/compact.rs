@@ -1,0 +1,104 @@
+//! Rewriting: a block of which most is consumed gives way to its remnant, and its space comes back.
+//!
+//! Most blocks are consumed as a whole soon after they came and are never looked at. Those that are still here after a
+//! while are visited in turn, a few at a time; one that has a quarter of its messages or less is read, and written again
+//! without the rest. So each rewriting writes a part of what it frees, and what is kept on disk stays within a constant
+//! factor of what waits. The state of the replica, and so its digest, does not change: holders rewrite as they please.
+
+use std::{
+    ops::Bound::{Excluded, Unbounded},
+    sync::Arc,
+};
+
+use super::{BlockMeta, Engine, stage::Outcome, stage::Staged};
+use crate::{Batch, Now, Op, SegmentId, Slot, keys, limits};
+
+impl Engine {
+    /// Looks at the next few blocks and queues what is worth rewriting. To be called now and then, such as twice a second:
+    /// a call reads at most about [`limits::REWRITE_READ_BYTES`].
+    pub fn compact(&mut self, now: Now) {
+        let mut read = 0;
+        let blocks = self.next_blocks(limits::REWRITE_LOOKS);
+        let at_end = blocks.len() < limits::REWRITE_LOOKS;
+        for (id, first) in blocks {
+            self.compacted_to = Some((id, first));
+            if self.is_worth_reading(id, first, now) {
+                read += self.rewrite(id, first, now);
+            }
+            if read >= limits::REWRITE_READ_BYTES {
+                return;
+            }
+        }
+        if at_end {
+            self.compacted_to = None;
+        }
+    }
+
+    /// Blocks after the last one that was looked at.
+    fn next_blocks(&self, count: usize) -> Vec<(SegmentId, Slot)> {
+        let mut found = Vec::new();
+        if let Some((id, first)) = self.compacted_to {
+            let rest = self.replicas.get(&id).into_iter();
+            found.extend(
+                rest.flat_map(|r| r.blocks.range((Excluded(first), Unbounded)))
+                    .map(|(&first, _)| (id, first))
+                    .take(count),
+            );
+        }
+        let after = self.compacted_to.map_or(Unbounded, |(id, _)| Excluded(id));
+        let others = self.replicas.range((after, Unbounded));
+        let all = others.flat_map(|(&id, replica)| replica.blocks.keys().map(move |&first| (id, first)));
+        found.extend(all.take(count - found.len()));
+        found
+    }
+
+    fn is_worth_reading(&self, id: SegmentId, first: Slot, now: Now) -> bool {
+        let Some(replica) = self.replicas.get(&id) else { return false };
+        let Some(meta) = replica.blocks.get(&first) else { return false };
+        let is_old = now.mono_ms >= meta.since_ms.saturating_add(limits::REWRITE_AGE_MS);
+        let live = || meta.live(first, replica.state.removed.clip(first, meta.last).len());
+        is_old && meta.bytes >= limits::REWRITE_BYTES && 4 * live() <= u64::from(meta.slots)
+    }
+
+    /// Queues the remnant, if it is much smaller. How many bytes were read.
+    fn rewrite(&mut self, id: SegmentId, first: Slot, now: Now) -> usize {
+        // What can't be read is found by those who look for damage.
+        let Ok(Some(block)) = self.block(id, first) else { return 0 };
+        let Some(replica) = self.replicas.get_mut(&id) else { return 0 };
+        let waiting = replica.state.waiting();
+        if let Some(meta) = replica.blocks.get_mut(&first) {
+            meta.since_ms = now.mono_ms;
+        }
+        if let Some(remnant) = block.remnant(&waiting).filter(|some| 2 * some.bytes().len() <= block.bytes().len()) {
+            self.queue.rewrites.insert((id, first), remnant);
+        }
+        block.bytes().len()
+    }
+
+    /// Puts the remnants in their blocks' places, where these are still here and nothing else becomes of them.
+    pub(super) fn stage_rewrites(&mut self, staged: &mut Staged, batch: &mut Batch) {
+        for ((id, first), remnant) in std::mem::take(&mut self.queue.rewrites) {
+            let Some(replica) = self.replicas.get(&id) else { continue };
+            let Some(meta) = replica.blocks.get(&first) else { continue };
+            let mut state = &replica.state;
+            if let Some(change) = staged.segments.get(&id) {
+                let is_new = change.blocks.iter().any(|(block, _)| block.first() == first);
+                if change.outcome != Outcome::Keep || is_new || change.emptied.contains(&first) {
+                    continue;
+                }
+                state = &change.state;
+            }
+            if state.waiting().clip(first, meta.last).is_subset(remnant.slots()) {
+                batch.push(Op::Put(keys::block(id, first), remnant.bytes().clone()));
+                staged.rewritten.push(Arc::new(remnant));
+            }
+        }
+    }
+}
+
+impl BlockMeta {
+    /// How many of its messages wait, at most, if so many of its slots are removed: a remnant lacks some of those.
+    fn live(&self, first: Slot, removed: u64) -> u64 {
+        (u64::from(self.last - first) + 1).saturating_sub(removed).min(u64::from(self.slots))
+    }
+}
