@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use rhizomq_engine::{
     Batch, Block, Dot, Op,
-    store::{MemoryStore, Snapshot},
+    store::{MemoryStore, Snapshot, Store as _},
 };
 
 use super::ledger::{MsgId, msg_id_of};
@@ -88,6 +88,13 @@ impl Disk {
         self.writing = None;
     }
 
+    /// Bytes of the blocks on the disk.
+    pub(crate) fn block_bytes(&self) -> usize {
+        let reader = self.store.reader();
+        let size = |key: &Bytes| reader.get(key).expect("memory reads").map_or(0, |value| value.len());
+        self.bodies.keys().map(size).sum()
+    }
+
     /// All bodies on the disk, one entry per slot.
     pub(crate) fn bodies(&self) -> impl Iterator<Item = (Dot, MsgId)> + '_ {
         self.bodies.values().flatten().copied()
@@ -101,6 +108,8 @@ impl Disk {
                     let block = Block::decode(value).expect("a block row holds a block");
                     let ours = |slot| Some((block.dot(slot), msg_id_of(&block.message(slot)?.body)?));
                     let bodies: Vec<_> = (block.first()..=block.last()).filter_map(ours).collect();
+                    let old = self.bodies.remove(&key).unwrap_or_default();
+                    moved.gone.extend(old.into_iter().filter(|body| !bodies.contains(body)));
                     moved.came.extend(&bodies);
                     self.bodies.insert(key, bodies);
                 }

@@ -448,3 +448,38 @@ fn what_is_sent_to_a_topic_comes_to_all_who_listen_anywhere() {
         require(world, |_| figures == (150, 350), "two publishers for three listeners, one for one");
     });
 }
+
+#[test]
+fn what_nobody_fetches_survives_the_rewriting_of_the_blocks_it_lies_in() {
+    let whole = |seed, printed| {
+        let mut rng = Rng::new(seed);
+        let settings = Settings { queues: 5, disk_ms: 40, ..Settings::plain(&mut rng, 3, None) };
+        let mut world = World::new(settings, rng, printed);
+        world.run_for(2_500);
+        let producer = Producer {
+            queues: (0..5).collect(),
+            left: 300,
+            window: 50,
+            pace_ms: 1,
+            transactions: 0.8,
+            transient: 0.0,
+            filling: 4_000,
+        };
+        world.add_client(Role::Producer(producer), Some(0));
+        // Of five queues one has no consumer: its messages stay behind in blocks of which most is consumed.
+        world.add_client(Role::Consumer(Consumer::patient((1..5).collect())), Some(1));
+        world.run_for(4_000);
+        let bytes = |world: &World| world.hosts[2].disk.block_bytes();
+        let before = bytes(&world);
+        world.run_for(25_000);
+        let (left, kept) = (world.ledger.msgs().filter(|(_, msg)| msg.consumed.is_none()).count(), bytes(&world));
+        require(&mut world, |_| left > 20 && kept < before * 9 / 10, "the space of what was consumed comes back");
+        let host = world.rng.below(3);
+        world.strike(Fault::Crash { host, keep: true, back: 500 });
+        world.run_for(3_000);
+        world.heal_and_rest();
+        require(&mut world, |world| arrived(world) == 300, "and the rest arrives");
+        world
+    };
+    expect_clean("rewritten blocks", &whole, 0..8);
+}

@@ -355,12 +355,16 @@ fn a_block_of_which_most_is_consumed_is_rewritten_and_what_is_left_of_it_adds_up
     a.restart(0);
     assert_eq!(waiting(&a.engine).len(), 2, "and so it is on disk");
 
-    // A third that gets the bodies before it hears of the consumptions has what both have.
-    for from in [&a.engine, &b.engine] {
-        let block = from.block(segment, 1).expect("reads").expect("is there");
-        c.engine.merge_block(block.bytes().clone()).expect("valid");
+    // A third that gets the bodies before it hears of the consumptions has what both have, in one commit or in two.
+    let parts = [&a, &b].map(|from| from.engine.block(segment, 1).expect("reads").expect("is there").bytes().clone());
+    let mut d = Replica3::new(2);
+    for part in &parts {
+        d.engine.merge_block(part.clone()).expect("valid");
+        c.engine.merge_block(part.clone()).expect("valid");
         c.settle();
     }
+    d.settle();
+    assert_eq!(waiting(&d.engine), waiting(&c.engine));
     assert_eq!(waiting(&c.engine).into_keys().map(|dot| dot.slot).collect::<Vec<_>>(), [3, 4, 12]);
     assert_eq!(waiting(&c.engine).values().next(), all.values().nth(2));
     c.restart(2);
