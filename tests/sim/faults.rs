@@ -189,7 +189,6 @@ impl World {
             Fault::Uncut { ways } => ways.iter().for_each(|&(from, to)| self.uncut(from, to, false)),
             Fault::Reset { a, b } => self.reset(a, b),
             Fault::Wipe { host, back } => {
-                self.wipes += 1;
                 self.wipe(host);
                 self.agenda.at(self.now + back, Happening::Fault(Fault::Boot { host }));
             }

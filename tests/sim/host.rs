@@ -184,10 +184,11 @@ impl World {
         let identity = self.new_identity();
         let others = self.hosts.len() > 1;
         let host = &mut self.hosts[index];
-        host.identity = identity;
+        let lost = std::mem::replace(&mut host.identity, identity);
         host.disk = Disk::default();
         host.copies.clear();
         host.ticket = (index == 0 && others).then_some(1).or(host.ticket);
+        self.lost.push(lost);
         self.replaced_at = Some(self.now);
         self.ledger.replace_disk(index, std::iter::empty());
     }

@@ -384,10 +384,17 @@ impl World {
     /// What the nodes themselves say must agree with that.
     fn unrest_of_status(&mut self) -> Option<(Kind, String)> {
         // Of a lost host's segment somebody may know a consumption, and nobody the holders: then one node alone keeps it.
-        let all_alike = self.hosts.len() <= self.settings.copies as usize && self.wipes == 0;
+        let all_alike = self.hosts.len() <= self.settings.copies as usize && self.lost.is_empty();
+        let hosts = self.hosts.len();
         let mut digests = Vec::new();
         for (index, host) in self.hosts.iter_mut().enumerate() {
             let status = host.broker.as_mut()?.status();
+            if self.lost.is_empty() && status.nodes.len() != hosts {
+                return Some((
+                    Kind::Diverged,
+                    format!("h{index} knows {} nodes, there are {hosts}", status.nodes.len()),
+                ));
+            }
             if status.under_replicated > 0 {
                 return Some((Kind::Diverged, format!("h{index}: {} under-replicated", status.under_replicated)));
             }
@@ -405,10 +412,10 @@ impl World {
     }
 
     /// Finished segments must go: at rest, one may stay open per life that is not over, or not known to be: a wiped node
-    /// never comes back in another.
+    /// never comes back in another, unless it is forgotten.
     fn unbounded(&self) -> Option<(Kind, String)> {
         let open = |host: usize| self.engine(host).map_or(0, |engine| engine.segments().count());
-        let bound = self.hosts.len() + self.wipes;
+        let bound = self.hosts.len() + self.lost.len();
         let host = (0..self.hosts.len()).find(|&host| open(host) > bound)?;
         let engine = self.engine(host)?;
         let kept: Vec<_> = engine.segments().map(|segment| (segment, engine.segment(segment))).collect();

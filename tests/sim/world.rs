@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use rhizomq_engine::Mistake;
-use rhizomq_net::{SwimConfig, Timing};
+use rhizomq_engine::{Mistake, NodeId};
+use rhizomq_net::{ForgetError, SwimConfig, Timing};
 use rhizomq_stomp::broker::ConnId;
 
 use super::{
@@ -79,8 +79,8 @@ pub(crate) struct World {
     pub(crate) marks_excused: bool,
     /// When a disk was last replaced by an older or empty one.
     pub(crate) replaced_at: Option<u64>,
-    /// How often a host lost its identity.
-    pub(crate) wipes: usize,
+    /// Identities that hosts lost with their disks.
+    pub(crate) lost: Vec<NodeId>,
 }
 
 impl World {
@@ -105,7 +105,7 @@ impl World {
             crashed_at: None,
             marks_excused: false,
             replaced_at: None,
-            wipes: 0,
+            lost: Vec::new(),
         };
         for _ in 0..world.settings.hosts {
             world.add_host();
@@ -193,10 +193,14 @@ impl World {
         let deadline = self.now + REST_MS;
         let mut restful = 0;
         let (mut unrest, mut chatter) = (None, 0);
+        let forgets = self.rng.chance(0.5);
         while self.now < deadline && self.ledger.violation.is_none() && restful < 3 {
             let before = self.net.arrived;
             self.run_for(LOOK_MS);
             chatter = self.net.arrived - before;
+            if forgets && self.all_joined() {
+                self.forget_lost();
+            }
             unrest = self.unrest();
             restful = if unrest.is_none() { restful + 1 } else { 0 };
         }
@@ -210,6 +214,16 @@ impl World {
         if !self.excused && self.ledger.violation.is_none() {
             self.check_no_duplicates_counted();
         }
+    }
+
+    /// An operator lets the cluster forget whoever is gone for good.
+    fn forget_lost(&mut self) {
+        let host = self.rng.below(self.hosts.len());
+        let clocks = self.hosts[host].clocks(self.now);
+        let Some(broker) = &mut self.hosts[host].broker else { return };
+        // Who is still taken for alive comes next time; who has never got as far as the roster needs no forgetting.
+        self.lost.retain(|&node| matches!(broker.forget(clocks, node), Err(ForgetError::Alive(_))));
+        self.settle(host);
     }
 
     /// Ends all faults: cuts, dead processes, slow disks, clients at work.

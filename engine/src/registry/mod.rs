@@ -99,6 +99,12 @@ impl Key {
     pub fn set_name(&self) -> Option<&str> {
         self.is_set().then(|| std::str::from_utf8(&self.0[1..]).ok()).flatten()
     }
+
+    /// The name, if it names a register and is text.
+    pub fn register_name(&self) -> Option<&str> {
+        let name = self.0.strip_prefix(&[REGISTER])?;
+        std::str::from_utf8(name).ok()
+    }
 }
 
 /// Registry values by key, with digests of ranges of keys.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rhizomq_engine::{BlockRef, Committed, Epoch, NewBlock, NodeId, Now, RangeSet, SegmentId, Slot, Value};
 
-use super::{Event, Node, Output, PublishId};
+use super::{Event, Node, Output, PublishId, roster::roster_key};
 use crate::{
     registry_sync,
     wire::{self, Control},
@@ -50,7 +50,7 @@ impl Node {
         if !report.blocks.is_empty() {
             self.tell_storing(now, true);
         }
-        self.follow_registry(&report);
+        self.follow_registry(now, &report);
         for (ticket, place) in &report.units {
             self.expect(PublishId(ticket.0), *place);
         }
@@ -82,7 +82,7 @@ impl Node {
     }
 
     /// Registry changes: followed here, and pushed if they were made here.
-    fn follow_registry(&mut self, report: &Committed) {
+    fn follow_registry(&mut self, now: Now, report: &Committed) {
         let mut pushed: Vec<(rhizomq_engine::Key, Value)> = Vec::new();
         for key in &report.registry {
             self.note_holders(key);
@@ -94,6 +94,9 @@ impl Node {
             }
         }
         if !report.registry.is_empty() {
+            if report.registry.contains(&roster_key()) {
+                self.follow_roster(now);
+            }
             self.dial_roster();
             self.handoffs.note_registry(&report.registry);
         }

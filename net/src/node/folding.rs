@@ -37,8 +37,11 @@ impl Node {
         if segment.node == self.id() {
             return segment.epoch != self.epoch();
         }
-        let present = self.peers.get(&segment.node).map(|peer| peer.hello.epoch);
-        present.or_else(|| self.published_epoch(segment.node)).is_some_and(|present| present != segment.epoch)
+        if let Some(peer) = self.peers.get(&segment.node) {
+            return peer.hello.epoch != segment.epoch;
+        }
+        let is_forgotten = || !self.roster_ids().contains(&segment.node);
+        self.published_epoch(segment.node).map_or_else(is_forgotten, |present| present != segment.epoch)
     }
 
     /// Whether no linked holder is known to have more of it. Only saves folding what would turn up again at once.

@@ -11,11 +11,13 @@
 //! - `placement.rs`: who holds a segment, successors for the dead
 //! - `handoff.rs`: how a surplus copy leaves
 //! - `folding.rs`: how a segment ends that a crash left open
+//! - `forget.rs`: nodes that will never come back
 //! - `storing.rs`: who stores what it is sent, and whom nobody waits for
 //! - `roster.rs`: who is who
 
 mod commits;
 mod folding;
+mod forget;
 mod handoff;
 mod peer;
 mod placement;
@@ -33,8 +35,11 @@ use std::{
 use bytes::Bytes;
 use rhizomq_engine::{Batch, Dot, Engine, Epoch, NodeId, Now, Planted, PublishError, RangeSet, SegmentId, Unit};
 
-pub use self::roster::RosterEntry;
 use self::{commits::Confirms, handoff::Handoffs, peer::Peer, placement::Holders, storing::Storing};
+pub use self::{
+    forget::{ForgetError, Forgotten},
+    roster::RosterEntry,
+};
 use crate::{
     link::{LinkId, PeerHello},
     swim::{Swim, SwimConfig, SwimEvent},

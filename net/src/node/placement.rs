@@ -20,13 +20,18 @@ pub(super) struct Holders {
     holders: BTreeMap<SegmentId, Vec<NodeId>>,
     leaving: BTreeMap<SegmentId, BTreeSet<NodeId>>,
     /// Since when a holder is not seen alive, or does not keep up.
-    away_since: BTreeMap<NodeId, u64>,
+    pub(super) away_since: BTreeMap<NodeId, u64>,
 }
 
 impl Holders {
     /// In order of precedence: the origin, then the rest in rendezvous order.
     pub(super) fn of(&self, segment: SegmentId) -> &[NodeId] {
         self.holders.get(&segment).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Segments that list the node as a holder.
+    pub(super) fn listing(&self, node: NodeId) -> Vec<SegmentId> {
+        self.holders.iter().filter(|(_, nodes)| nodes.contains(&node)).map(|(segment, _)| *segment).collect()
     }
 
     /// Segments of a life that are over and whose holders are still noted.
@@ -139,9 +144,9 @@ impl Node {
         self.candidates(segment).into_iter().find(|&node| self.is_alive(node)) == Some(self.id())
     }
 
-    /// Whether the key belongs to a segment that is over, and must not come back.
+    /// Whether the key belongs to a segment that is over, or to a node that was forgotten, and must not come back.
     pub(super) fn is_forgotten(&self, key: &Key) -> bool {
-        parse(key).is_some_and(|(_, segment)| is_over(&self.engine, segment))
+        parse(key).is_some_and(|(_, segment)| is_over(&self.engine, segment)) || self.is_stale_record(key)
     }
 
     pub(super) fn read_holders(&mut self) {

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Node, Output};
 
+const RECORD: &str = "node/";
+
 /// What a node publishes of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct NodeRecord {
@@ -39,12 +41,17 @@ pub struct RosterEntry {
     pub addresses: Vec<SocketAddr>,
 }
 
-fn roster_key() -> Key {
+pub(super) fn roster_key() -> Key {
     Key::set("roster")
 }
 
-fn record_key(node: NodeId) -> Key {
-    Key::register(&format!("node/{node}"))
+pub(super) fn record_key(node: NodeId) -> Key {
+    Key::register(&format!("{RECORD}{node}"))
+}
+
+/// Whether the key is that of some node's record.
+pub(super) fn is_record(key: &Key) -> bool {
+    key.register_name().is_some_and(|name| name.starts_with(RECORD))
 }
 
 impl Node {

@@ -120,7 +120,9 @@ impl Node {
     }
 
     fn take_registry(&mut self, from: NodeId, message: registry_sync::RegistryMsg) {
-        let (replies, news) = registry_sync::respond(self.engine.registry(), message);
+        let (replies, mut news) = registry_sync::respond(self.engine.registry(), message);
+        // Sets first, the roster among them: it decides whose records are taken in.
+        news.sort_by_key(|(key, _)| !key.is_set());
         for (key, value) in news {
             if !self.is_forgotten(&key) {
                 self.engine.merge_registry(key, &value);

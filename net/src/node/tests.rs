@@ -547,3 +547,63 @@ fn what_turns_up_of_a_folded_segment_goes_to_every_node() {
     }
     world.assert_converged();
 }
+
+#[test]
+fn a_node_that_never_comes_back_can_be_forgotten_and_is_welcome_if_it_does() {
+    let mut world = World::new(3);
+    for index in [1, 2] {
+        world.start(index, MemoryStore::new());
+        world.join(index);
+        world.run(1_500);
+    }
+    world.publish(1, "y");
+    let (other, _) = world.waiting(1)[0].clone();
+    world.publish(2, "x");
+    world.run(500);
+    world.freeze(1);
+    world.publish(2, "on its disk alone");
+    let disk = world.kill(2);
+    let rest = world.kill(1);
+    world.start(1, rest);
+    world.start(3, MemoryStore::new());
+    world.join(3);
+    world.run(5_000);
+    let gone = NodeId([2; 16]);
+    let forget = |world: &mut World, at: u8, node: NodeId| {
+        let now = world.now;
+        let outcome = world.host(at).node.forget(now, node);
+        world.drain();
+        outcome
+    };
+    assert_eq!(world.host(1).node.under_replicated(), 2, "of the three nodes that there should be, one is missing");
+    assert_eq!(forget(&mut world, 1, NodeId([1; 16])), Err(ForgetError::Myself));
+    assert_eq!(forget(&mut world, 1, NodeId([3; 16])), Err(ForgetError::Alive(NodeId([3; 16]))));
+    assert_eq!(forget(&mut world, 1, NodeId([9; 16])), Err(ForgetError::Unknown(NodeId([9; 16]))));
+    let dot = world.waiting(1).into_iter().map(|(dot, _)| dot).find(|dot| dot.segment.node == gone).expect("it waits");
+    assert_eq!(forget(&mut world, 1, gone).map(|forgotten| forgotten.waiting_here), Ok(1));
+    world.run(3_000);
+    for index in [1, 3] {
+        let node = &world.host(index).node;
+        assert_eq!(node.roster().len(), 2, "node {index}");
+        assert!(node.engine().registry().register(&roster::record_key(gone)).is_none());
+        assert!(!node.candidates(dot.segment)[1..].contains(&gone) && !node.candidates(other.segment).contains(&gone));
+        assert_eq!(node.under_replicated(), 0);
+    }
+    assert_eq!(forget(&mut world, 3, gone), Err(ForgetError::Unknown(gone)));
+    world.assert_converged();
+    [dot, other].into_iter().for_each(|dot| world.consume(3, dot));
+    world.run(3_000);
+    for index in [1, 3] {
+        assert!(!world.host(index).node.engine().has_replica(dot.segment), "its life is taken for over");
+    }
+
+    world.start(2, disk);
+    world.join(2);
+    world.run(6_000);
+    for index in 1..=3 {
+        let bodies: Vec<_> = world.waiting(index).into_iter().map(|(_, body)| body).collect();
+        assert_eq!(bodies, ["on its disk alone"], "node {index}");
+        assert_eq!(world.host(index).node.roster().len(), 3, "node {index}");
+    }
+    world.assert_converged();
+}

@@ -23,7 +23,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use rhizomq_engine::{NodeId, Now};
-use rhizomq_net::{CommitError, Event, LinkId, Node, Output as NetOutput, PeerHello, PublishId};
+use rhizomq_net::{
+    CommitError, Event, ForgetError, Forgotten, LinkId, Node, Output as NetOutput, PeerHello, PublishId,
+};
 
 use self::{
     client::Client,
@@ -254,6 +256,16 @@ impl Broker {
     /// What the driver is to do next.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front().or_else(|| self.node.poll_output().map(Output::Net))
+    }
+
+    /// Forgets a node that will never come back, see [`Node::forget`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn forget(&mut self, now: Now, node: NodeId) -> Result<Forgotten, ForgetError> {
+        let forgotten = self.node.forget(now, node);
+        self.turn(now);
+        forgotten
     }
 
     /// What this node knows, for people and tools.

@@ -1,0 +1,88 @@
+//! Forgetting a node that will never come back: only an operator can know that.
+//!
+//! It leaves the roster, and with it go its record, its dialling and its places on lists of holders. Its segments are taken
+//! for those of a life that is over: what other nodes hold of them is delivered and then folded as usual. What is given up
+//! is to wait for what lies on its disk alone. Nothing is done against it: should it come back after all, it enters the
+//! roster anew, and what its disk has is taken in.
+
+use rhizomq_engine::{Key, NodeId, Now};
+
+use super::{
+    Node,
+    placement::{holders_key, leaving_key},
+    roster::{is_record, record_key, roster_key},
+};
+
+/// Why a node is not forgotten; nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForgetError {
+    /// Nobody of that name.
+    #[error("no node {0} is known here; `rhizomq status` lists those that are")]
+    Unknown(NodeId),
+    /// The asked node itself.
+    #[error("a node can't forget itself; ask another one")]
+    Myself,
+    /// It can come back by itself, for it never went away.
+    #[error("node {0} is alive as this node sees it; stop it first, and wait until `rhizomq status` shows it gone")]
+    Alive(NodeId),
+}
+
+/// What forgetting a node came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Messages that it took and that wait at the answering node: they are delivered as before.
+    pub waiting_here: u64,
+    /// Replicas that it was listed as a holder of: others are named in its place.
+    pub replicas: u64,
+}
+
+impl Node {
+    /// Forgets a node: here with the next commit, and everywhere as the registry spreads.
+    ///
+    /// # Errors
+    /// It is unknown, this one, or alive.
+    pub fn forget(&mut self, now: Now, node: NodeId) -> Result<Forgotten, ForgetError> {
+        if node == self.id() {
+            return Err(ForgetError::Myself);
+        }
+        if !self.roster_ids().contains(&node) {
+            return Err(ForgetError::Unknown(node));
+        }
+        if self.is_alive(node) {
+            return Err(ForgetError::Alive(node));
+        }
+        self.strike_out(roster_key(), node);
+        let listed = self.holders.listing(node);
+        for &segment in &listed {
+            self.strike_out(holders_key(segment), node);
+            self.strike_out(leaving_key(segment), node);
+        }
+        let theirs = self.engine.segments().filter(|segment| segment.node == node);
+        let waiting_here = theirs.map(|segment| self.engine.waiting_in(segment).len()).sum();
+        self.finish(now);
+        Ok(Forgotten { waiting_here, replicas: listed.len() as u64 })
+    }
+
+    fn strike_out(&mut self, set: Key, node: NodeId) {
+        // A set of this node's own making, under a lawful name: there is nothing to refuse.
+        if self.engine.set_remove(set.clone(), &node.0).is_ok() {
+            self.changed_keys.insert(set);
+        }
+    }
+
+    /// The roster changed: records of nodes that left it go, and a node that was taken for dead enters anew.
+    pub(super) fn follow_roster(&mut self, now: Now) {
+        let roster = self.roster_ids();
+        if !roster.contains(&self.id()) {
+            self.enrol(now);
+        }
+        let gone: Vec<Key> = self.engine.registry().keys().filter(|key| self.is_stale_record(key)).cloned().collect();
+        gone.into_iter().for_each(|key| self.engine.unregister(key));
+        self.holders.away_since.retain(|node, _| roster.contains(node));
+    }
+
+    /// Whether the key is the record of a node that is not in the roster: it is refused, everywhere alike.
+    pub(super) fn is_stale_record(&self, key: &Key) -> bool {
+        is_record(key) && !self.roster_ids().into_iter().any(|node| record_key(node) == *key)
+    }
+}
