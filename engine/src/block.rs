@@ -126,11 +126,12 @@ pub struct Run {
     messages: Vec<u32>,
 }
 
+/// Where a message's parts lie in the block's bytes: a cached block should not weigh much more than those.
 #[derive(Clone, Debug)]
 struct Stored {
     flags: u8,
-    head: Bytes,
-    body: Bytes,
+    head: (u32, u32),
+    body: (u32, u32),
 }
 
 /// A decoded block; its parts are slices of its bytes.
@@ -180,7 +181,7 @@ impl Block {
             .expect("encoding into memory fails only for types postcard cannot express, and these it can");
         let hash = blake3::hash(&bytes);
         bytes.extend_from_slice(hash.as_bytes());
-        Self::decode(Bytes::from(bytes)).expect("what was just encoded within the limits decodes")
+        Self::parse(Bytes::from(bytes)).expect("what was just encoded within the limits decodes")
     }
 
     /// The block with those of its slots alone that are in `keep`; `None` if that leaves nothing.
@@ -210,8 +211,9 @@ impl Block {
             // A body that is owed to several inboxes is there once.
             let stored = &block.messages[index];
             let place = *places.entry((std::ptr::from_ref(block) as usize, index)).or_insert_with(|| {
-                size += stored.head.len() + stored.body.len() + 16;
-                messages.push(MessageV1 { flags: stored.flags, head: &stored.head, body: &stored.body });
+                let (head, body) = (block.part(stored.head), block.part(stored.body));
+                size += head.len() + body.len() + 16;
+                messages.push(MessageV1 { flags: stored.flags, head, body });
                 messages.len() as u32 - 1
             });
             match runs.last_mut().filter(|last| *last.inbox == *run.inbox) {
@@ -238,6 +240,15 @@ impl Block {
         let content = bytes.len().checked_sub(HASH_LEN).ok_or(BlockError::Malformed("shorter than its hash"))?;
         if blake3::hash(&bytes[..content]).as_bytes()[..] != bytes[content..] {
             return Err(BlockError::Hash);
+        }
+        Self::parse(bytes)
+    }
+
+    /// Reads a block whose hash is known to be right.
+    fn parse(bytes: Bytes) -> Result<Self, BlockError> {
+        let content = bytes.len().checked_sub(HASH_LEN).ok_or(BlockError::Malformed("shorter than its hash"))?;
+        if u32::try_from(content).is_err() {
+            return Err(BlockError::Malformed("larger than 4 GiB"));
         }
         let raw = match bytes.first() {
             Some(&WHOLE) => read_whole(&bytes[..content])?,
@@ -270,10 +281,16 @@ impl Block {
         if slots.is_empty() {
             return Err(BlockError::Malformed("no slots"));
         }
+        let place = |part: &[u8]| {
+            // An empty part may lie anywhere; the others are slices of the content, which is shorter than 4 GiB.
+            let start = (part.as_ptr() as usize).saturating_sub(bytes.as_ptr() as usize);
+            let start = if part.is_empty() { 0 } else { start as u32 };
+            (start, start + part.len() as u32)
+        };
         let stored = |message: &MessageV1<'_>| Stored {
             flags: message.flags,
-            head: bytes.slice_ref(message.head),
-            body: bytes.slice_ref(message.body),
+            head: place(message.head),
+            body: place(message.body),
         };
         let messages = raw.messages.iter().map(stored).collect();
         let run = |run: RunV2<'_>| Run { inbox: Arc::from(run.inbox), slots: run.slots, messages: run.messages };
@@ -318,10 +335,20 @@ impl Block {
         let stored = &self.messages[index];
         Some(Message {
             inbox: run.inbox.clone(),
-            head: stored.head.clone(),
-            body: stored.body.clone(),
+            head: self.bytes.slice(stored.head.0 as usize..stored.head.1 as usize),
+            body: self.bytes.slice(stored.body.0 as usize..stored.body.1 as usize),
             persistent: stored.flags & FLAG_PERSISTENT != 0,
         })
+    }
+
+    fn part(&self, (from, to): (u32, u32)) -> &[u8] {
+        &self.bytes[from as usize..to as usize]
+    }
+
+    /// Bytes of memory that it takes, about.
+    pub(crate) fn weight(&self) -> usize {
+        let runs: usize = self.runs.iter().map(|run| 96 + 4 * run.messages.len()).sum();
+        self.bytes.len() + self.messages.len() * size_of::<Stored>() + runs
     }
 
     /// The run of a slot, and the place of its message.

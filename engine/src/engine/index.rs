@@ -74,9 +74,9 @@ impl BlockCache {
 
     pub(super) fn insert(&mut self, block: Arc<Block>) {
         let name = (block.segment(), block.first());
-        self.bytes += block.bytes().len();
+        self.bytes += block.weight();
         if let Some(old) = self.blocks.insert(name, block) {
-            self.bytes -= old.bytes().len();
+            self.bytes -= old.weight();
             return;
         }
         self.order.push_back(name);
@@ -94,7 +94,7 @@ impl BlockCache {
     /// Forgets a block; its place in the order goes when its turn comes.
     pub(super) fn remove_block(&mut self, id: SegmentId, first: Slot) {
         if let Some(old) = self.blocks.remove(&(id, first)) {
-            self.bytes -= old.bytes().len();
+            self.bytes -= old.weight();
         }
         if self.order.len() > 64 && self.order.len() > 2 * self.blocks.len() {
             self.order.retain(|name| self.blocks.contains_key(name));
