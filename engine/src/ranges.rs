@@ -87,13 +87,17 @@ impl RangeSet {
         self.ranges.splice(from..to, left.into_iter().chain(right));
     }
 
-    /// Adds all slots of `other`. Cheap for a few ranges, never worse than [`RangeSet::union`] by more than a log.
+    /// Adds all slots of `other`. Only ranges between its first and its last slot are looked at; those after them are
+    /// moved, if at all.
     pub fn union_with(&mut self, other: &RangeSet) {
+        let (Some(first), Some(last)) = (other.first(), other.last()) else { return };
         if other.ranges.len() <= 4 {
-            other.iter_ranges().for_each(|(a, b)| self.insert_range(a, b));
-        } else {
-            *self = self.union(other);
+            return other.iter_ranges().for_each(|(a, b)| self.insert_range(a, b));
         }
+        let from = self.ranges.partition_point(|&(_, end)| end < first - 1);
+        let to = self.ranges.partition_point(|&(start, _)| start - 1 <= last);
+        let between = RangeSet { ranges: self.ranges[from..to].to_vec() };
+        self.ranges.splice(from..to, between.union(other).ranges);
     }
 
     /// Whether the slot is in the set. O(log ranges).
@@ -132,9 +136,9 @@ impl RangeSet {
         while let (Some(&(l_start, l_end)), Some(&(r_start, r_end))) = (left.first(), right.first()) {
             out.insert_range(l_start.max(r_start), l_end.min(r_end));
             if l_end <= r_end {
-                left = &left[1..];
+                left = from_slot(&left[1..], r_start);
             } else {
-                right = &right[1..];
+                right = from_slot(&right[1..], l_start);
             }
         }
         out
@@ -147,6 +151,7 @@ impl RangeSet {
         let mut holes = other.ranges.as_slice();
         'ranges: for &(start, end) in &self.ranges {
             let mut from = start;
+            holes = from_slot(holes, start);
             while let Some(&(hole_start, hole_end)) = holes.first().filter(|hole| hole.0 <= end) {
                 if from < hole_start {
                     out.insert_range(from, hole_start - 1);
@@ -165,13 +170,10 @@ impl RangeSet {
 
     /// Whether every slot of this set is in `other`.
     pub fn is_subset(&self, other: &RangeSet) -> bool {
-        let mut candidates = other.ranges.iter();
-        let mut candidate = candidates.next();
+        let mut candidates = other.ranges.as_slice();
         self.ranges.iter().all(|&(start, end)| {
-            while candidate.is_some_and(|&(_, c_end)| c_end < start) {
-                candidate = candidates.next();
-            }
-            candidate.is_some_and(|&(c_start, c_end)| c_start <= start && end <= c_end)
+            candidates = from_slot(candidates, start);
+            candidates.first().is_some_and(|&(c_start, c_end)| c_start <= start && end <= c_end)
         })
     }
 
@@ -222,6 +224,12 @@ impl RangeSet {
         self.ranges.last().map(|range| range.1)
     }
 
+    /// The last slot of the range that holds `slot`; `None` if it is not in the set. O(log ranges).
+    pub fn end_of(&self, slot: Slot) -> Option<Slot> {
+        let range = self.ranges.get(self.first_ending_at_or_after(slot));
+        range.filter(|&&(start, _)| start <= slot).map(|&(_, end)| end)
+    }
+
     /// How many slots of the set come before `slot`; `None` if it is not in the set. O(ranges).
     pub fn rank(&self, slot: Slot) -> Option<u64> {
         let place = self.first_ending_at_or_after(slot);
@@ -259,6 +267,18 @@ impl RangeSet {
     fn first_ending_at_or_after(&self, slot: Slot) -> usize {
         self.ranges.partition_point(|&(_, end)| end < slot)
     }
+}
+
+/// The ranges that end at `slot` or later. Finds them by leaps and bounds: a few ranges against many should not cost a
+/// walk through the many.
+fn from_slot(ranges: &[(Slot, Slot)], slot: Slot) -> &[(Slot, Slot)] {
+    let mut reach = 1;
+    while ranges.get(reach - 1).is_some_and(|&(_, end)| end < slot) {
+        reach *= 2;
+    }
+    let (known, bound) = (reach / 2, reach.min(ranges.len()));
+    let within = ranges.get(known..bound).unwrap_or_default();
+    &ranges[(known + within.partition_point(|&(_, end)| end < slot)).min(ranges.len())..]
 }
 
 impl FromIterator<Slot> for RangeSet {

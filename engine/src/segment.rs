@@ -25,6 +25,11 @@ impl SegmentState {
         self.known.difference(&self.removed)
     }
 
+    /// Slots within `first..=last` that still wait for a consumer.
+    pub fn waiting_within(&self, first: Slot, last: Slot) -> RangeSet {
+        self.known.clip(first, last).difference(&self.removed.clip(first, last))
+    }
+
     /// Joins with another replica's state. Two stated lengths are equal by protocol; should they ever differ the larger
     /// one wins, so that nothing counts as beyond the end.
     pub fn merge(&mut self, other: &Self) {

@@ -99,7 +99,7 @@ impl Engine {
                 self.queue.damaged.entry(*id).or_default().union_with(&change.damaged);
             }
             let own = id.node == self.node && id.epoch == self.epoch;
-            if let (true, Some(length)) = (own, change.state.length) {
+            if let (true, Some(length)) = (own, change.length) {
                 self.queue.lengths.insert(*id, length);
             }
             if change.outcome == Outcome::Drop {
@@ -138,11 +138,14 @@ impl Engine {
             }
             return;
         }
-        let waited = replica.state.waiting();
+        let waited = |block: &Block| replica.state.waiting_within(block.first(), block.last());
+        let blocks: Vec<_> = change.blocks.drain(..).map(|(block, local)| (waited(&block), block, local)).collect();
         let gone = change.removed.union(&change.damaged);
         self.unindex(id, &gone);
         let Some(replica) = self.replicas.get_mut(&id) else { return };
-        replica.state = std::mem::take(&mut change.state);
+        replica.state.known = std::mem::take(&mut change.known);
+        replica.state.removed.union_with(&change.removed);
+        replica.state.length = change.length;
         replica.digest = None;
         let mut cache = self.cache.borrow_mut();
         for first in &change.emptied {
@@ -150,8 +153,8 @@ impl Engine {
             cache.remove_block(id, *first);
         }
         let mut arrived = RangeSet::new();
-        for (block, local) in change.blocks {
-            let live = block.slots().difference(&replica.state.removed);
+        for (waited, block, local) in blocks {
+            let live = block.slots().difference(&replica.state.removed.clip(block.first(), block.last()));
             if !live.is_empty() {
                 let meta = Self::hold(replica, &block, now_ms);
                 for (inbox, first, last) in &meta.runs {

@@ -65,7 +65,7 @@ impl Engine {
         // What can't be read is found by those who look for damage.
         let Ok(Some(block)) = self.block(id, first) else { return 0 };
         let Some(replica) = self.replicas.get_mut(&id) else { return 0 };
-        let waiting = replica.state.waiting();
+        let waiting = replica.state.waiting_within(block.first(), block.last());
         if let Some(meta) = replica.blocks.get_mut(&first) {
             meta.since_ms = now.mono_ms;
         }
@@ -80,15 +80,17 @@ impl Engine {
         for ((id, first), remnant) in std::mem::take(&mut self.queue.rewrites) {
             let Some(replica) = self.replicas.get(&id) else { continue };
             let Some(meta) = replica.blocks.get(&first) else { continue };
-            let mut state = &replica.state;
-            if let Some(change) = staged.segments.get(&id) {
-                let is_new = change.blocks.iter().any(|(block, _)| block.first() == first);
-                if change.outcome != Outcome::Keep || is_new || change.emptied.contains(&first) {
-                    continue;
+            let waiting = match staged.segments.get(&id) {
+                None => replica.state.waiting_within(first, meta.last),
+                Some(change) => {
+                    let is_new = change.blocks.iter().any(|(block, _)| block.first() == first);
+                    if change.outcome != Outcome::Keep || is_new || change.emptied.contains(&first) {
+                        continue;
+                    }
+                    change.waiting_within(replica, first, meta.last)
                 }
-                state = &change.state;
-            }
-            if state.waiting().clip(first, meta.last).is_subset(remnant.slots()) {
+            };
+            if waiting.is_subset(remnant.slots()) {
                 batch.push(Op::Put(keys::block(id, first), remnant.bytes().clone()));
                 staged.rewritten.push(Arc::new(remnant));
             }

@@ -236,6 +236,7 @@ impl Engine {
     /// Those slots that are not known to be consumed.
     pub(super) fn unremoved(&self, id: SegmentId, slots: &RangeSet) -> RangeSet {
         let slots = slots.clip(1, limits::SEGMENT_SLOTS);
+        // Few slots against many: what that costs depends on the few.
         match (self.segment(id), self.retired.folded(id)) {
             (Some(state), _) => slots.difference(&state.removed),
             (None, Some(folded)) => slots.difference(folded),

@@ -4,14 +4,17 @@
 //! They are dropped together or not at all, and `known` never gets ahead of the bodies, because no other place writes
 //! any of them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     BlockRef, Engine, Replica,
     queue::{Ticket, Unit},
 };
 use crate::{
-    Batch, Dot, Mistake, Now, Op, RangeSet, Retired, SegmentId, SegmentState, Slot,
+    Batch, Dot, Mistake, Now, Op, RangeSet, Retired, SegmentId, Slot,
     block::{Block, Entry},
     keys::{self, LifeRow, SegmentRow},
     limits,
@@ -53,12 +56,41 @@ pub(super) struct Change {
     pub(super) damaged: RangeSet,
     /// Knowledge without bodies: always empty, but for the planted mistake.
     adopted: RangeSet,
-    length: Option<Slot>,
+    /// The length that was stated; once settled, the length after the commit.
+    pub(super) length: Option<Slot>,
     pub(super) outcome: Outcome,
-    /// The state after the commit.
-    pub(super) state: SegmentState,
+    /// What is known after the commit. What is removed then is not put together here: it may be many ranges, and a commit
+    /// should cost what it brings, not what is there.
+    pub(super) known: RangeSet,
     /// Blocks that hold nothing any more.
     pub(super) emptied: Vec<Slot>,
+}
+
+impl Change {
+    /// Slots within `first..=last` that are removed after the commit.
+    fn removed_within(&self, replica: &Replica, first: Slot, last: Slot) -> RangeSet {
+        replica.state.removed.clip(first, last).union(&self.removed.clip(first, last))
+    }
+
+    /// Slots within `first..=last` that wait after the commit.
+    pub(super) fn waiting_within(&self, replica: &Replica, first: Slot, last: Slot) -> RangeSet {
+        self.known.clip(first, last).difference(&self.removed_within(replica, first, last))
+    }
+
+    /// All that is removed after the commit.
+    fn removed_after(&self, replica: &Replica) -> RangeSet {
+        replica.state.removed.union(&self.removed)
+    }
+
+    /// All slots up to this one are removed after the commit.
+    fn prefix(&self, replica: &Replica) -> Slot {
+        let mut prefix = 0;
+        // Whoever goes on where the other ends carries the prefix further.
+        while let Some(end) = self.removed.end_of(prefix + 1).max(replica.state.removed.end_of(prefix + 1)) {
+            prefix = end;
+        }
+        prefix
+    }
 }
 
 /// What becomes of the replica.
@@ -99,7 +131,10 @@ impl Engine {
             self.rows(id, &change, &mut batch);
             match change.outcome {
                 Outcome::Retire => staged.retired.finish(id),
-                Outcome::Fold => staged.retired.fold(id, &change.state.removed),
+                Outcome::Fold => {
+                    let removed = self.replicas.get(&id).map(|replica| change.removed_after(replica));
+                    staged.retired.fold(id, &removed.unwrap_or_else(|| change.removed.clone()));
+                }
                 Outcome::Keep | Outcome::Drop => {}
             }
             staged.segments.insert(id, change);
@@ -257,36 +292,34 @@ impl Engine {
             // It turns up again: what is known to be consumed is part of the new replica.
             change.removed.union_with(slots);
         }
-        let mut state = replica.state.clone();
-        state.known = state.known.difference(&change.damaged);
+        let mut known = replica.state.known.difference(&change.damaged);
         for (block, _) in &change.blocks {
-            state.known.union_with(block.slots());
+            known.union_with(block.slots());
         }
-        state.known.union_with(&change.removed);
-        state.known.union_with(&change.adopted);
-        state.removed.union_with(&change.removed);
-        state.length = state.length.max(change.length);
-        let waiting = state.waiting();
-        let empty = |first, last| waiting.next_at_or_after(first).is_none_or(|slot| slot > last);
+        known.union_with(&change.removed);
+        known.union_with(&change.adopted);
+        change.known = known;
+        change.length = change.length.max(replica.state.length);
+        let mut emptied = BTreeSet::new();
         for (first, last) in change.removed.iter_ranges().chain(change.damaged.iter_ranges()) {
             let blocks = replica.blocks.range(..=last).rev().take_while(|(_, meta)| meta.last >= first);
             let damaged = |from, to| change.damaged.next_at_or_after(from).is_some_and(|slot| slot <= to);
-            let gone = blocks.filter(|&(&from, meta)| empty(from, meta.last) || damaged(from, meta.last));
-            change.emptied.extend(gone.map(|(&from, _)| from));
+            let empty = |from, to| change.waiting_within(replica, from, to).is_empty();
+            let gone = blocks.filter(|&(&from, meta)| damaged(from, meta.last) || empty(from, meta.last));
+            emptied.extend(gone.map(|(&from, _)| from));
         }
-        change.emptied.sort_unstable();
-        change.emptied.dedup();
-        if change.outcome == Outcome::Keep && state.is_finished() {
+        change.emptied = emptied.into_iter().collect();
+        let is_finished = change.length.is_some_and(|length| change.prefix(replica) >= length);
+        if change.outcome == Outcome::Keep && is_finished {
             change.outcome = Outcome::Retire;
         }
-        if change.outcome == Outcome::Keep && state.known == state.removed {
+        if change.outcome == Outcome::Keep && (over.contains(id) || self.retired.contains(id)) {
             let folded = |retired: &Retired| retired.folded(id).cloned().unwrap_or_default();
-            let is_folded = over.contains(id) || self.retired.contains(id);
-            if is_folded && state.removed.is_subset(&folded(over).union(&folded(&self.retired))) {
+            let removed = change.removed_after(replica);
+            if change.known == removed && removed.is_subset(&folded(over).union(&folded(&self.retired))) {
                 change.outcome = Outcome::Fold;
             }
         }
-        change.state = state;
     }
 
     /// Every row that the change touches.
@@ -300,7 +333,10 @@ impl Engine {
             batch.extend(pages.into_iter().map(|page| Op::Delete(keys::removed(id, page))));
             return;
         }
-        let lives = |block: &Block| !block.slots().is_subset(&change.state.removed);
+        let lives = |block: &Block| {
+            let (first, last) = (block.first(), block.last());
+            !block.slots().is_subset(&change.removed_within(replica, first, last))
+        };
         for (block, _) in &change.blocks {
             if lives(block) {
                 batch.push(Op::Put(keys::block(id, block.first()), block.bytes().clone()));
@@ -309,16 +345,17 @@ impl Engine {
         let replaced = |first: &Slot| change.blocks.iter().any(|(block, _)| block.first() == *first && lives(block));
         let emptied = change.emptied.iter().filter(|first| !replaced(first));
         batch.extend(emptied.map(|&first| Op::Delete(keys::block(id, first))));
-        let (old, new) = (prefix_of(&replica.state.removed), prefix_of(&change.state.removed));
+        let (old, new) = (prefix_of(&replica.state.removed), change.prefix(replica));
         for page in pages_of(&change.removed, new) {
             let (first, last) = page_bounds(page);
-            batch.push(Self::put(keys::removed(id, page), &change.state.removed.clip(first, last)));
+            batch.push(Self::put(keys::removed(id, page), &change.removed_within(replica, first, last)));
         }
         if new > old {
-            let folded = pages_of(&replica.state.removed, old).into_iter().filter(|&page| page_bounds(page).1 <= new);
+            let within = replica.state.removed.clip(old, new);
+            let folded = pages_of(&within, old).into_iter().filter(|&page| page_bounds(page).1 <= new);
             batch.extend(folded.map(|page| Op::Delete(keys::removed(id, page))));
         }
-        let row = SegmentRow { known: change.state.known.clone(), length: change.state.length, removed_prefix: new };
+        let row = SegmentRow { known: change.known.clone(), length: change.length, removed_prefix: new };
         batch.push(Self::put(keys::segment(id), &row));
     }
 }

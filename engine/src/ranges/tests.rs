@@ -61,6 +61,8 @@ proptest! {
             for slot in 0..64 {
                 let rank = model.contains(&slot).then(|| model.range(..slot).count() as u64);
                 prop_assert_eq!(set.rank(slot), rank);
+                let end = (slot..).take_while(|slot| model.contains(slot)).last();
+                prop_assert_eq!(set.end_of(slot), end);
             }
             prop_assert!(set.iter().eq(model.iter().copied()), "{:?} is not {:?}", set, model);
         }
