@@ -81,7 +81,7 @@ pub(super) fn table(figures: &[Figure]) -> String {
     out
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     match values.len() {
         0 => 0.0,

@@ -4,11 +4,13 @@
 //! a noisy neighbour hurts both. What is printed is the median over the rounds, and the ratio is the median of the
 //! rounds' own ratios.
 
+mod engine;
 mod figures;
 mod host;
 mod limit;
 mod replicate;
 mod store;
+mod subject;
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +23,8 @@ use clap::{Args, Subcommand};
 pub(crate) enum BenchCommand {
     /// Durable group commits of the store, beside appending the same bytes to a file with fdatasync
     Store(BenchArgs),
+    /// The storage engine at size: what it writes, keeps, opens, reads and holds in memory
+    Engine(engine::EngineArgs),
     /// Replication between two nodes over loopback QUIC, beside a raw QUIC stream and the disk's limit
     Replicate(BenchArgs),
 }
@@ -53,6 +57,7 @@ pub(crate) struct BenchArgs {
 /// Runs the benchmark and returns what is to be printed.
 pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<String> {
     let (args, figures) = match command {
+        BenchCommand::Engine(args) => return engine::run(args),
         BenchCommand::Store(args) => (args, store::run(args)?),
         BenchCommand::Replicate(args) => (args, replicate::run(args)?),
     };

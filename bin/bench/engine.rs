@@ -1,0 +1,242 @@
+//! `bench engine`: the storage engine at size. What it writes, keeps, opens, reads and holds in memory, each beside its
+//! limit in the same run.
+
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    figures::median,
+    subject::{Subject, files_of},
+};
+
+/// Messages in one group commit.
+const BATCH: u32 = 256;
+
+/// How to measure the engine at size.
+#[derive(Debug, Args)]
+pub(crate) struct EngineArgs {
+    /// Waiting messages for opening and reading
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(256..=50_000_000))]
+    pub(crate) messages: u32,
+    /// Bytes of a message's body
+    #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub(crate) size: u32,
+    /// Waiting messages of 100 bytes for the memory figure; a tenth of them is measured beside it
+    #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = clap::value_parser!(u32).range(2_560..=100_000_000))]
+    pub(crate) memory_messages: u32,
+    /// Rounds of opening and reading; the median counts
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// Where the scratch files go; measure the disk that you mean
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) dir: std::path::PathBuf,
+    /// One JSON object instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Fill a store and tell the resident memory; what the memory figure runs in processes of its own
+    #[arg(long, hide = true, value_name = "N")]
+    resident: Option<u32>,
+}
+
+/// One line of the result.
+#[derive(Clone, Debug, Serialize)]
+struct Line {
+    what: &'static str,
+    value: f64,
+    unit: &'static str,
+    /// What it is held against, and that value.
+    beside: &'static str,
+    limit: f64,
+    ratio: f64,
+    /// What the ratio should be.
+    target: &'static str,
+}
+
+impl Line {
+    fn new(what: &'static str, (value, unit): (f64, &'static str), (beside, limit): (&'static str, f64)) -> Self {
+        Self { what, value, unit, beside, limit, ratio: value / limit.max(1e-12), target: "" }
+    }
+
+    fn target(self, target: &'static str) -> Self {
+        Self { target, ..self }
+    }
+}
+
+/// Measures, and returns what is to be printed.
+pub(super) fn run(args: &EngineArgs) -> anyhow::Result<String> {
+    if let Some(messages) = args.resident {
+        return resident_here(args, messages);
+    }
+    let mut lines = consumed_at_once(args)?;
+    lines.extend(steady(args)?);
+    lines.extend(opened_and_read(args)?);
+    lines.extend(memory(args)?);
+    if args.json {
+        return Ok(serde_json::json!({ "messages": args.messages, "size": args.size, "lines": lines }).to_string());
+    }
+    let mut out =
+        format!("{:<46} {:>10} {:<6} {:<44} {:>10} {:>7}  {}\n", "measured", "", "", "beside", "", "ratio", "target");
+    for Line { what, value, unit, beside, limit, ratio, target } in lines {
+        out.push_str(&format!(
+            "{what:<46} {value:>10.3} {unit:<6} {beside:<44} {limit:>10.3} {ratio:>7.2}  {target}\n"
+        ));
+    }
+    Ok(out)
+}
+
+/// Publishes and consumes in the next commit: what never lives until a checkpoint.
+fn consumed_at_once(args: &EngineArgs) -> anyhow::Result<Vec<Line>> {
+    let dir = super::scratch(&args.dir)?;
+    let mut subject = Subject::open(dir.path(), BATCH, args.size)?;
+    let before = written_by_us()?;
+    let rounds = (64 << 20) / u64::from(BATCH * args.size).max(1);
+    for _ in 0..rounds.max(1) {
+        subject.commit()?;
+        subject.consume_oldest(BATCH)?;
+    }
+    let payload = rounds.max(1) * u64::from(BATCH * args.size);
+    let written = written_by_us()?.saturating_sub(before);
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    let what = "written, consumed before the checkpoint";
+    Ok(vec![Line::new(what, (mb(written), "MB"), ("bodies published", mb(payload))).target("<= 1.3")])
+}
+
+/// A live set through which ten times as much passes: what the directory grows to.
+fn steady(args: &EngineArgs) -> anyhow::Result<Vec<Line>> {
+    let dir = super::scratch(&args.dir)?;
+    let mut subject = Subject::open(dir.path(), BATCH, args.size)?;
+    let live = args.messages / 2;
+    for _ in 0..live / BATCH {
+        subject.commit()?;
+    }
+    subject.checkpoint()?;
+    let filled = directory_bytes(dir.path())?;
+    let (mut peak, mut last) = (0, 0);
+    for _ in 0..10 {
+        for _ in 0..live / BATCH {
+            subject.commit()?;
+            subject.consume_oldest(BATCH)?;
+        }
+        last = directory_bytes(dir.path())?;
+        peak = peak.max(last);
+    }
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    Ok(vec![
+        Line::new("directory, ten live sets later, at most", (mb(peak), "MB"), ("just filled", mb(filled)))
+            .target("<= 2"),
+        Line::new("directory, ten live sets later, at the end", (mb(last), "MB"), ("at most", mb(peak))).target("<= 1"),
+    ])
+}
+
+/// Opens what waits, and reads it in order, beside reading the files.
+fn opened_and_read(args: &EngineArgs) -> anyhow::Result<Vec<Line>> {
+    let dir = super::scratch(&args.dir)?;
+    let mut subject = Subject::open(dir.path(), BATCH, args.size)?;
+    for _ in 0..args.messages / BATCH {
+        subject.commit()?;
+    }
+    subject.checkpoint()?;
+    drop(subject);
+    let (mut opened, mut read, mut raw, mut raw_log) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..args.rounds {
+        raw.push(seconds(|| read_files(dir.path()).map(drop))?);
+        let mut subject = None;
+        opened.push(seconds(|| Ok(subject = Some(Subject::open(dir.path(), BATCH, args.size)?)))?);
+        let subject = subject.context("just opened")?;
+        raw_log.push(seconds(|| read_files(&dir.path().join("store/log")).map(drop))?);
+        let mut found = 0;
+        read.push(seconds(|| Ok(found = subject.read_all()?))?);
+        if found != u64::from(args.messages / BATCH * BATCH) {
+            bail!("{found} messages wait after opening, {} were published", args.messages / BATCH * BATCH);
+        }
+    }
+    let [opened, read, raw, raw_log] = [opened, read, raw, raw_log].map(median);
+    let bodies = f64::from(args.messages / BATCH * BATCH) * f64::from(args.size) / 1e6;
+    let log = files_of(&dir.path().join("store/log"))?.iter().map(|(_, bytes)| *bytes as f64 / 1e6).sum::<f64>();
+    Ok(vec![
+        Line::new("opening", (opened, "s"), ("reading all its files once", raw)).target("<= 1"),
+        Line::new("reading all in order", (bodies / read, "MB/s"), ("reading the log files", log / raw_log))
+            .target(">= 0.5"),
+    ])
+}
+
+/// Resident memory of processes that hold many messages and a tenth of them.
+fn memory(args: &EngineArgs) -> anyhow::Result<Vec<Line>> {
+    let measure = |messages: u32| -> anyhow::Result<f64> {
+        let dir = super::scratch(&args.dir)?;
+        let program = std::env::current_exe().context("cannot tell the program's own path")?;
+        let mut command = Command::new(program);
+        command
+            .args(["bench", "engine", "--size", "100", "--resident", &messages.to_string(), "--dir"])
+            .arg(dir.path());
+        let output = command.output().context("cannot start a process of its own")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.trim().parse().with_context(|| format!("no figure: {}", String::from_utf8_lossy(&output.stderr)))
+    };
+    let (many, few) = (measure(args.memory_messages)?, measure(args.memory_messages / 10)?);
+    let what = "resident memory, many messages of 100 B";
+    Ok(vec![
+        Line::new(what, (many, "MiB"), ("the bound", 200.0)).target("<= 1"),
+        Line::new(what, (many, "MiB"), ("with a tenth of them", few)).target("<= 1.2"),
+    ])
+}
+
+fn resident_here(args: &EngineArgs, messages: u32) -> anyhow::Result<String> {
+    let mut subject = Subject::open(&args.dir, BATCH, args.size)?;
+    for _ in 0..messages / BATCH {
+        subject.commit()?;
+    }
+    let filled = resident_mib()?;
+    drop(subject);
+    let subject = Subject::open(&args.dir, BATCH, args.size)?;
+    subject.read_all()?;
+    Ok(format!("{:.1}", filled.max(resident_mib()?)))
+}
+
+fn resident_mib() -> anyhow::Result<f64> {
+    let status = fs::read_to_string("/proc/self/status").context("resident memory is read from /proc, on Linux")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().context("VmRSS is no number")?;
+    Ok(kib / 1024.0)
+}
+
+/// Bytes that this process has had written to files, as the system counts them.
+fn written_by_us() -> anyhow::Result<u64> {
+    let io = fs::read_to_string("/proc/self/io").context("written bytes are read from /proc, on Linux")?;
+    let line = io.lines().find_map(|line| line.strip_prefix("wchar:")).context("no wchar")?;
+    line.trim().parse().context("wchar is no number")
+}
+
+fn directory_bytes(dir: &Path) -> anyhow::Result<u64> {
+    Ok(files_of(dir)?.iter().map(|(_, bytes)| bytes).sum())
+}
+
+fn read_files(dir: &Path) -> anyhow::Result<u64> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut total = 0;
+    for (path, _) in files_of(dir)? {
+        let mut file = fs::File::open(&path)?;
+        loop {
+            let read = std::io::Read::read(&mut file, &mut buffer)?;
+            if read == 0 {
+                break;
+            }
+            total += std::hint::black_box(&buffer[..read]).len() as u64;
+        }
+    }
+    Ok(total)
+}
+
+fn seconds(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+    let start = Instant::now();
+    work()?;
+    Ok(start.elapsed().max(Duration::from_nanos(1)).as_secs_f64())
+}

@@ -1,0 +1,125 @@
+//! What is measured: an engine with its store on a disk, used as a node uses it.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context;
+use bytes::Bytes;
+use rhizomq_engine::{
+    Commit, Dot, Engine, Entry, Epoch, NodeId, Now, Op, Planted, Store, Unit,
+    store::{DiskOptions, DiskStore},
+};
+
+use super::noise;
+
+const INBOX: &str = "/queue/bench";
+
+/// An engine with its store, and the messages it is fed.
+pub(super) struct Subject {
+    engine: Engine,
+    store: DiskStore,
+    entries: Vec<Entry>,
+    started: Instant,
+}
+
+impl Subject {
+    pub(super) fn open(dir: &Path, batch: u32, size: u32) -> anyhow::Result<Self> {
+        let (store, _) = DiskStore::open(dir.join("store"), DiskOptions::default())?;
+        let now = Now::default();
+        // A life of its own for each opening, as for a node.
+        let epoch = Epoch(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64);
+        let (engine, report) = Engine::open(store.reader(), NodeId([1; 16]), epoch, now, Planted::default())?;
+        anyhow::ensure!(report.losses.is_empty() && report.damaged_rows.is_empty(), "damaged: {report:?}");
+        let body = noise(size);
+        let head = Bytes::from_static(b"destination:/queue/bench\ncontent-type:text/plain\n");
+        let entry = Entry { inboxes: vec![INBOX.to_owned()], head, body, persistent: true };
+        Ok(Self { engine, store, entries: vec![entry; batch as usize], started: Instant::now() })
+    }
+
+    /// Consumes so many messages, the oldest first, in one commit.
+    pub(super) fn consume_oldest(&mut self, count: u32) -> anyhow::Result<()> {
+        let mut left = count;
+        for (segment, _) in self.engine.inbox_segments(INBOX).collect::<Vec<_>>() {
+            let mut from = 1;
+            while left > 0
+                && let Some(slot) = self.engine.next_waiting(INBOX, segment, from)
+            {
+                self.engine.remove(Dot { segment, slot });
+                (from, left) = (slot + 1, left - 1);
+            }
+        }
+        self.write_queued().map(drop)
+    }
+
+    /// Reads every waiting message in order. How many there are.
+    pub(super) fn read_all(&self) -> anyhow::Result<u64> {
+        let mut count = 0;
+        for (segment, _) in self.engine.inbox_segments(INBOX).collect::<Vec<_>>() {
+            let mut from = 1;
+            while let Some(slot) = self.engine.next_waiting(INBOX, segment, from) {
+                let message = self.engine.message(Dot { segment, slot })?.context("a waiting message is there")?;
+                count += u64::from(!std::hint::black_box(message.body).is_empty());
+                from = slot + 1;
+            }
+        }
+        Ok(count)
+    }
+
+    pub(super) fn checkpoint(&mut self) -> anyhow::Result<()> {
+        Ok(self.store.checkpoint()?)
+    }
+
+    /// One group commit of all entries: taken in, encoded, hashed, written, synced, taken over. Its bytes.
+    pub(super) fn commit(&mut self) -> anyhow::Result<usize> {
+        for entry in &self.entries {
+            self.engine.publish(Unit { entries: vec![entry.clone()], removals: Vec::new() })?;
+        }
+        self.write_queued()
+    }
+
+    fn write_queued(&mut self) -> anyhow::Result<usize> {
+        let now = Now { mono_ms: self.started.elapsed().as_millis() as u64, wall_ms: 0 };
+        let mut written = 0;
+        // One commit takes everything unless the batch is larger than a commit may be.
+        loop {
+            if self.engine.needs_segment() {
+                self.engine.begin_segment(now);
+            }
+            let Some(Commit { batch, .. }) = self.engine.poll_commit(now) else { return Ok(written) };
+            written += batch.iter().map(op_bytes).sum::<usize>();
+            self.store.commit(&[batch])?;
+            self.engine.handle_committed();
+            if self.store.wants_checkpoint() {
+                self.store.checkpoint()?;
+            }
+        }
+    }
+}
+
+fn op_bytes(op: &Op) -> usize {
+    match op {
+        Op::Put(key, value) => key.len() + value.len(),
+        Op::Delete(key) => key.len(),
+    }
+}
+
+/// All files below a directory, with their sizes.
+pub(super) fn files_of(dir: &Path) -> anyhow::Result<Vec<(PathBuf, u64)>> {
+    let mut files = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                dirs.push(entry.path());
+            } else {
+                files.push((entry.path(), entry.metadata()?.len()));
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
