@@ -31,7 +31,7 @@ pub(crate) enum Wire {
 pub(crate) enum Control {
     /// These slots were consumed.
     Removed { segment: SegmentId, slots: RangeSet },
-    /// The sender has these slots on its disk now.
+    /// The sender has these slots on its disk now, or knows from its disk that they are consumed.
     Stored { segment: SegmentId, slots: RangeSet },
     /// Digests of what the receiver should hold too.
     Summary { registry: [u8; 32], retired: [u8; 32], segments: Vec<(SegmentId, [u8; 32])> },

@@ -483,3 +483,51 @@ fn what_nobody_fetches_survives_the_rewriting_of_the_blocks_it_lies_in() {
     };
     expect_clean("rewritten blocks", &whole, 0..8);
 }
+
+#[test]
+fn a_backup_that_was_full_for_a_moment_is_whole_again() {
+    let whole = |seed, printed| {
+        let mut rng = Rng::new(seed);
+        let settings = Settings::plain(&mut rng, 2, None);
+        let mut world = World::new(settings, rng, printed);
+        world.run_for(2_000);
+        consume(&mut world, 0);
+        world.run_for(500);
+        world.strike(Fault::Full { host: 1, times: 2 });
+        produce(&mut world, 0, 40);
+        world.run_for(20_000);
+        produce(&mut world, 0, 40);
+        world.run_for(3_000);
+        world.heal_and_rest();
+        world
+    };
+    expect_clean("momentarily full backup", &whole, 0..20);
+}
+
+#[test]
+fn what_was_consumed_and_folded_stays_so_for_an_owner_that_comes_back_with_a_slow_disk() {
+    let whole = |seed, printed| {
+        let mut world = three(seed, printed);
+        produce(&mut world, 1, 60);
+        world.run_for(2_000);
+        world.strike(Fault::Crash { host: 0, keep: true, back: 100_000 });
+        // The origin's next life: the segment has no length, and is folded when all of it is consumed.
+        world.strike(Fault::Crash { host: 1, keep: true, back: 300 });
+        world.run_for(1_500);
+        let first = consume(&mut world, 2);
+        world.run_for(9_000);
+        require(&mut world, |world| arrived(world) == 60, "all arrive");
+        world.retire_client(first);
+        world.strike(Fault::Crash { host: 1, keep: true, back: 5_600 });
+        world.strike(Fault::Cut { ways: group_ways(&[0, 1, 1]), last: 5_000 });
+        world.strike(Fault::Boot { host: 0 });
+        let slow = Consumer { work_ms: 400, prefetch: 1, ..Consumer::patient(vec![0]) };
+        world.add_client(Role::Consumer(slow), Some(0));
+        world.run_for(3_000);
+        world.strike(Fault::Slow { host: 0, ms: 15_000 });
+        world.run_for(14_000);
+        world.heal_and_rest();
+        world
+    };
+    expect_clean("folded, then claimed", &whole, 0..20);
+}

@@ -121,6 +121,9 @@ impl Engine {
     fn apply(&mut self, id: SegmentId, mut change: Change, now_ms: u64, report: &mut Committed) {
         let replica = self.replicas.entry(id).or_default();
         if change.outcome != Outcome::Keep {
+            // They need no place here any more, and whoever sent them waits to hear that.
+            let received = change.blocks.drain(..).filter(|(_, local)| !local);
+            report.blocks.extend(received.map(|(block, local)| NewBlock { block, local }));
             let waited = replica.state.waiting();
             self.unindex(id, &waited);
             if let Some(replica) = self.replicas.remove(&id) {

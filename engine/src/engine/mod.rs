@@ -207,18 +207,23 @@ impl Engine {
         &self.registry
     }
 
-    /// Whether the slot is known to be consumed, or is about to be by a removal that waits for its commit.
+    /// Whether the slot is known to be consumed, or is about to be by what waits for its commit.
     pub fn is_removed(&self, dot: Dot) -> bool {
         self.is_finished(dot.segment)
             || self.retired.covers(dot)
+            || self.queue.retired.covers(dot)
+            || self.staged.as_ref().is_some_and(|staged| staged.retired.covers(dot))
             || self.replicas.get(&dot.segment).is_some_and(|replica| replica.state.removed.contains(dot.slot))
             || self.queue.removes(dot)
             || self.staged.as_ref().is_some_and(|staged| staged.removes(dot))
     }
 
-    /// Slots known to be consumed.
+    /// Slots known to be consumed, whether or not a replica is kept: of a finished segment all that there can be.
     pub fn removed_slots(&self, id: SegmentId) -> RangeSet {
-        self.replicas.get(&id).map(|replica| replica.state.removed.clone()).unwrap_or_default()
+        if self.is_finished(id) {
+            return RangeSet::from_range(1, crate::limits::SEGMENT_SLOTS);
+        }
+        self.state_of(id).removed
     }
 
     /// Slots whose bodies are kept here for a consumer.

@@ -390,6 +390,7 @@ impl Node {
         }
         if now.mono_ms >= self.upkeep_at {
             self.upkeep_at = now.mono_ms + self.config.timing.upkeep_ms;
+            self.stay_enrolled(now);
             self.look_at_storing(now);
             self.place(now);
             self.hand_off();

@@ -70,6 +70,16 @@ impl Peer {
         self.storing && !self.stalled
     }
 
+    /// Forgets blocks on their way of which nobody waits for anything any more: the peer may never store them.
+    pub(super) fn forget_pushed(&mut self, is_needed: impl Fn(SegmentId, Slot, Slot) -> bool) {
+        let bytes = &mut self.on_the_way_bytes;
+        self.on_the_way.retain(|(segment, first), pushed| {
+            let needed = is_needed(*segment, *first, pushed.last);
+            *bytes -= if needed { 0 } else { pushed.bytes };
+            needed
+        });
+    }
+
     /// Whether a block has been on its way since before then.
     pub(super) fn is_behind(&self, since_ms: u64) -> bool {
         self.on_the_way.values().any(|pushed| pushed.at_ms < since_ms)

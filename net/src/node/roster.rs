@@ -103,6 +103,18 @@ impl Node {
         }
     }
 
+    /// Publishes this node again if something else is known of it: a record of an earlier life, written when the clock was
+    /// ahead, outlasts the first try. Now it has been seen, and the next one is later.
+    pub(super) fn stay_enrolled(&mut self, now: Now) {
+        let me = self.id();
+        let is_known = self.record(me).is_some_and(|record| {
+            record.epoch == self.epoch() && record.addresses == self.config.addresses && record.name == self.config.name
+        });
+        if !is_known && !self.engine.is_key_queued(&record_key(me)) {
+            self.enrol(now);
+        }
+    }
+
     /// Tells the driver whom to dial, when that changed.
     pub(super) fn dial_roster(&mut self) {
         let me = self.id();

@@ -47,7 +47,11 @@ impl Node {
             self.tell_storing(now, true);
         }
         let mut changed = false;
+        let waits = |segment, first, last| {
+            self.engine.segment(segment).is_some_and(|state| !state.waiting_within(first, last).is_empty())
+        };
         for peer in self.peers.values_mut() {
+            peer.forget_pushed(waits);
             if !peer.stalled && peer.is_behind(now.mono_ms.saturating_sub(timing.stall_ms)) {
                 (peer.stalled, changed) = (true, true);
             }

@@ -1,6 +1,8 @@
 //! A few nodes joined by perfect links, under a virtual clock. Faults of every kind are for the simulator; here the
 //! protocol's steps are seen one by one.
 
+mod lagging;
+
 use std::collections::BTreeMap;
 
 use rhizomq_engine::{
