@@ -28,6 +28,12 @@ use crate::{
     log::{self, FilterError},
 };
 
+/// Clients at a time, if the system lets the process open so many files.
+const MAX_CLIENTS: u64 = 10_000;
+
+/// Files that the node may open besides its clients' sockets: the log, the index, links, the admin interface.
+const OWN_FILES: u64 = 160;
+
 /// How long answers under way may take when the node stops.
 const ADMIN_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -52,6 +58,8 @@ enum ServeError {
     Driver(#[from] DriverError),
     #[error("the system gives no random bytes, so this life of the node can't be named: {0}")]
     NoRandomness(rand::rngs::SysError),
+    #[error("at most {limit} files may be open, too few for a node; raise the limit (`ulimit -n`) above {OWN_FILES}")]
+    Files { limit: u64 },
     #[error("{what}: {source}")]
     System { what: &'static str, source: std::io::Error },
 }
@@ -90,6 +98,7 @@ fn start(args: ServeArgs) -> Result<(), ServeError> {
 }
 
 async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeError> {
+    let max_connections = client_limit()?;
     // The addresses come first: a port that is taken should not leave a half-made data directory behind.
     let (clients, stomp) = bind("--stomp", settings.stomp).await?;
     let (asking, admin) = bind("--admin", settings.admin).await?;
@@ -126,7 +135,7 @@ async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeEr
         rim,
         rim_events,
         listener: clients,
-        clients: ListenerConfig::default(),
+        clients: ListenerConfig { max_connections },
         join: ticket.map(|ticket| ticket.addresses).unwrap_or_default(),
         started,
     };
@@ -158,6 +167,19 @@ async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeEr
     }
     console.stopped();
     Ok(())
+}
+
+/// How many clients there may be at a time: clients must not take the descriptors that the store needs.
+fn client_limit() -> Result<usize, ServeError> {
+    let limit = rlimit::increase_nofile_limit(MAX_CLIENTS + OWN_FILES).unwrap_or(1024);
+    let clients = limit.saturating_sub(OWN_FILES).min(MAX_CLIENTS);
+    if clients == 0 {
+        return Err(ServeError::Files { limit });
+    }
+    if clients < MAX_CLIENTS {
+        tracing::warn!(clients, limit, "fewer clients than {MAX_CLIENTS} are taken: the limit on open files is low");
+    }
+    Ok(clients as usize)
 }
 
 async fn bind(flag: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {

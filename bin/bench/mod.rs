@@ -70,7 +70,7 @@ pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<String> {
     let BenchArgs { size, rounds, round_ms, .. } = args;
     Ok(format!(
         "{size} B messages, median of {rounds} rounds of {round_ms} ms; MB/s counts bodies only;\n\
-         `reached` is the first line of the batch divided by this one.\n\n{}",
+         `reached`: the first line of the batch against this one, median of the rounds' own ratios.\n\n{}",
         figures::table(&figures)
     ))
 }

@@ -15,7 +15,7 @@ pub struct SegmentState {
     pub known: RangeSet,
     /// Slots that were consumed; a subset of `known`.
     pub removed: RangeSet,
-    /// The exact number of slots, once the origin (in the segment's epoch) or two equal passes over the roster said so.
+    /// The exact number of slots, once the origin said so, in the segment's epoch: nobody else may.
     pub length: Option<Slot>,
 }
 

@@ -222,3 +222,26 @@ impl Drop for SmallDisk {
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
+
+#[test]
+fn more_clients_than_files_may_be_open_take_nothing_from_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::start(Setup { files: Some(256), ..Setup::new(dir.path(), "n") });
+    let mut client = node.client();
+    let idle: Vec<_> = (0..400).map_while(|_| Client::raw(node.stomp).ok()).collect();
+    // Log files of 64 MiB come to their ends, and checkpoints write the index: all of that opens files.
+    let body = vec![7; 8 << 20];
+    for _ in 0..20 {
+        client.send_confirmed("/queue/q", &body).unwrap();
+    }
+    assert!(node.is_running(), "{}", node.log());
+    assert!(node.log().contains("too many clients"), "{}", node.log());
+    drop(idle);
+    eventually("a place is free again", || Client::connect(node.stomp));
+    assert_eq!(node.depth("/queue/q"), Ok(20));
+
+    let Err(failed) = Node::try_start(Setup { files: Some(64), ..Setup::new(dir.path(), "m") }) else {
+        panic!("it started")
+    };
+    assert!(failed.log.contains("ulimit -n"), "{failed}");
+}

@@ -28,6 +28,8 @@ pub struct Setup {
     pub advertise: Option<SocketAddr>,
     pub join: Option<String>,
     pub args: Vec<String>,
+    /// How many files the process may open; `None`: as many as this one.
+    pub files: Option<u32>,
 }
 
 impl Setup {
@@ -44,6 +46,7 @@ impl Setup {
             advertise: None,
             join: None,
             args: vec![],
+            files: None,
         }
     }
 
@@ -85,7 +88,14 @@ impl Node {
     pub fn try_start(setup: Setup) -> Result<Self, Failed> {
         let log = setup.data.with_extension("log");
         let stderr = File::options().create(true).append(true).open(&log).expect("the log file of the test");
-        let mut command = Command::new(PROGRAM);
+        let mut command = match setup.files {
+            None => Command::new(PROGRAM),
+            Some(files) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), PROGRAM]);
+                shell
+            }
+        };
         command.env_clear().envs(std::env::vars().filter(|(key, _)| !key.starts_with("RHIZOMQ_")));
         command.arg("serve").arg("--data").arg(&setup.data).args(["--name", &setup.name]);
         for (flag, address) in [("--stomp", setup.stomp), ("--peer", setup.peer), ("--admin", setup.admin)] {

@@ -47,6 +47,14 @@ pub enum StoreError {
         /// The system's word.
         source: std::io::Error,
     },
+    /// The process or the system has no file descriptor left. Nothing of the batch was kept; once some are closed it goes on.
+    #[error(
+        "no file descriptor is left ({context}); raise the limit (`ulimit -n`) or close connections, the node goes on by itself"
+    )]
+    Descriptors {
+        /// What was to be opened.
+        context: String,
+    },
     /// Bytes are there but are not what was written.
     #[error("damaged data in {place}: {detail}")]
     Damaged {

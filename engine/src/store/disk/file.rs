@@ -10,6 +10,10 @@ use std::{
 
 use crate::StoreError;
 
+/// The process, or the system, has as many files open as it may.
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+
 /// One open log file. Shared between the writer and readers.
 pub(super) trait LogFile: Send + Sync {
     /// Writes all of `bytes` at `offset`; on an error any part of them may have been written.
@@ -122,5 +126,10 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 /// An [`io::Error`] with what was being done to which file.
 pub(super) fn io_error(doing: &str, path: &Path, source: io::Error) -> StoreError {
     let context = format!("{doing} {}", path.display());
-    if is_full(&source) { StoreError::Full { context } } else { StoreError::Io { context, source } }
+    match source.raw_os_error() {
+        _ if is_full(&source) => StoreError::Full { context },
+        // Nothing is wrong with the disk: it was not even asked.
+        Some(EMFILE | ENFILE) => StoreError::Descriptors { context },
+        _ => StoreError::Io { context, source },
+    }
 }
