@@ -137,7 +137,10 @@ fn draw_fault(rng: &mut Rng, kind: usize, hosts: usize) -> Vec<(u64, Fault)> {
         5 => Fault::Reset { a, b },
         6 => Fault::Wipe { host, back },
         7 => return vec![(0, Fault::Copy { host }), (rng.within(500, 15_000), Fault::Restore { host, back })],
-        8 => Fault::Full { host, times: rng.within(1, 3) as u32 },
+        8 => {
+            let most = rng.pick(&[3, 3, 60]);
+            Fault::Full { host, times: rng.within(1, most) as u32 }
+        }
         9 => {
             let ms = rng.within(50, 400);
             return vec![(0, Fault::Slow { host, ms }), (last, Fault::Slow { host, ms: 0 })];

@@ -113,7 +113,7 @@ impl World {
         host.stopping = None;
         let clocks = host.clocks(now);
         let opened = Engine::open(host.disk.store.reader(), host.identity, epoch, clocks, planted);
-        let (engine, report) = match opened {
+        let (mut engine, report) = match opened {
             Ok(opened) => opened,
             Err(error) => return self.ledger.violate(now, Kind::BadOpen, format!("h{index}: {error}")),
         };
@@ -122,6 +122,7 @@ impl World {
             self.ledger.violate(now, Kind::BadOpen, text);
         }
         host.epoch = engine.epoch();
+        engine.set_segment_limits(self.settings.roll.0, self.settings.roll.1);
         let config = NodeConfig {
             name: name_of(index),
             site: String::new(),

@@ -86,6 +86,8 @@ pub(crate) enum Kind {
     RemovedUnconsumed,
     /// A copy was given up with too few others on disks.
     DroppedTooEarly,
+    /// Waiting on fewer disks than there should and could be.
+    TooFewCopies,
     /// Confirmed, kept on a disk, and never delivered.
     Lost,
     /// The healed cluster did not come to rest in equal states.

@@ -1,6 +1,6 @@
 //! Random worlds with random faults: what nobody thought of.
 
-use rhizomq_engine::Mistake;
+use rhizomq_engine::{Mistake, limits};
 use rhizomq_net::{SwimConfig, Timing};
 
 use super::{
@@ -12,6 +12,9 @@ use super::{
     topics::{Listener, Publisher},
     world::{Settings, World},
 };
+
+/// What segments are closed at unless a world says otherwise.
+const ROLL: (u64, u64) = (limits::SEGMENT_BYTES, limits::SEGMENT_AGE_MS);
 
 impl Settings {
     /// A world of its own for every seed.
@@ -40,6 +43,7 @@ impl Settings {
             loss: rng.pick(&[0.0, 0.02, 0.2]),
             timing: Timing::default(),
             swim: SwimConfig::default(),
+            roll: rng.pick(&[ROLL, ROLL, (2_000, ROLL.1), (ROLL.0, 3_000), (500, 1_000)]),
             faults: if faultless { FaultMix::default() } else { FaultMix::random(rng) },
             mistake,
         }
@@ -65,6 +69,7 @@ impl Settings {
             loss: rng.pick(&[0.0, 0.02]),
             timing: Timing::default(),
             swim: SwimConfig::default(),
+            roll: ROLL,
             faults: FaultMix::default(),
             mistake,
         }

@@ -316,6 +316,23 @@ impl World {
         dead.into_iter().for_each(|id| self.ledger.msg(id).dead_since = Some(now));
     }
 
+    /// A message that waits on fewer disks than it should, or a node that says so.
+    pub(crate) fn lacking_copies(&mut self) -> Option<String> {
+        let wanted = self.hosts.len().min(self.settings.copies as usize);
+        let lacks = |msg: &Msg| {
+            let kept = msg.persistent && msg.confirmed.is_some() && msg.consumed.is_none();
+            kept && (1..wanted).contains(&msg.disks.len())
+        };
+        if let Some((id, msg)) = self.ledger.msgs().find(|(_, msg)| lacks(msg)) {
+            return Some(format!("m{id} {:?} lies on {:?}, {wanted} are wanted", msg.dot, msg.disks));
+        }
+        let status = |host: &mut super::host::Host| Some(host.broker.as_mut()?.status().under_replicated);
+        let short: u64 = self.hosts.iter_mut().filter_map(status).sum();
+        // As long as nobody has forgotten it, a lost node is missed where all nodes are wanted.
+        let all_wanted = self.settings.copies as usize > self.hosts.len() && !self.lost.is_empty();
+        (short > 0 && !all_wanted).then(|| format!("nodes say that {short} are under-replicated"))
+    }
+
     /// What keeps the healed cluster from being at rest in equal states with everything delivered; `None` when it is.
     pub(crate) fn unrest(&mut self) -> Option<(Kind, String)> {
         if let Some((id, msg)) = self.ledger.msgs().find(|(_, msg)| is_missing(msg)) {

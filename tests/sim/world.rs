@@ -51,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) loss: f64,
     pub(crate) timing: Timing,
     pub(crate) swim: SwimConfig,
+    /// When segments are closed: after so many bytes, or at that age in milliseconds.
+    pub(crate) roll: (u64, u64),
     pub(crate) faults: FaultMix,
     pub(crate) mistake: Option<Mistake>,
 }
@@ -186,6 +188,9 @@ impl World {
     /// cluster must come to rest with every promise kept.
     pub(crate) fn heal_and_rest(&mut self) {
         self.heal();
+        if self.rng.chance(0.3) {
+            self.await_copies();
+        }
         let calm = Consumer::patient((0..self.settings.queues).collect());
         for host in 0..self.hosts.len() {
             self.add_client(Role::Consumer(calm.clone()), Some(host));
@@ -213,6 +218,19 @@ impl World {
         }
         if !self.excused && self.ledger.violation.is_none() {
             self.check_no_duplicates_counted();
+        }
+    }
+
+    /// Before anybody comes to consume what is left, there must be as many copies of it as there can be.
+    fn await_copies(&mut self) {
+        let deadline = self.now + REST_MS;
+        let mut lacking = self.lacking_copies();
+        while lacking.is_some() && self.now < deadline && self.ledger.violation.is_none() {
+            self.run_for(LOOK_MS);
+            lacking = self.lacking_copies();
+        }
+        if let Some(text) = lacking.filter(|_| self.ledger.violation.is_none()) {
+            self.violate(Kind::TooFewCopies, format!("{} s after all healed: {text}", REST_MS / 1000));
         }
     }
 

@@ -122,6 +122,8 @@ pub struct Engine {
     staged: Option<Staged>,
     next_seq: u64,
     cache: RefCell<BlockCache>,
+    /// When an open segment is closed: bytes, and age in milliseconds.
+    roll: (u64, u64),
     /// Where the search for blocks to rewrite goes on.
     compacted_to: Option<(SegmentId, Slot)>,
 }
@@ -292,6 +294,12 @@ impl Engine {
         let has_any = |first: Slot, last: Slot| wanted.next_at_or_after(first).is_some_and(|slot| slot <= last);
         let blocks = replica.blocks.iter().filter(|&(&first, meta)| has_any(first, meta.last));
         blocks.map(|(&first, _)| first).collect()
+    }
+
+    /// Sets when an open segment is closed: after so many bytes of blocks, or at that age in milliseconds. The defaults are
+    /// [`limits::SEGMENT_BYTES`](crate::limits::SEGMENT_BYTES) and [`limits::SEGMENT_AGE_MS`](crate::limits::SEGMENT_AGE_MS).
+    pub fn set_segment_limits(&mut self, bytes: u64, age_ms: u64) {
+        self.roll = (bytes, age_ms);
     }
 
     /// Sets how many bytes of decoded blocks are kept in memory; at least the newest block always is.

@@ -13,6 +13,7 @@ use crate::{
     block::Block,
     hlc::Clock,
     keys::{self, LifeRow, SegmentRow},
+    limits,
     mistake::Planted,
     registry::{Key, Value},
 };
@@ -77,6 +78,7 @@ impl Engine {
             staged: None,
             next_seq: 1,
             cache: Default::default(),
+            roll: (limits::SEGMENT_BYTES, limits::SEGMENT_AGE_MS),
             compacted_to: None,
         };
         engine.read_retired(&mut report)?;

@@ -124,7 +124,8 @@ impl Engine {
         self.stage_retired(&mut staged);
         let changes = std::mem::take(&mut staged.segments);
         for (id, mut change) in changes {
-            if self.is_finished(id) && change.outcome != Outcome::Retire {
+            let is_finished = self.is_finished(id) || staged.retired.is_finished(id);
+            if is_finished && change.outcome != Outcome::Retire {
                 continue;
             }
             self.settle(id, &mut change, &staged.retired);
@@ -157,9 +158,9 @@ impl Engine {
     /// An open segment that has reached a limit is closed with its exact length.
     fn close_old_segment(&mut self, now: Now) {
         let Some(open) = self.open else { return };
-        let aged = now.mono_ms.saturating_sub(open.opened_ms) >= limits::SEGMENT_AGE_MS && open.next > 1;
-        if aged || open.bytes >= limits::SEGMENT_BYTES || open.next > limits::SEGMENT_SLOTS - limits::UNIT_SLOTS as u32
-        {
+        let (bytes, age_ms) = self.roll;
+        let aged = now.mono_ms.saturating_sub(open.opened_ms) >= age_ms && open.next > 1;
+        if aged || open.bytes >= bytes || open.next > limits::SEGMENT_SLOTS - limits::UNIT_SLOTS as u32 {
             self.close_segment();
         }
     }
@@ -288,9 +289,10 @@ impl Engine {
     fn settle(&mut self, id: SegmentId, change: &mut Change, over: &Retired) {
         let none = Replica::default();
         let replica = self.replicas.get(&id).unwrap_or(&none);
-        if let (false, Some(slots)) = (self.replicas.contains_key(&id), self.retired.folded(id)) {
-            // It turns up again: what is known to be consumed is part of the new replica.
-            change.removed.union_with(slots);
+        if !self.replicas.contains_key(&id) {
+            // It turns up again, or arrives together with the news: what is known to be consumed is part of the new replica.
+            let folded = [self.retired.folded(id), over.folded(id)];
+            folded.into_iter().flatten().for_each(|slots| change.removed.union_with(slots));
         }
         let mut known = replica.state.known.difference(&change.damaged);
         for (block, _) in &change.blocks {

@@ -374,3 +374,29 @@ fn a_block_of_which_most_is_consumed_is_rewritten_and_what_is_left_of_it_adds_up
     c.settle();
     assert!(c.store.reader().get(&keys::block(segment, 1)).expect("reads").is_none());
 }
+
+#[test]
+fn a_body_that_comes_together_with_the_news_that_it_is_consumed_does_not_wait() {
+    let mut a = Replica3::new(0);
+    a.engine
+        .publish(Unit { entries: vec![entry("q", "1"), entry("q", "2")], removals: Vec::new() })
+        .expect("within limits");
+    a.settle();
+    let dot = *waiting(&a.engine).keys().next().expect("published");
+    let block = a.engine.block(dot.segment, 1).expect("reads").expect("is there").bytes().clone();
+    let mut finished = Retired::default();
+    finished.finish(dot.segment);
+    let mut folded = Retired::default();
+    folded.fold(dot.segment, &RangeSet::from_range(1, 2));
+    let mut partly = Retired::default();
+    partly.fold(dot.segment, &RangeSet::from_range(1, 1));
+    for (over, left) in [(finished, 0), (folded, 0), (partly, 1)] {
+        let mut b = Replica3::new(1);
+        b.engine.merge_block(block.clone()).expect("valid");
+        b.engine.merge_retired(&over);
+        b.settle();
+        assert_eq!((waiting(&b.engine).len(), b.engine.has_replica(dot.segment)), (left, left > 0), "{over:?}");
+        b.restart(1);
+        assert_eq!(waiting(&b.engine).len(), left, "{over:?}");
+    }
+}
