@@ -174,9 +174,7 @@ fn whole(registry: &Registry, range: &Range) -> Option<(RegistryMsg, usize)> {
 
 /// Digests of a range's parts, cut at keys that are here: at most [`PARTS`], and two at least if there are two keys.
 fn cut(registry: &Registry, range: &Range) -> Vec<RangeDigest> {
-    let keys: Vec<_> = registry.range(&range.from, range.to.as_deref()).map(|(key, _)| key.as_bytes()).collect();
-    let step = keys.len().div_ceil(PARTS).max(1);
-    let starts = keys.iter().skip(step).step_by(step).map(|key| key.to_vec());
+    let starts = registry.cuts(&range.from, range.to.as_deref(), PARTS as u64).map(|key| key.as_bytes().to_vec());
     let mut from = range.from.clone();
     let mut parts = Vec::with_capacity(PARTS);
     for next in starts {

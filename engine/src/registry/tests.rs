@@ -350,3 +350,38 @@ fn digests_of_ranges_see_every_key_once() {
     registry.install(Key::set("07"), taken);
     assert_eq!((registry.digest(), registry.range_digest(b"s05", Some(b"s10")).1), (before, digest));
 }
+
+/// What a reconciliation asks of a registry, counted in entries and nodes looked at.
+#[test]
+fn digests_and_cuts_of_ranges_cost_a_logarithm() {
+    for (n, bound) in [(1_000u32, 250), (10_000, 330), (100_000, 400)] {
+        let mut registry = Registry::default();
+        let mut clock = Clock::new(NodeId([1; 16]), Epoch(1));
+        let name = |number: u32| format!("{:08x}", number.wrapping_mul(0x9e37_79b9));
+        for number in 0..n {
+            let value = registry.register_set(None, &Key::register(&name(number)), vec![7; 20], clock.tick(1)).unwrap();
+            registry.install(Key::register(&name(number)), value);
+        }
+        let visited = |ask: &dyn Fn()| {
+            tree::VISITED.set(0);
+            ask();
+            tree::VISITED.get()
+        };
+        for number in [1, n / 3, n / 2] {
+            let (from, to) = (format!("r{}", name(number)), format!("r{}", name(number + 1)));
+            let (from, to) = (from.clone().min(to.clone()).into_bytes(), from.max(to).into_bytes());
+            let cost = visited(&|| assert!(registry.range_digest(&from, Some(&to)).0 > 0));
+            assert!(cost <= bound, "a digest among {n}: {cost}");
+            let cost = visited(&|| assert!(registry.cuts(&from, Some(&to), 8).count() <= 7));
+            assert!(cost <= 9 * bound, "cuts among {n}: {cost}");
+        }
+        assert_eq!(visited(&|| assert_ne!(registry.digest(), [0; 32])), 0);
+        let cuts: Vec<_> = registry.cuts(&[], None, 8).collect();
+        let mut from = Vec::new();
+        for to in cuts.iter().map(|key| Some(key.as_bytes())).chain([None]) {
+            let (count, _) = registry.range_digest(&from, to);
+            assert!(count.abs_diff(u64::from(n) / 8) <= 8, "{count} of {n}");
+            from = to.unwrap_or_default().to_vec();
+        }
+    }
+}

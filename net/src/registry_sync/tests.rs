@@ -74,33 +74,52 @@ fn reconcile(a: &mut Registry, b: &mut Registry, mut lost: impl FnMut(usize) -> 
     cost
 }
 
+/// Bytes that one difference costs per level of the exchange: the digests of a range's parts, 54 bytes each.
+const LEVEL_BYTES: usize = PARTS * 54;
+
+/// Bytes that it costs at the end: the range that it lies in, at 75 bytes per key, and the answer.
+const LAST_BYTES: usize = (WHOLE + 1) * 75;
+
+/// Levels until a range of `n` keys, one more or less, has come down to one that is sent whole.
+fn levels(n: u32) -> usize {
+    let mut size = n as usize;
+    std::iter::from_fn(|| {
+        let is_large = size + 1 > WHOLE;
+        size = size.div_ceil(PARTS);
+        is_large.then_some(())
+    })
+    .count()
+}
+
+/// The bound: O(d log n), with d differences among n keys. In sync it is the digests of the parts of all, and no answer.
 #[test]
 fn few_differences_among_many_keys_cost_few_bytes() {
-    let n = 10_000;
-    for d in [1, 8, 64] {
-        // A third each: missing here, missing there, another content.
-        let differs = |number: &u32| number % (n / d) == 3;
-        let kind = |number: u32| number / (n / d) % 3;
-        let (mut a, mut b) = (registry(0..n), registry(0..n));
-        for number in (0..n).filter(differs) {
-            match kind(number) {
-                0 => a.remove(&Key::register(&name(number))),
-                1 => b.remove(&Key::register(&name(number))),
-                _ => {}
+    for n in [1_000, 10_000, 100_000] {
+        for d in [0, 1, 10, 100] {
+            let (mut a, mut b) = (registry(0..n), registry(0..n));
+            // A third each: missing here, missing there, another content.
+            let differing = || (0..d).map(|number| number * (n / d) + 3);
+            let mut other = clock(2);
+            for (at, number) in differing().enumerate() {
+                match at % 3 {
+                    0 => a.remove(&Key::register(&name(number))),
+                    1 => b.remove(&Key::register(&name(number))),
+                    _ => write(&mut b, &mut other, &name(number), b"newer".to_vec()),
+                }
+            }
+            let cost = reconcile(&mut a, &mut b, |_| false);
+            let bound = LEVEL_BYTES + d as usize * (LEVEL_BYTES * levels(n) + LAST_BYTES);
+            println!("{n:>7} keys, {d:>3} differences: {cost:?}, {} bytes at most", bound);
+            assert!(a == b && a.digest() == b.digest() && a.len() == n as usize);
+            assert!(cost.bytes <= bound, "{d} of {n} differ: {cost:?}, more than {bound} bytes");
+            // A message each way goes down a level; the last two are the entries and what the other lacked of them.
+            assert!(cost.round_trips <= (levels(n) + 2).div_ceil(2), "{d} of {n} differ: {cost:?}");
+            if d == 0 {
+                assert_eq!((cost.messages, cost.round_trips), (1, 1));
             }
         }
-        let mut other = clock(2);
-        for number in (0..n).filter(|number| differs(number) && kind(*number) == 2) {
-            write(&mut b, &mut other, &name(number), b"newer".to_vec());
-        }
-        let cost = reconcile(&mut a, &mut b, |_| false);
-        assert_eq!(a.digest(), b.digest());
-        assert_eq!(a.len(), n as usize);
-        // log8(10,000 / 16) is 3.1: 4 levels of 8 digests of 65 bytes, then at most 16 entries of 75 bytes, and the answer.
-        let bound = d as usize * (4 * 8 * 65 + 17 * 75) + 600;
-        assert!(cost.bytes < bound, "{d} differences: {cost:?}, more than {bound} bytes");
-        assert!(cost.round_trips <= 4, "{cost:?}");
     }
+    assert_eq!([1_000, 10_000, 100_000].map(levels), [3, 4, 5], "it grows with the logarithm");
 }
 
 #[test]
