@@ -36,6 +36,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// A message for one inbox, without a head, for the local disk and whoever merges.
+    pub fn new(inbox: &str, body: impl Into<Bytes>) -> Self {
+        Self { inboxes: vec![inbox.to_owned()], head: Bytes::new(), body: body.into(), persistent: true }
+    }
+
     /// Bytes that count against the limits.
     pub fn size(&self) -> usize {
         self.head.len() + self.body.len() + self.inboxes.iter().map(String::len).sum::<usize>()

@@ -18,6 +18,14 @@ impl NodeId {
         id.copy_from_slice(&blake3::hash(key).as_bytes()[..16]);
         Self(id)
     }
+
+    /// An id for who has no key: a library user that tells its replicas apart by names. Two replicas must never have
+    /// the same.
+    pub fn from_name(name: &str) -> Self {
+        let mut id = [0; 16];
+        id.copy_from_slice(&blake3::derive_key("rhizomq node id from a name", name.as_bytes())[..16]);
+        Self(id)
+    }
 }
 
 /// One life of a node's process: 64 fresh random bits. Compared for equality only; the derived order exists so that

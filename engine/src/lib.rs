@@ -1,7 +1,64 @@
-//! The CRDT-replicated storage engine of Rhizomq.
+//! The CRDT-replicated storage engine of Rhizomq, usable by itself.
 //!
-//! Everything here is state and its laws: no sockets, no clocks, no tasks. The [`Store`] implementations are the only
-//! part with IO; all else takes inputs and `now`, and hands out what is to be written.
+//! A replica holds sets, registers and messages under names. Every replica takes changes at any time, alone or not; two
+//! that have exchanged what each lacked hold the same, in whatever order changes and exchanges happened, and nothing that
+//! was removed or consumed comes back. Changes are gathered into commits: all or nothing, on disk before they show.
+//!
+//! # Two replicas
+//!
+//! ```
+//! use rhizomq_engine::{Local, LocalError, NodeId};
+//!
+//! # fn main() -> Result<(), LocalError> {
+//! let mut here = Local::in_memory(NodeId::from_name("here"))?;
+//! let mut there = Local::in_memory(NodeId::from_name("there"))?;
+//!
+//! here.set("colours").add("red")?;
+//! here.register("motto").set("grow")?;
+//! here.publish("letters", "first words")?;
+//! here.commit()?; // on "disk"; only now it shows
+//!
+//! there.set("colours").add("green")?;
+//! there.commit()?;
+//!
+//! // Each asks for what it lacks. Summary and delta have a form in bytes: send them by whatever there is.
+//! let delta = here.engine().delta_for(&there.engine().summary())?;
+//! there.engine_mut().merge(delta)?;
+//! there.commit()?;
+//! here.pull_from(&there)?; // the same three lines in one call, for replicas in one process
+//!
+//! assert_eq!(here.set("colours").members(), [&b"green"[..], b"red"]);
+//! assert_eq!(there.register("motto").get(), Some(&b"grow"[..]));
+//! let (dot, message) = there.waiting("letters").next().expect("it came along")?;
+//! assert_eq!(message.body, "first words");
+//!
+//! // Consumed there, it is consumed for ever.
+//! there.consume(dot);
+//! there.commit()?;
+//! here.pull_from(&there)?;
+//! assert_eq!(here.waiting("letters").count(), 0);
+//! there.pull_from(&here)?;
+//!
+//! // Equal digests are equal states.
+//! assert_eq!(here.engine_mut().digest(|_| true), there.engine_mut().digest(|_| true));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! On a disk it is `Local::open_dir(dir, node)`. The programs in `examples/` do so: `cargo run --example set`, `register`,
+//! `log`.
+//!
+//! # Driving it yourself
+//!
+//! [`Local`] commits on the calling thread. An [`Engine`] alone is a state machine: commands queue, [`Engine::poll_commit`]
+//! hands out one batch of rows at a time, the caller has a [`Store`] write it wherever he likes, and says
+//! [`Engine::handle_committed`] or [`Engine::handle_commit_failed`]. What is queued meanwhile is the next commit, so commits
+//! grow with the load. No runtime, no threads of its own, no clock: `now` comes in with each call that needs it.
+//!
+//! # What is in it
+//!
+//! Everything here is state and its laws: no sockets, no tasks. The [`Store`] implementations and [`Local`] are the only
+//! parts with IO or a clock; all else takes inputs and `now`, and hands out what is to be written.
 //!
 //! | module | duty |
 //! |---|---|
@@ -11,12 +68,14 @@
 //! | `segment`, `retired` | one replica's state; what is finished for ever |
 //! | [`registry`] | the small state that every node has: OR-sets and LWW registers |
 //! | `keys` | the rows of the store |
-//! | `engine` | all of it as one state machine: queue, stage, commit, open |
+//! | `engine` | all of it as one state machine: queue, stage, commit, open; sets, registers and deltas for library users |
 //! | [`store`] | where it lies: commit log and sled, or memory for simulation |
+//! | `local` | an engine and its store in one, for library users |
 
 mod engine;
 mod id;
 mod keys;
+mod local;
 mod mistake;
 mod retired;
 mod segment;
@@ -34,10 +93,12 @@ pub mod store;
 
 pub use block::{Block, BlockError, Entry, Message};
 pub use engine::{
-    BlockRef, Commit, Committed, Engine, EngineError, Loss, NewBlock, OpenReport, PublishError, Ticket, Unit,
+    BlockRef, Commit, Committed, Delta, DeltaError, Engine, EngineError, Loss, MergeError, NewBlock, OpenReport,
+    PublishError, Register, SegmentDelta, Set, Summary, Ticket, Unit,
 };
 pub use id::{Dot, Epoch, NodeId, ParseIdError, SegmentId, Slot};
 pub use keys::RowError;
+pub use local::{Local, LocalError, LocalRegister};
 pub use mistake::{Mistake, Planted};
 pub use ranges::RangeSet;
 pub use registry::{Key, Registry, RegistryError, Value};

@@ -44,3 +44,6 @@ pub const BLOCK_CACHE_BYTES: usize = 64 << 20;
 /// Ranges in the set of consumed slots that is kept of a folded segment. Mostly it is one; more come of blocks that are
 /// lost for ever. A segment with more holes is not folded: its replica is kept.
 pub const FOLDED_RANGES: usize = 256;
+
+/// Bytes of values and blocks in one delta for another replica, one value or block more or less: it is held in memory.
+pub const DELTA_BYTES: usize = 16 << 20;

@@ -52,6 +52,23 @@ pub struct Committed {
     pub changed: Vec<SegmentId>,
 }
 
+impl Committed {
+    /// Adds what the next commit did.
+    pub fn add(&mut self, next: Self) {
+        let union = |mine: &mut BTreeMap<SegmentId, RangeSet>, theirs: BTreeMap<SegmentId, RangeSet>| {
+            theirs.into_iter().for_each(|(id, slots)| mine.entry(id).or_default().union_with(&slots));
+        };
+        self.units.extend(next.units);
+        self.blocks.extend(next.blocks);
+        union(&mut self.arrived, next.arrived);
+        union(&mut self.removed, next.removed);
+        self.registry.extend(next.registry);
+        self.retired.extend(next.retired);
+        self.dropped.extend(next.dropped);
+        self.changed.extend(next.changed);
+    }
+}
+
 impl Engine {
     /// The commit is durable: take it over.
     pub fn handle_committed(&mut self) -> Committed {

@@ -9,12 +9,16 @@
 //! - `apply.rs`: what a durable commit changes in memory, and what it reports
 //! - `open.rs`: reading all of it back, verified
 //! - `compact.rs`: rewriting blocks of which most is consumed
+//! - `own.rs`: sets, registers and inboxes under names of a library user's own
+//! - `delta.rs`: bringing two engines together without the rest of Rhizomq
 //! - `index.rs`: which slots wait in which inbox; the block cache
 
 mod apply;
 mod compact;
+mod delta;
 mod index;
 mod open;
+mod own;
 mod queue;
 mod stage;
 #[cfg(test)]
@@ -27,7 +31,9 @@ use std::{
 };
 
 pub use apply::{BlockRef, Committed, NewBlock};
+pub use delta::{Delta, DeltaError, MergeError, SegmentDelta, Summary};
 pub use open::{Loss, OpenReport};
+pub use own::{Register, Set};
 pub use queue::{PublishError, Ticket, Unit};
 
 use self::{

@@ -33,6 +33,12 @@ pub const VALUE_BYTES: usize = 1 << 20;
 /// filled a set while apart could be neither exchanged nor read back from the disk.
 pub const MERGED_VALUE_BYTES: usize = 4 * VALUE_BYTES;
 
+/// What the keys of library users begin with. The cluster's own keys never do.
+const OWN: &str = "own/";
+
+/// Bytes of a name that a library user gives to a set or a register.
+pub const NAME_BYTES: usize = KEY_BYTES - OWN.len();
+
 /// A registry key: its kind of value, and a name. The kind is part of the key, so that two nodes can never put a set
 /// and a register under the same one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,6 +73,28 @@ impl Key {
     /// The key of a register. Commands refuse a name that is empty or longer than [`KEY_BYTES`].
     pub fn register(name: &str) -> Self {
         Self::of(REGISTER, name)
+    }
+
+    /// The key of a library user's set: any text of 1 to [`NAME_BYTES`] bytes; commands refuse others. It never collides
+    /// with a key of the cluster's own.
+    pub fn own_set(name: &str) -> Self {
+        Self::own(SET, name)
+    }
+
+    /// The key of a library user's register, as [`Key::own_set`]. A set and a register may have the same name.
+    pub fn own_register(name: &str) -> Self {
+        Self::own(REGISTER, name)
+    }
+
+    fn own(kind: u8, name: &str) -> Self {
+        // Without a name there is no lawful key: the prefix alone must not become one.
+        if name.is_empty() { Self::of(kind, "") } else { Self::of(kind, &[OWN, name].concat()) }
+    }
+
+    /// The name that a library user gave, if it is the key of one.
+    pub fn own_name(&self) -> Option<&str> {
+        let name = std::str::from_utf8(self.0.get(1..)?).ok()?;
+        name.strip_prefix(OWN).filter(|name| !name.is_empty())
     }
 
     fn of(kind: u8, name: &str) -> Self {

@@ -84,6 +84,11 @@ impl Value {
         members
     }
 
+    /// Whether it is a set with this member.
+    pub fn contains(&self, member: &[u8]) -> bool {
+        matches!(self, Self::Set(set) if set.contains(&member.to_vec()).val)
+    }
+
     /// What is in a register.
     pub fn content(&self) -> Option<&[u8]> {
         match self {

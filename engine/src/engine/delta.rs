@@ -1,0 +1,225 @@
+//! Bringing two engines together without the rest of Rhizomq.
+//!
+//! One tells what it has ([`Engine::summary`]), the other works out what that lacks ([`Engine::delta_for`]), and merging
+//! it equals merging everything ([`Engine::merge`]). Both have a form in bytes, to travel by whatever there is. The rules
+//! of merging are those that nodes of a cluster use: the retired set by union, removals before bodies, whole blocks, whole
+//! registry values. Nodes ask in another way, though: by digests and ranges, since a summary names every key.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{Engine, EngineError};
+use crate::{
+    BlockError, RangeSet, Retired, SegmentId, SegmentState, Slot, limits,
+    registry::{Key, RegistryError, Value, ValueError},
+};
+
+const VERSION: u8 = 1;
+
+/// What an engine has, without contents: some 20 bytes per segment, and a key and a hash for each registry value.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    retired: Retired,
+    segments: BTreeMap<SegmentId, SegmentState>,
+    registry: BTreeMap<Vec<u8>, [u8; 32]>,
+}
+
+/// What an engine lacks that another has. In parts of some [`DELTA_BYTES`](limits::DELTA_BYTES).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Delta {
+    /// What is over.
+    pub retired: Retired,
+    /// Replicas with news.
+    pub segments: BTreeMap<SegmentId, SegmentDelta>,
+    /// Registry values.
+    pub registry: Vec<(Key, Value)>,
+    /// Whether it was too much for one delta: merge and commit this one, and ask again with a new summary.
+    pub more: bool,
+}
+
+/// The part of a delta that is about one segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentDelta {
+    /// Slots that were consumed.
+    pub removed: RangeSet,
+    /// The exact length, if that is news.
+    pub length: Option<Slot>,
+    /// Encoded blocks.
+    pub blocks: Vec<Bytes>,
+}
+
+/// The bytes are no summary, or no delta.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeltaError {
+    /// Written by another version of the program.
+    #[error("summary or delta of version {0}, unknown here; this program reads version {VERSION}")]
+    Version(u8),
+    /// Not of the layout.
+    #[error("malformed summary or delta")]
+    Malformed,
+    /// A registry key that can't be one.
+    #[error(transparent)]
+    Key(#[from] RegistryError),
+    /// A registry value that can't be one.
+    #[error(transparent)]
+    Value(#[from] ValueError),
+}
+
+/// A delta was refused. What had been queued of it stays queued: each part is true by itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a block of segment {segment} is refused: {source}")]
+pub struct MergeError {
+    /// The segment it came under.
+    pub segment: SegmentId,
+    /// What is wrong with the block.
+    pub source: BlockError,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireDelta {
+    retired: Retired,
+    segments: BTreeMap<SegmentId, SegmentDelta>,
+    registry: Vec<(Vec<u8>, Bytes)>,
+    more: bool,
+}
+
+impl Summary {
+    /// The form in bytes.
+    pub fn encode(&self) -> Bytes {
+        encode(self)
+    }
+
+    /// Reads what [`Summary::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`DeltaError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DeltaError> {
+        decode(bytes)
+    }
+
+    fn state_of(&self, id: SegmentId) -> SegmentState {
+        match (self.segments.get(&id), self.retired.folded(id)) {
+            (Some(state), _) => state.clone(),
+            (None, Some(slots)) => SegmentState { known: slots.clone(), removed: slots.clone(), length: None },
+            (None, None) => SegmentState::default(),
+        }
+    }
+}
+
+impl Delta {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.retired.is_empty() && self.segments.is_empty() && self.registry.is_empty()
+    }
+
+    /// The form in bytes.
+    pub fn encode(&self) -> Bytes {
+        let registry = self.registry.iter().map(|(key, value)| (key.as_bytes().to_vec(), value.encode())).collect();
+        let Self { retired, segments, more, .. } = self.clone();
+        encode(&WireDelta { retired, segments, registry, more })
+    }
+
+    /// Reads what [`Delta::encode`] wrote. Blocks are checked when they are merged.
+    ///
+    /// # Errors
+    /// [`DeltaError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, DeltaError> {
+        let WireDelta { retired, segments, registry, more } = decode(bytes)?;
+        let entry = |(key, value): (Vec<u8>, Bytes)| Ok((Key::from_bytes(&key)?, Value::decode(&value)?));
+        let registry = registry.into_iter().map(entry).collect::<Result<_, DeltaError>>()?;
+        Ok(Self { retired, segments, registry, more })
+    }
+}
+
+impl Engine {
+    /// What is here, as committed.
+    pub fn summary(&self) -> Summary {
+        Summary {
+            retired: self.retired.clone(),
+            segments: self.replicas.iter().map(|(id, replica)| (*id, replica.state.clone())).collect(),
+            registry: self.registry.hashes().map(|(key, hash)| (key.as_bytes().to_vec(), *hash)).collect(),
+        }
+    }
+
+    /// What is here, as committed, and not there: what is consumed first, then registry values, then blocks, up to some
+    /// [`DELTA_BYTES`](limits::DELTA_BYTES); see [`Delta::more`]. To an empty summary it is everything.
+    ///
+    /// # Errors
+    /// The store failed, or a block is damaged: call [`Engine::forget_damaged`] with the dot that the error names, and ask
+    /// again; the other may have it intact.
+    pub fn delta_for(&self, there: &Summary) -> Result<Delta, EngineError> {
+        self.delta_within(there, limits::DELTA_BYTES)
+    }
+
+    pub(super) fn delta_within(&self, there: &Summary, limit: usize) -> Result<Delta, EngineError> {
+        let mut delta = Delta { retired: self.retired.delta(&there.retired), ..Delta::default() };
+        let mut bytes = 0;
+        let unknown = self.registry.hashes().filter(|(key, hash)| there.registry.get(key.as_bytes()) != Some(*hash));
+        for (key, _) in unknown {
+            let Some(value) = self.registry.get(key) else { continue };
+            if bytes >= limit {
+                delta.more = true;
+                break;
+            }
+            bytes += key.as_bytes().len() + value.encode().len();
+            delta.registry.push((key.clone(), value.clone()));
+        }
+        for (&id, replica) in self.replicas.iter().filter(|(id, _)| !there.retired.is_finished(**id)) {
+            let news = replica.state.delta(&there.state_of(id));
+            let mut part = SegmentDelta { removed: news.removed, length: news.length, blocks: Vec::new() };
+            for first in self.blocks_with(id, &news.known) {
+                if bytes >= limit {
+                    delta.more = true;
+                    break;
+                }
+                let Some(block) = self.block(id, first)? else { continue };
+                bytes += block.bytes().len();
+                part.blocks.push(block.bytes().clone());
+            }
+            if part != SegmentDelta::default() {
+                delta.segments.insert(id, part);
+            }
+        }
+        Ok(delta)
+    }
+
+    /// Queues what another engine has and this one lacks. Merging is commutative, associative and idempotent: deltas may
+    /// come in any order, any number of times, and from any replica.
+    ///
+    /// # Errors
+    /// A block is damaged, or claims slots that only this engine can fill.
+    pub fn merge(&mut self, delta: Delta) -> Result<(), MergeError> {
+        self.merge_retired(&delta.retired);
+        for (key, value) in &delta.registry {
+            self.merge_registry(key.clone(), value);
+        }
+        for (segment, part) in delta.segments {
+            self.merge_removed(segment, &part.removed);
+            for bytes in part.blocks {
+                self.merge_block(bytes).map_err(|source| MergeError { segment, source })?;
+            }
+            if let Some(length) = part.length {
+                self.merge_length(segment, length);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encode<T: Serialize>(value: &T) -> Bytes {
+    postcard::to_extend(value, vec![VERSION]).expect("ranges, numbers and bytes always encode into memory").into()
+}
+
+fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, DeltaError> {
+    match bytes.split_first() {
+        Some((&VERSION, rest)) => match postcard::take_from_bytes(rest) {
+            Ok((value, [])) => Ok(value),
+            _ => Err(DeltaError::Malformed),
+        },
+        Some((&version, _)) => Err(DeltaError::Version(version)),
+        None => Err(DeltaError::Malformed),
+    }
+}

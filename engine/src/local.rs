@@ -1,0 +1,245 @@
+//! An engine and its store in one: commits on the calling thread.
+//!
+//! The thinnest driver there is, for programs that use the engine by itself. It reads the clocks and draws the epoch; all
+//! the rest is the engine's. Who wants commits to grow while the last one is written drives an [`Engine`] himself.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    path::Path,
+    time::{Instant, SystemTime},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    Committed, Dot, Engine, EngineError, Entry, Epoch, MergeError, Message, NodeId, Now, OpenReport, Planted,
+    PublishError, Register, RegistryError, Set, Store, StoreError, Ticket, Unit,
+    store::{self, DiskOptions, DiskStore, MemoryStore},
+};
+
+/// Why a [`Local`] could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LocalError {
+    /// The store, or what is in it.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A commit failed. Of what it held, messages are gone; everything else waits for the next commit.
+    #[error("nothing was committed: {source}")]
+    Commit {
+        /// Why. After [`StoreError::Io`], open the store anew.
+        source: StoreError,
+        /// The units that did not happen.
+        lost: Vec<Ticket>,
+    },
+    /// A message that can't be published.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// A set or a register that refuses.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A delta that is refused.
+    #[error(transparent)]
+    Merge(#[from] MergeError),
+}
+
+impl From<StoreError> for LocalError {
+    fn from(error: StoreError) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
+/// An [`Engine`] that owns its [`Store`]. Changes queue; [`Local::commit`] writes and syncs them, and then they show.
+pub struct Local<S> {
+    engine: Engine,
+    store: S,
+    started: Instant,
+    found: OpenReport,
+}
+
+/// A register of a [`Local`], which knows what time it is.
+pub struct LocalRegister<'a> {
+    register: Register<'a>,
+    now: Now,
+}
+
+impl Local<MemoryStore> {
+    /// A replica that lives as long as the value: for tests, and for state that others keep.
+    ///
+    /// # Errors
+    /// None that memory gives a reason for.
+    pub fn in_memory(node: NodeId) -> Result<Self, LocalError> {
+        Self::open(MemoryStore::new(), node)
+    }
+}
+
+impl Local<DiskStore> {
+    /// A replica in a directory, which is created if need be. What the disk store found is in the second part.
+    ///
+    /// # Errors
+    /// The directory is in use, is another's, or can't be read; see [`DiskStore::open`].
+    pub fn open_dir(dir: impl AsRef<Path>, node: NodeId) -> Result<(Self, store::OpenReport), LocalError> {
+        let (store, found) = DiskStore::open(dir, DiskOptions::default())?;
+        Ok((Self::open(store, node)?, found))
+    }
+}
+
+impl<S: Store> Local<S> {
+    /// A replica on a store. Each open is a new life of the node; no two replicas may have one node's id at a time.
+    ///
+    /// # Errors
+    /// The store fails, or belongs to another node.
+    pub fn open(store: S, node: NodeId) -> Result<Self, LocalError> {
+        let started = Instant::now();
+        let (engine, found) =
+            Engine::open(store.reader(), node, fresh_epoch(), now_since(started), Planted::default())?;
+        let mut local = Self { engine, store, started, found };
+        local.commit()?;
+        Ok(local)
+    }
+
+    /// What opening found: what was lost, above all.
+    pub fn found(&self) -> &OpenReport {
+        &self.found
+    }
+
+    /// The engine, for all that it can tell.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The engine, for all that it can do. What is queued there goes with the next [`Local::commit`].
+    pub fn engine_mut(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    /// The clocks, now.
+    pub fn now(&self) -> Now {
+        now_since(self.started)
+    }
+
+    /// A set under a name of your own; see [`Engine::set`].
+    pub fn set(&mut self, name: &str) -> Set<'_> {
+        self.engine.set(name)
+    }
+
+    /// A register under a name of your own; see [`Engine::register`].
+    pub fn register(&mut self, name: &str) -> LocalRegister<'_> {
+        let now = self.now();
+        LocalRegister { register: self.engine.register(name), now }
+    }
+
+    /// Queues a message for an inbox.
+    ///
+    /// # Errors
+    /// It is too large, or the inbox's name is not lawful.
+    pub fn publish(&mut self, inbox: &str, body: impl Into<Bytes>) -> Result<Ticket, LocalError> {
+        let unit = Unit { entries: vec![Entry::new(inbox, body)], removals: Vec::new() };
+        Ok(self.engine.publish(unit)?)
+    }
+
+    /// Queues the consumption of a message: it never comes back, whoever still has it.
+    pub fn consume(&mut self, dot: Dot) {
+        self.engine.remove(dot);
+    }
+
+    /// What waits in an inbox, in order; read as it goes.
+    pub fn waiting<'a>(&'a self, inbox: &'a str) -> impl Iterator<Item = Result<(Dot, Message), EngineError>> + 'a {
+        let mut last = None;
+        let dots = std::iter::from_fn(move || {
+            last = self.engine.next_in(inbox, last);
+            last
+        });
+        dots.filter_map(|dot| self.engine.message(dot).map(|message| Some((dot, message?))).transpose())
+    }
+
+    /// Writes all that is queued and syncs it; now it shows, and survives a crash.
+    ///
+    /// # Errors
+    /// [`LocalError::Commit`]. Large amounts are several commits: those before the one that failed have happened.
+    pub fn commit(&mut self) -> Result<Committed, LocalError> {
+        let mut done = Committed::default();
+        loop {
+            let now = self.now();
+            if self.engine.needs_segment() {
+                self.engine.begin_segment(now);
+            }
+            let Some(commit) = self.engine.poll_commit(now) else { break };
+            match self.store.commit(&[commit.batch]) {
+                Ok(()) => done.add(self.engine.handle_committed()),
+                Err(source) => return Err(LocalError::Commit { source, lost: self.engine.handle_commit_failed() }),
+            }
+        }
+        if self.store.wants_checkpoint() {
+            self.store.checkpoint()?;
+        }
+        Ok(done)
+    }
+
+    /// Takes over all that another replica has and this one lacks, and commits it.
+    ///
+    /// # Errors
+    /// As [`Engine::delta_for`], [`Engine::merge`] and [`Local::commit`].
+    pub fn pull_from<T>(&mut self, other: &Local<T>) -> Result<Committed, LocalError> {
+        let mut done = Committed::default();
+        let mut mine = self.engine.summary();
+        loop {
+            let delta = other.engine.delta_for(&mine)?;
+            let more = delta.more;
+            self.engine.merge(delta)?;
+            done.add(self.commit()?);
+            let before = std::mem::replace(&mut mine, self.engine.summary());
+            // Without news, what is left is refused here, such as a union of sets that is too large: asking again is no use.
+            if !more || mine == before {
+                return Ok(done);
+            }
+        }
+    }
+
+    /// Ends this life in order: states the length of its last segment, so that it can retire without us.
+    ///
+    /// # Errors
+    /// As [`Local::commit`].
+    pub fn close(mut self) -> Result<S, LocalError> {
+        self.engine.close_segment();
+        self.commit()?;
+        self.store.checkpoint()?;
+        Ok(self.store)
+    }
+}
+
+impl LocalRegister<'_> {
+    /// Writes, in the next commit; see [`Register::set`].
+    ///
+    /// # Errors
+    /// As [`Register::set`].
+    pub fn set(&mut self, content: impl AsRef<[u8]>) -> Result<(), RegistryError> {
+        self.register.set(content, self.now)
+    }
+
+    /// What is in it, as committed.
+    pub fn get(&self) -> Option<&[u8]> {
+        self.register.get()
+    }
+}
+
+fn now_since(started: Instant) -> Now {
+    let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Now {
+        mono_ms: ms(started.elapsed()),
+        // A clock before 1970 is as good as none: stamps rise by what was seen.
+        wall_ms: SystemTime::UNIX_EPOCH.elapsed().map_or(0, ms),
+    }
+}
+
+/// 64 bits that no life had before: the seeds of `RandomState` are the system's randomness.
+fn fresh_epoch() -> Epoch {
+    let mut hasher = blake3::Hasher::new();
+    for round in 0..4_u8 {
+        hasher.update(&RandomState::new().hash_one(round).to_le_bytes());
+    }
+    hasher.update(format!("{:?} {}", SystemTime::now(), std::process::id()).as_bytes());
+    let mut bits = [0; 8];
+    hasher.finalize_xof().fill(&mut bits);
+    Epoch(u64::from_le_bytes(bits))
+}
