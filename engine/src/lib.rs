@@ -94,7 +94,7 @@ pub mod store;
 pub use block::{Block, BlockError, Entry, Message};
 pub use engine::{
     BlockRef, Commit, Committed, Delta, DeltaError, Engine, EngineError, Loss, MergeError, NewBlock, OpenReport,
-    PublishError, Register, SegmentDelta, Set, Summary, Ticket, Unit,
+    Position, PublishError, Register, SegmentDelta, Set, Summary, Ticket, Unit,
 };
 pub use id::{Dot, Epoch, NodeId, ParseIdError, SegmentId, Slot};
 pub use keys::RowError;

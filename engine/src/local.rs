@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    Committed, Dot, Engine, EngineError, Entry, Epoch, MergeError, Message, NodeId, Now, OpenReport, Planted,
+    Committed, Dot, Engine, EngineError, Entry, Epoch, MergeError, Message, NodeId, Now, OpenReport, Planted, Position,
     PublishError, Register, RegistryError, Set, Store, StoreError, Ticket, Unit,
     store::{self, DiskOptions, DiskStore, MemoryStore},
 };
@@ -182,18 +182,14 @@ impl<S: Store> Local<S> {
     /// As [`Engine::delta_for`], [`Engine::merge`] and [`Local::commit`].
     pub fn pull_from<T>(&mut self, other: &Local<T>) -> Result<Committed, LocalError> {
         let mut done = Committed::default();
-        let mut mine = self.engine.summary();
-        loop {
-            let delta = other.engine.delta_for(&mine)?;
-            let more = delta.more;
+        let mut next = Some(Position::default());
+        while let Some(position) = next {
+            let mut delta = other.engine.delta_for(&self.engine.summary_from(&position))?;
+            next = delta.more.take();
             self.engine.merge(delta)?;
             done.add(self.commit()?);
-            let before = std::mem::replace(&mut mine, self.engine.summary());
-            // Without news, what is left is refused here, such as a union of sets that is too large: asking again is no use.
-            if !more || mine == before {
-                return Ok(done);
-            }
         }
+        Ok(done)
     }
 
     /// Ends this life in order: states the length of its last segment, so that it can retire without us.

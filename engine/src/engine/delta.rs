@@ -17,14 +17,22 @@ use crate::{
 };
 
 const VERSION: u8 = 1;
+const SUMMARY: u8 = b's';
+const DELTA: u8 = b'd';
 
 /// What an engine has, without contents: some 20 bytes per segment, and a key and a hash for each registry value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     retired: Retired,
     segments: BTreeMap<SegmentId, SegmentState>,
+    /// Registry keys up to here are not asked for.
+    after: Position,
     registry: BTreeMap<Vec<u8>, [u8; 32]>,
 }
+
+/// How far a delta got that did not hold everything. The default is the beginning.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position(Vec<u8>);
 
 /// What an engine lacks that another has. In parts of some [`DELTA_BYTES`](limits::DELTA_BYTES).
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,8 +43,8 @@ pub struct Delta {
     pub segments: BTreeMap<SegmentId, SegmentDelta>,
     /// Registry values.
     pub registry: Vec<(Key, Value)>,
-    /// Whether it was too much for one delta: merge and commit this one, and ask again with a new summary.
-    pub more: bool,
+    /// If it was too much for one delta: merge and commit this one, and ask again with [`Engine::summary_from`] here.
+    pub more: Option<Position>,
 }
 
 /// The part of a delta that is about one segment.
@@ -83,13 +91,13 @@ struct WireDelta {
     retired: Retired,
     segments: BTreeMap<SegmentId, SegmentDelta>,
     registry: Vec<(Vec<u8>, Bytes)>,
-    more: bool,
+    more: Option<Position>,
 }
 
 impl Summary {
     /// The form in bytes.
     pub fn encode(&self) -> Bytes {
-        encode(self)
+        encode(SUMMARY, self)
     }
 
     /// Reads what [`Summary::encode`] wrote.
@@ -97,7 +105,7 @@ impl Summary {
     /// # Errors
     /// [`DeltaError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DeltaError> {
-        decode(bytes)
+        decode(SUMMARY, bytes)
     }
 
     fn state_of(&self, id: SegmentId) -> SegmentState {
@@ -119,7 +127,7 @@ impl Delta {
     pub fn encode(&self) -> Bytes {
         let registry = self.registry.iter().map(|(key, value)| (key.as_bytes().to_vec(), value.encode())).collect();
         let Self { retired, segments, more, .. } = self.clone();
-        encode(&WireDelta { retired, segments, registry, more })
+        encode(DELTA, &WireDelta { retired, segments, registry, more })
     }
 
     /// Reads what [`Delta::encode`] wrote. Blocks are checked when they are merged.
@@ -127,7 +135,7 @@ impl Delta {
     /// # Errors
     /// [`DeltaError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DeltaError> {
-        let WireDelta { retired, segments, registry, more } = decode(bytes)?;
+        let WireDelta { retired, segments, registry, more } = decode(DELTA, bytes)?;
         let entry = |(key, value): (Vec<u8>, Bytes)| Ok((Key::from_bytes(&key)?, Value::decode(&value)?));
         let registry = registry.into_iter().map(entry).collect::<Result<_, DeltaError>>()?;
         Ok(Self { retired, segments, registry, more })
@@ -137,14 +145,22 @@ impl Delta {
 impl Engine {
     /// What is here, as committed.
     pub fn summary(&self) -> Summary {
+        self.summary_from(&Position::default())
+    }
+
+    /// What is here, to go on where the last delta stopped. Registry values before that are left out: one that differs is
+    /// not always news, so it would come again.
+    pub fn summary_from(&self, position: &Position) -> Summary {
+        let rest = self.registry.hashes_after(&position.0);
         Summary {
             retired: self.retired.clone(),
             segments: self.replicas.iter().map(|(id, replica)| (*id, replica.state.clone())).collect(),
-            registry: self.registry.hashes().map(|(key, hash)| (key.as_bytes().to_vec(), *hash)).collect(),
+            after: position.clone(),
+            registry: rest.map(|(key, hash)| (key.as_bytes().to_vec(), *hash)).collect(),
         }
     }
 
-    /// What is here, as committed, and not there: what is consumed first, then registry values, then blocks, up to some
+    /// What is here, as committed, and not there: what is consumed first, then blocks, then registry values, up to some
     /// [`DELTA_BYTES`](limits::DELTA_BYTES); see [`Delta::more`]. To an empty summary it is everything.
     ///
     /// # Errors
@@ -157,22 +173,12 @@ impl Engine {
     pub(super) fn delta_within(&self, there: &Summary, limit: usize) -> Result<Delta, EngineError> {
         let mut delta = Delta { retired: self.retired.delta(&there.retired), ..Delta::default() };
         let mut bytes = 0;
-        let unknown = self.registry.hashes().filter(|(key, hash)| there.registry.get(key.as_bytes()) != Some(*hash));
-        for (key, _) in unknown {
-            let Some(value) = self.registry.get(key) else { continue };
-            if bytes >= limit {
-                delta.more = true;
-                break;
-            }
-            bytes += key.as_bytes().len() + value.encode().len();
-            delta.registry.push((key.clone(), value.clone()));
-        }
         for (&id, replica) in self.replicas.iter().filter(|(id, _)| !there.retired.is_finished(**id)) {
             let news = replica.state.delta(&there.state_of(id));
             let mut part = SegmentDelta { removed: news.removed, length: news.length, blocks: Vec::new() };
             for first in self.blocks_with(id, &news.known) {
                 if bytes >= limit {
-                    delta.more = true;
+                    delta.more = Some(there.after.clone());
                     break;
                 }
                 let Some(block) = self.block(id, first)? else { continue };
@@ -182,6 +188,17 @@ impl Engine {
             if part != SegmentDelta::default() {
                 delta.segments.insert(id, part);
             }
+        }
+        let rest = self.registry.hashes_after(&there.after.0);
+        for (key, _) in rest.filter(|(key, hash)| there.registry.get(key.as_bytes()) != Some(*hash)) {
+            if bytes >= limit {
+                let last = delta.registry.last().map(|(key, _)| Position(key.as_bytes().to_vec()));
+                delta.more = delta.more.or(last).or_else(|| Some(there.after.clone()));
+                break;
+            }
+            let Some(value) = self.registry.get(key) else { continue };
+            bytes += key.as_bytes().len() + value.encode().len();
+            delta.registry.push((key.clone(), value.clone()));
         }
         Ok(delta)
     }
@@ -209,17 +226,19 @@ impl Engine {
     }
 }
 
-fn encode<T: Serialize>(value: &T) -> Bytes {
-    postcard::to_extend(value, vec![VERSION]).expect("ranges, numbers and bytes always encode into memory").into()
+/// Layout: version, kind, postcard.
+fn encode<T: Serialize>(kind: u8, value: &T) -> Bytes {
+    let invariant = "ranges, numbers and bytes always encode into memory";
+    postcard::to_extend(value, vec![VERSION, kind]).expect(invariant).into()
 }
 
-fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, DeltaError> {
-    match bytes.split_first() {
-        Some((&VERSION, rest)) => match postcard::take_from_bytes(rest) {
+fn decode<'a, T: Deserialize<'a>>(kind: u8, bytes: &'a [u8]) -> Result<T, DeltaError> {
+    match bytes {
+        [VERSION, found, rest @ ..] if *found == kind => match postcard::take_from_bytes(rest) {
             Ok((value, [])) => Ok(value),
             _ => Err(DeltaError::Malformed),
         },
-        Some((&version, _)) => Err(DeltaError::Version(version)),
-        None => Err(DeltaError::Malformed),
+        [version, ..] if *version != VERSION => Err(DeltaError::Version(*version)),
+        _ => Err(DeltaError::Malformed),
     }
 }

@@ -17,6 +17,8 @@ mod apply;
 mod compact;
 mod delta;
 mod index;
+#[cfg(test)]
+mod laws;
 mod open;
 mod own;
 mod queue;
@@ -31,7 +33,7 @@ use std::{
 };
 
 pub use apply::{BlockRef, Committed, NewBlock};
-pub use delta::{Delta, DeltaError, MergeError, SegmentDelta, Summary};
+pub use delta::{Delta, DeltaError, MergeError, Position, SegmentDelta, Summary};
 pub use open::{Loss, OpenReport};
 pub use own::{Register, Set};
 pub use queue::{PublishError, Ticket, Unit};

@@ -9,17 +9,17 @@ use proptest::prelude::*;
 use super::*;
 use crate::{Entry, limits, store::MemoryStore, store::Store};
 
-struct Replica3 {
-    store: MemoryStore,
-    engine: Engine,
-    lives: u64,
+pub(super) struct Replica3 {
+    pub(super) store: MemoryStore,
+    pub(super) engine: Engine,
+    pub(super) lives: u64,
 }
 
 fn node(index: u8) -> NodeId {
     NodeId([index + 1; 16])
 }
 
-fn open(store: &MemoryStore, index: u8, life: u64) -> Engine {
+pub(super) fn open(store: &MemoryStore, index: u8, life: u64) -> Engine {
     let epoch = Epoch(u64::from(index) << 32 | life);
     let (engine, report) =
         Engine::open(store.reader(), node(index), epoch, Now::default(), Planted::default()).expect("opens");
@@ -28,14 +28,14 @@ fn open(store: &MemoryStore, index: u8, life: u64) -> Engine {
 }
 
 impl Replica3 {
-    fn new(index: u8) -> Self {
+    pub(super) fn new(index: u8) -> Self {
         let store = MemoryStore::new();
         let engine = open(&store, index, 0);
         Self { store, engine, lives: 0 }
     }
 
     /// Writes all that waits, as the driver would.
-    fn settle(&mut self) -> Vec<Committed> {
+    pub(super) fn settle(&mut self) -> Vec<Committed> {
         let mut reports = Vec::new();
         if self.engine.needs_segment() {
             self.engine.begin_segment(Now::default());
@@ -50,14 +50,17 @@ impl Replica3 {
         reports
     }
 
-    fn restart(&mut self, index: u8) {
+    pub(super) fn restart(&mut self, index: u8) {
         self.lives += 1;
         self.engine = open(&self.store, index, self.lives);
     }
 }
 
-/// What a full exchange gives `to` of what `from` has: the retired set, removals, blocks, lengths.
-fn exchange(from: &Engine, to: &mut Engine) {
+/// What a full exchange gives `to` of what `from` has: the registry, the retired set, removals, blocks, lengths.
+pub(super) fn exchange(from: &Engine, to: &mut Engine) {
+    for (key, value) in from.registry().range(&[], None) {
+        to.merge_registry(key.clone(), value);
+    }
     to.merge_retired(from.retired());
     for id in from.segments() {
         let state = from.segment(id).expect("listed");
@@ -72,7 +75,7 @@ fn exchange(from: &Engine, to: &mut Engine) {
     }
 }
 
-fn entry(inbox: &str, body: &str) -> Entry {
+pub(super) fn entry(inbox: &str, body: &str) -> Entry {
     Entry {
         inboxes: vec![inbox.to_owned()],
         head: Bytes::new(),
@@ -81,7 +84,7 @@ fn entry(inbox: &str, body: &str) -> Entry {
     }
 }
 
-fn waiting(engine: &Engine) -> BTreeMap<Dot, Bytes> {
+pub(super) fn waiting(engine: &Engine) -> BTreeMap<Dot, Bytes> {
     let dots = engine
         .segments()
         .flat_map(|segment| engine.waiting_in(segment).iter().map(|slot| Dot { segment, slot }).collect::<Vec<_>>());

@@ -267,9 +267,10 @@ impl Registry {
             .map(|entry| (&entry.key, &*entry.value))
     }
 
-    /// Keys with the hashes of their entries, in order: equal hashes are equal values under equal keys.
-    pub fn hashes(&self) -> impl Iterator<Item = (&Key, &[u8; 32])> {
-        self.entries.iter_from(&[]).map(|entry| (&entry.key, &entry.hash))
+    /// Keys after this one with the hashes of their entries, in order: equal hashes are equal values under equal keys.
+    pub(crate) fn hashes_after(&self, key: &[u8]) -> impl Iterator<Item = (&Key, &[u8; 32])> {
+        let entries = self.entries.iter_from(key).skip_while(move |entry| entry.key.as_bytes() == key);
+        entries.map(|entry| (&entry.key, &entry.hash))
     }
 
     /// Number of keys in a range, and a digest of them with their values. O(log n).
