@@ -14,6 +14,8 @@
 //! **Size.** Meant for some 100,000 keys; `cargo bench` tells what one costs in memory.
 
 #[cfg(test)]
+mod crate_laws;
+#[cfg(test)]
 mod tests;
 mod tree;
 mod value;
