@@ -239,3 +239,119 @@ fn fresh_epoch() -> Epoch {
     hasher.finalize_xof().fill(&mut bits);
     Epoch(u64::from_le_bytes(bits))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Key,
+        registry::{KEY_BYTES, NAME_BYTES, VALUE_BYTES},
+    };
+
+    fn local(name: &str) -> Local<MemoryStore> {
+        Local::in_memory(NodeId::from_name(name)).expect("memory opens")
+    }
+
+    #[test]
+    fn nothing_shows_before_it_is_durable_and_a_failed_commit_says_what_is_lost() {
+        let mut a = local("a");
+        a.set("s").add("x").expect("lawful");
+        a.register("r").set("y").expect("lawful");
+        let ticket = a.publish("q", "z").expect("lawful");
+        a.store.fail_next(StoreError::Full { context: "told to".to_owned() });
+        let shows = |a: &mut Local<MemoryStore>| {
+            (a.set("s").contains("x"), a.register("r").get().map(<[u8]>::to_vec), a.waiting("q").count())
+        };
+        let nothing = (false, None, 0);
+        assert_eq!(shows(&mut a), nothing);
+        match a.commit() {
+            Err(LocalError::Commit { source: StoreError::Full { .. }, lost }) => assert_eq!(lost, [ticket]),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(shows(&mut a), nothing);
+        // There is room again: what is no message happens, and the message can be published again.
+        a.publish("q", "z").expect("lawful");
+        let done = a.commit().expect("there is room");
+        assert_eq!(done.registry.iter().filter_map(Key::own_name).collect::<Vec<_>>(), ["r", "s"]);
+        assert_eq!(shows(&mut a), (true, Some(b"y".to_vec()), 1));
+    }
+
+    #[test]
+    fn a_store_closed_in_order_opens_with_all_that_was_in_it_and_another_nodes_not_at_all() {
+        let mut a = local("a");
+        for number in 0..3 {
+            a.publish("q", format!("{number}")).expect("lawful");
+            a.commit().expect("memory");
+        }
+        a.set("s").add("x").expect("lawful");
+        let store = a.close().expect("memory");
+        let copy = MemoryStore::from(store.snapshot());
+        let mut a = Local::open(store, NodeId::from_name("a")).expect("memory");
+        assert!(a.found().losses.is_empty() && a.found().waiting == 3);
+        let bodies: Vec<_> = a.waiting("q").map(|waits| waits.expect("reads").1.body).collect();
+        assert_eq!(bodies, ["0", "1", "2"]);
+        assert!(a.set("s").contains("x") && !a.set("s").contains("y"));
+        // The length was stated: once consumed, the segment is over, and a few bytes remain.
+        let dots: Vec<_> = a.waiting("q").map(|waits| waits.expect("reads").0).collect();
+        dots.into_iter().for_each(|dot| a.consume(dot));
+        a.commit().expect("memory");
+        assert_eq!(a.engine().segments().count(), 0);
+        assert!(matches!(Local::open(copy, NodeId::from_name("b")), Err(LocalError::Engine(EngineError::Foreign(_)))));
+    }
+
+    #[test]
+    fn own_names_have_limits_and_never_meet_the_clusters_keys() {
+        let mut a = local("a");
+        let (longest, longer) = ("n".repeat(NAME_BYTES), "n".repeat(NAME_BYTES + 1));
+        for name in ["roster", "node/1", "own/x", "ü", " ", longest.as_str()] {
+            a.set(name).add("x").expect("lawful");
+            a.register(name).set("y").expect("lawful");
+            a.commit().expect("memory");
+            assert!(a.set(name).contains("x") && a.register(name).get() == Some(b"y"));
+            assert_eq!(Key::own_set(name).own_name(), Some(name));
+            assert!(a.engine().registry().get(&Key::set(name)).is_none());
+            assert!(Key::from_bytes(Key::own_set(name).as_bytes()).is_ok());
+        }
+        assert_eq!(Key::own_set(&longest).as_bytes().len(), KEY_BYTES + 1);
+        for name in ["", longer.as_str()] {
+            assert_eq!(a.set(name).add("x"), Err(RegistryError::Key));
+            assert_eq!(a.set(name).remove("x"), Err(RegistryError::Key));
+            assert_eq!(a.register(name).set("x"), Err(RegistryError::Key));
+            assert!(a.set(name).members().is_empty() && a.register(name).get().is_none());
+        }
+        assert_eq!(Key::set("roster").own_name(), None);
+        assert!(matches!(a.set("s").add(vec![0; VALUE_BYTES]), Err(RegistryError::TooLarge(_))));
+        assert!(!a.engine().has_queued(), "what was refused is not queued");
+    }
+
+    #[test]
+    fn more_than_one_delta_holds_is_pulled_in_parts() {
+        let (mut a, mut b) = (local("a"), local("b"));
+        for number in 0..24 {
+            a.publish("q", vec![number; 1 << 20]).expect("lawful");
+            a.register(&format!("r{number}")).set(vec![number; VALUE_BYTES - 200]).expect("lawful");
+            // Those of b are newer: they differ, and are no news for it.
+            b.register(&format!("r{number}")).set("b").expect("lawful");
+            a.commit().expect("memory");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        (0..24).for_each(|number| b.register(&format!("r{number}")).set("newer").expect("lawful"));
+        b.commit().expect("memory");
+        a.register("r99").set("last").expect("lawful");
+        a.commit().expect("memory");
+        let first = a.engine().delta_for(&b.engine().summary()).expect("reads");
+        assert!(first.more.is_some() && first.encode().len() < crate::limits::DELTA_BYTES + (3 << 20));
+        b.pull_from(&a).expect("valid");
+        assert_eq!(b.waiting("q").count(), 24);
+        assert_eq!(b.register("r99").get(), Some(&b"last"[..]));
+        assert_eq!(b.register("r5").get(), Some(&b"newer"[..]));
+        a.pull_from(&b).expect("valid");
+        assert_eq!(a.engine_mut().digest(|_| true), b.engine_mut().digest(|_| true));
+    }
+
+    #[test]
+    fn each_open_is_a_new_life() {
+        let epochs: std::collections::BTreeSet<_> = (0..100).map(|_| fresh_epoch()).collect();
+        assert_eq!(epochs.len(), 100);
+    }
+}
