@@ -33,8 +33,8 @@ impl SegmentState {
     /// Joins with another replica's state. Two stated lengths are equal by protocol; should they ever differ the larger
     /// one wins, so that nothing counts as beyond the end.
     pub fn merge(&mut self, other: &Self) {
-        self.known = self.known.union(&other.known);
-        self.removed = self.removed.union(&other.removed);
+        self.known.union_with(&other.known);
+        self.removed.union_with(&other.removed);
         self.length = self.length.max(other.length);
     }
 

@@ -11,7 +11,8 @@
 //! knows the network's secret could search for two sets of values with equal sums (Wagner's generalised birthday finds
 //! them faster than a collision of blake3) and so hide one of them from comparison; but he could as well not send it.
 //!
-//! **Size.** Meant for some 100,000 keys; `cargo bench` tells what one costs in memory.
+//! **Size.** Meant for some 100,000 keys. Measured by `cargo bench -- memory` with names of 21 bytes and contents of 20
+//! bytes: a register is some 290 bytes of memory, a set of one member some 1,280, for the crate's set is made of maps.
 
 #[cfg(test)]
 mod crate_laws;
