@@ -240,6 +240,9 @@ fn table(title: &str, mut cost: impl FnMut(u32, u32) -> Duration) {
     }
 }
 
+/// Puts an entry with this number into a registry.
+type Filler<'a> = Box<dyn FnMut(&mut Registry, u32) + 'a>;
+
 /// What keys cost in resident memory, as the system sees it.
 fn memory() {
     println!("\nregistry of 100,000 keys with names of 21 bytes, resident memory per key");
@@ -250,7 +253,7 @@ fn memory() {
     };
     let mut clock = Clock::new(NodeId([1; 16]), Epoch(1));
     let register = |registry: &mut Registry, number: u32| write(registry, &mut clock, number, 7);
-    let mut fillers: [(&str, Box<dyn FnMut(&mut Registry, u32)>); 2] =
+    let mut fillers: [(&str, Filler); 2] =
         [("register of 20 bytes", Box::new(register)), ("set of one member of 20 bytes", Box::new(set))];
     for (what, fill) in &mut fillers {
         let before = resident_bytes();

@@ -54,8 +54,11 @@ impl Model {
     }
 }
 
+/// A set, and what it ought to hold.
+type Replica = (Set, Model);
+
 /// The last states of three replicas, and every state that any of them ever had.
-fn run(steps: &[Step]) -> (Vec<(Set, Model)>, Vec<(Set, Model)>) {
+fn run(steps: &[Step]) -> (Vec<Replica>, Vec<Replica>) {
     let mut replicas = vec![(Set::new(), Model::default()); 3];
     let mut past = Vec::new();
     let mut lives = [0; 3];

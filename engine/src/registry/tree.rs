@@ -202,6 +202,7 @@ impl<'a> Iterator for Iter<'a> {
     fn next(&mut self) -> Option<&'a Entry> {
         loop {
             if let Some(entry) = self.leaf.next() {
+                note_visits(1);
                 return Some(entry);
             }
             match self.above.last_mut()?.next().map(|child| &child.node.content) {
