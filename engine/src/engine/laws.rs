@@ -144,7 +144,8 @@ fn run(steps: &[Step]) -> Run {
             }
             Step::Add(n, member) => {
                 replicas[n].engine.set(SET).add([member]).expect("lawful");
-                assert_eq!(members(&replicas[n].engine), models[n].members(), "it shows before it is on disk");
+                let shown = replicas[n].engine.set(SET).members();
+                assert_eq!(shown, models[n].members(), "it shows before it is on disk");
                 models[n].added.insert((member, name));
                 replicas[n].settle();
                 n
@@ -257,7 +258,9 @@ fn run(steps: &[Step]) -> Run {
                 n
             }
         };
-        let (engine, model) = (&replicas[changed].engine, &models[changed]);
+        let (engine, model) = (&mut replicas[changed].engine, &models[changed]);
+        assert_eq!(engine.set(SET).members(), model.members(), "after {step:?}");
+        assert!((0..10).all(|member| engine.set(SET).contains([member]) == model.members().contains(&vec![member])));
         assert_eq!(waiting(engine), model.waiting(), "after {step:?}");
         assert_eq!(members(engine), model.members(), "after {step:?}");
         let written = model.written.as_ref().map(|(_, content)| content.as_slice());
