@@ -147,13 +147,12 @@ fn opened_and_read(args: &EngineArgs) -> anyhow::Result<Vec<Line>> {
     drop(subject);
     let (mut opened, mut read, mut raw, mut raw_log) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..args.rounds {
-        raw.push(seconds(|| read_files(dir.path()).map(drop))?);
-        let mut subject = None;
-        opened.push(seconds(|| Ok(subject = Some(Subject::open(dir.path(), BATCH, args.size)?)))?);
-        let subject = subject.context("just opened")?;
-        raw_log.push(seconds(|| read_files(&dir.path().join("store/log")).map(drop))?);
-        let mut found = 0;
-        read.push(seconds(|| Ok(found = subject.read_all()?))?);
+        raw.push(timed(|| read_files(dir.path()))?.1);
+        let (subject, seconds) = timed(|| Subject::open(dir.path(), BATCH, args.size))?;
+        opened.push(seconds);
+        raw_log.push(timed(|| read_files(&dir.path().join("store/log")))?.1);
+        let (found, seconds) = timed(|| subject.read_all())?;
+        read.push(seconds);
         if found != u64::from(args.messages / BATCH * BATCH) {
             bail!("{found} messages wait after opening, {} were published", args.messages / BATCH * BATCH);
         }
@@ -235,8 +234,9 @@ fn read_files(dir: &Path) -> anyhow::Result<u64> {
     Ok(total)
 }
 
-fn seconds(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+/// What the work gives, and its seconds.
+fn timed<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, f64)> {
     let start = Instant::now();
-    work()?;
-    Ok(start.elapsed().max(Duration::from_nanos(1)).as_secs_f64())
+    let done = work()?;
+    Ok((done, start.elapsed().max(Duration::from_nanos(1)).as_secs_f64()))
 }
