@@ -274,7 +274,9 @@ impl Engine {
     /// What others know to be over: replicas of finished segments go, those of folded ones learn what is consumed.
     fn stage_retired(&mut self, staged: &mut Staged) {
         staged.retired = std::mem::take(&mut self.queue.retired);
-        for id in self.segments().filter(|id| staged.retired.contains(*id)).collect::<Vec<_>>() {
+        // Replicas that are here, and those that come with this commit.
+        let ids: BTreeSet<_> = self.segments().chain(staged.segments.keys().copied()).collect();
+        for id in ids.into_iter().filter(|id| staged.retired.contains(*id)).collect::<Vec<_>>() {
             let finished = staged.retired.is_finished(id) || self.planted.is(Mistake::FoldWhole);
             if finished {
                 staged.segments.entry(id).or_default().outcome = Outcome::Retire;
