@@ -1,13 +1,16 @@
 //! Three engines against a naive model: any order of publishing, consuming, exchanging and crashing converges, and what
 //! is left is what was confirmed and never consumed.
 
+mod failed;
+mod rows;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Entry, limits, store::MemoryStore, store::Store};
+use crate::{Entry, Key, limits, store::MemoryStore, store::Store};
 
 pub(super) struct Replica3 {
     pub(super) store: MemoryStore,

@@ -1,0 +1,157 @@
+//! Rows that must go, rows that are put right when they are read, and states that must not depend on which rows there are.
+
+use super::*;
+
+fn publish(replica: &mut Replica3, bodies: &[&str]) {
+    let entries = bodies.iter().map(|body| entry("q", body)).collect();
+    replica.engine.publish(Unit { entries, removals: Vec::new() }).expect("within limits");
+    replica.settle();
+}
+
+/// Five messages in two blocks, of three and two.
+fn five() -> (Replica3, SegmentId) {
+    let mut a = Replica3::new(0);
+    publish(&mut a, &["1", "2", "3"]);
+    publish(&mut a, &["4", "5"]);
+    let segment = a.engine.open_segment().expect("a message opened it");
+    (a, segment)
+}
+
+/// A node that has folded these slots of it, and no more.
+fn folded(segment: SegmentId, first: Slot, last: Slot) -> Replica3 {
+    let mut b = Replica3::new(1);
+    b.engine.merge_removed(segment, &RangeSet::from_range(first, last));
+    b.settle();
+    b.engine.fold(segment);
+    b.settle();
+    assert!(b.engine.is_retired(segment) && !b.engine.has_replica(segment));
+    b
+}
+
+fn bytes_of(replica: &Replica3, segment: SegmentId, first: Slot) -> Bytes {
+    replica.engine.block(segment, first).expect("reads").expect("is there").bytes().clone()
+}
+
+fn bodies(replica: &Replica3) -> Vec<Bytes> {
+    waiting(&replica.engine).into_values().collect()
+}
+
+fn rows(replica: &Replica3, prefix: u8) -> usize {
+    let (from, to) = keys::space(prefix);
+    let mut count = 0;
+    let mut visit = |_: &[u8]| {
+        count += 1;
+        std::ops::ControlFlow::Continue(())
+    };
+    replica.store.reader().scan_keys(&from, &to, &mut visit).expect("memory");
+    count
+}
+
+#[test]
+fn what_was_folded_is_not_news_to_the_replica_that_turns_up_again() {
+    let (a, segment) = five();
+    let mut b = folded(segment, 1, 3);
+    b.engine.merge_block(bytes_of(&a, segment, 4)).expect("valid");
+    b.settle();
+    b.engine.merge_block(bytes_of(&a, segment, 1)).expect("valid");
+    b.settle();
+    assert_eq!(bodies(&b), ["4", "5"], "what was consumed came back");
+}
+
+#[test]
+fn what_was_folded_is_not_news_after_a_restart_that_finds_no_page_of_it() {
+    let (a, segment) = five();
+    let mut b = folded(segment, 2, 3);
+    b.engine.merge_block(bytes_of(&a, segment, 4)).expect("valid");
+    b.settle();
+    b.store.commit(&[vec![Op::Delete(keys::removed(segment, 0))]]).expect("memory");
+    b.restart(1);
+    b.engine.merge_block(bytes_of(&a, segment, 1)).expect("valid");
+    b.settle();
+    assert_eq!(bodies(&b), ["1", "4", "5"], "what was consumed came back");
+}
+
+#[test]
+fn what_is_heard_to_be_folded_in_the_commit_that_brings_its_bodies_does_not_wait() {
+    let (a, segment) = five();
+    let mut b = Replica3::new(1);
+    let mut over = Retired::default();
+    over.fold(segment, &RangeSet::from_range(1, 2));
+    b.engine.merge_block(bytes_of(&a, segment, 1)).expect("valid");
+    b.engine.merge_retired(&over);
+    b.settle();
+    assert_eq!(bodies(&b), ["3"]);
+    let digest = b.engine.segment_digest(segment);
+    b.restart(1);
+    assert_eq!((bodies(&b), b.engine.segment_digest(segment)), (vec![Bytes::from("3")], digest));
+}
+
+#[test]
+fn no_replica_comes_of_a_segment_that_is_heard_to_be_finished_in_the_same_commit() {
+    let (a, segment) = five();
+    let mut b = Replica3::new(1);
+    let mut over = Retired::default();
+    over.finish(segment);
+    b.engine.merge_block(bytes_of(&a, segment, 1)).expect("valid");
+    b.engine.merge_retired(&over);
+    b.settle();
+    assert!(b.engine.is_finished(segment) && !b.engine.has_replica(segment));
+    assert_eq!((rows(&b, keys::BLOCK), rows(&b, keys::SEGMENT)), (0, 0));
+}
+
+#[test]
+fn slots_that_were_lost_are_lost_once() {
+    let (mut a, segment) = five();
+    a.store.commit(&[vec![Op::Delete(keys::block(segment, 1))]]).expect("memory");
+    let reopen = |a: &mut Replica3| {
+        a.lives += 1;
+        let (engine, report) =
+            Engine::open(a.store.reader(), node(0), Epoch(a.lives), Now::default(), Planted::default()).expect("opens");
+        a.engine = engine;
+        a.settle();
+        report.losses
+    };
+    assert_eq!(reopen(&mut a), [Loss { segment, slots: RangeSet::from_range(1, 3) }]);
+    assert_eq!(reopen(&mut a), [], "it was written down that they are unknown");
+    assert_eq!(bodies(&a), ["4", "5"]);
+}
+
+#[test]
+fn pages_of_removals_go_when_all_before_is_removed_and_with_the_replica() {
+    let page = limits::REMOVED_PAGE_SLOTS;
+    let mut a = Replica3::new(0);
+    publish(&mut a, &vec!["x"; 2 * page as usize]);
+    let segment = a.engine.open_segment().expect("a message opened it");
+    let remove = |a: &mut Replica3, first, last| {
+        (first..=last).for_each(|slot| a.engine.remove(Dot { segment, slot }));
+        a.settle();
+    };
+    remove(&mut a, 2, page + 10);
+    assert_eq!(rows(&a, keys::REMOVED), 2, "one slot holds the prefix back");
+    remove(&mut a, 1, 1);
+    assert_eq!(rows(&a, keys::REMOVED), 1, "the first page is below the prefix");
+    a.restart(0);
+    assert_eq!(waiting(&a.engine).len(), page as usize - 10);
+    // The last replica that has to go, by whatever way.
+    let mut b = Replica3::new(1);
+    exchange(&a.engine, &mut b.engine);
+    b.settle();
+    assert!(rows(&b, keys::REMOVED) > 0);
+    b.engine.drop_replica(segment);
+    b.settle();
+    assert_eq!((rows(&b, keys::REMOVED), rows(&b, keys::BLOCK), rows(&b, keys::SEGMENT)), (0, 0, 0));
+    b.restart(1);
+    assert!(!b.engine.has_replica(segment), "its pages brought it back");
+}
+
+#[test]
+fn a_barrier_is_the_commit_that_holds_what_is_queued_by_now() {
+    let (mut a, segment) = five();
+    let last = a.engine.barrier();
+    a.engine.remove(Dot { segment, slot: 1 });
+    assert_eq!(a.engine.barrier(), last + 1, "it waits for the next one");
+    assert_eq!(a.engine.poll_commit(Now::default()).expect("queued").seq, last + 1);
+    assert_eq!(a.engine.barrier(), last + 1, "all that was queued is being written");
+    a.engine.remove(Dot { segment, slot: 2 });
+    assert_eq!(a.engine.barrier(), last + 2, "too late for that one");
+}
