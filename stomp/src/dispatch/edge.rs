@@ -299,6 +299,19 @@ impl Edge {
         self.held.len()
     }
 
+    /// What is remembered, and how much of it.
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> Vec<(&'static str, usize)> {
+        vec![
+            ("inboxes", self.inboxes.len()),
+            ("consumers", self.consumers.len()),
+            ("busy", self.busy.len()),
+            ("held", self.held.len()),
+            ("by_conn", self.by_conn.len()),
+            ("dirty", self.dirty.len()),
+        ]
+    }
+
     fn announce(&self, name: &Arc<str>, out: &mut Vec<Effect>) {
         let count = self.inboxes.get(name).map_or(0, |inbox| inbox.consumers.len() as u32);
         for &to in self.owners.keys() {

@@ -243,6 +243,20 @@ impl Owner {
         self.flights.len()
     }
 
+    /// What is remembered, and how much of it.
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> Vec<(&'static str, usize)> {
+        vec![
+            ("interested", self.interested.values().map(VecDeque::len).sum()),
+            ("credits", self.edges.values().map(|edge| edge.credits.len()).sum()),
+            ("flights", self.flights.len()),
+            ("cursors", self.cursors.len()),
+            ("again", self.again.len()),
+            ("unreadable", self.unreadable.len()),
+            ("dirty", self.dirty.len()),
+        ]
+    }
+
     fn serve_inbox(&mut self, inbox: &Arc<str>, view: &dyn View, takeover: &Takeover, out: &mut Vec<Effect>) {
         let mut segments = view.inbox_segments(inbox);
         // In their order: behind one that waits for answers, later ones of the same life wait too.

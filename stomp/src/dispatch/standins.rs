@@ -33,6 +33,12 @@ impl StandIns {
         self.up_to.get(&segment).copied().unwrap_or(0)
     }
 
+    /// How many segments are remembered.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.up_to.len()
+    }
+
     /// The node is in this life now.
     pub(super) fn on_life(&mut self, node: NodeId, life: Epoch) {
         self.up_to.retain(|segment, _| segment.node != node || segment.epoch == life);

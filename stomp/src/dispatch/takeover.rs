@@ -333,6 +333,20 @@ impl Takeover {
         self.claims.keys().copied().collect()
     }
 
+    /// What is remembered, and how much of it.
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> Vec<(&'static str, usize)> {
+        vec![
+            ("owned", self.owned.len()),
+            ("contested", self.contested.len()),
+            ("doubted", self.doubted.len()),
+            ("claims", self.claims.len()),
+            ("first_since", self.first_since.len()),
+            ("owners", self.owners.len()),
+            ("lives", self.lives.len()),
+        ]
+    }
+
     /// Segments of other lives, and contested ones, when it is time to repeat that they are owned here.
     pub(crate) fn repeat(&mut self, now_ms: u64) -> Vec<SegmentId> {
         if now_ms < self.repeat_at {

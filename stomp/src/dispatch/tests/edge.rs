@@ -125,6 +125,15 @@ fn a_socket_that_is_behind_gets_credit_when_it_has_caught_up() {
 }
 
 #[test]
+fn a_socket_that_was_behind_is_forgotten_with_its_connection() {
+    let (mut edge, mut out) = edge(2);
+    edge.set_busy(ConnId(1), true);
+    assert!(edge.remembered().contains(&("busy", 1)));
+    edge.close(ConnId(1), &mut out);
+    assert!(edge.remembered().contains(&("busy", 0)));
+}
+
+#[test]
 fn what_others_consumed_needs_no_release() {
     let (mut edge, mut out) = edge(5);
     edge.on_deliver(OWNER, arrival(1, 11), None, &mut out);

@@ -2,6 +2,7 @@
 //! are worth a name.
 
 mod edge;
+mod leaks;
 mod owners;
 mod world;
 

@@ -259,6 +259,16 @@ impl World {
         self.turn(index);
     }
 
+    /// A node keeps no replica of anything any more.
+    pub(super) fn drop_all(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        let segments = host.paper.segments();
+        host.paper.messages.clear();
+        host.paper.removed.clear();
+        segments.into_iter().for_each(|segment| host.dispatch.handle_dropped(self.now, segment));
+        self.turn(index);
+    }
+
     /// The disk refuses removals.
     pub(super) fn fail_commit(&mut self, index: usize) {
         self.hosts[index].paper.staged.clear();
