@@ -27,7 +27,7 @@ impl Confirms {
         }
     }
 
-    pub(super) fn note_stored(&mut self, node: NodeId, segment: SegmentId, slots: &RangeSet) {
+    fn note_stored(&mut self, node: NodeId, segment: SegmentId, slots: &RangeSet) {
         if let Some((_, segments)) = self.stored.get_mut(&node) {
             segments.entry(segment).or_default().union_with(slots);
         }
@@ -45,6 +45,14 @@ impl Confirms {
 }
 
 impl Node {
+    /// The node has these on its disk. Of what is over nothing is noted any more: a slow disk answers late, and nothing
+    /// would ever take that away again.
+    pub(super) fn note_stored(&mut self, node: NodeId, segment: SegmentId, slots: &RangeSet) {
+        if !self.engine.is_retired(segment) {
+            self.confirms.note_stored(node, segment, slots);
+        }
+    }
+
     pub(super) fn take_over_commit(&mut self, now: Now) {
         let report = self.engine.handle_committed();
         if !report.blocks.is_empty() {

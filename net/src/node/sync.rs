@@ -106,7 +106,7 @@ impl Node {
             if self.engine.segment_digest(segment) == Some(digest) {
                 // What it summarises is on its disk: after a restart this is how its copies are known again.
                 let waiting = self.engine.waiting_in(segment);
-                self.confirms.note_stored(from, segment, &waiting);
+                self.note_stored(from, segment, &waiting);
                 continue;
             }
             in_sync = false;
@@ -155,7 +155,7 @@ impl Node {
     }
 
     fn take_stored(&mut self, now: Now, from: NodeId, segment: SegmentId, slots: &RangeSet) {
-        self.confirms.note_stored(from, segment, slots);
+        self.note_stored(from, segment, slots);
         if let Some(peer) = self.peers.get_mut(&from)
             && peer.note_stored(segment, slots)
             && std::mem::take(&mut peer.dirty)
@@ -183,7 +183,7 @@ impl Node {
     }
 
     fn answer_pull(&mut self, now: Now, from: NodeId, segment: SegmentId, have: &SegmentState) {
-        self.confirms.note_stored(from, segment, &have.known.difference(&have.removed));
+        self.note_stored(from, segment, &have.known.difference(&have.removed));
         self.tell_if_retired(from, segment);
         let Some(mine) = self.engine.segment(segment).cloned() else {
             self.send_control(from, &Control::Pulled { segment, length: None, more: false });
