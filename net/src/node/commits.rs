@@ -149,7 +149,9 @@ impl Node {
             let holders = self.holders_of(place.segment);
             // What is consumed by now needs no copies any more, and a holder named late never gets it.
             let all = RangeSet::from_range(place.first, place.last);
-            let live = all.difference(&self.engine.removed_slots(place.segment));
+            let is_over = self.engine.is_retired(place.segment);
+            let live =
+                if is_over { RangeSet::new() } else { all.difference(&self.engine.removed_slots(place.segment)) };
             let needed = if live.is_empty() { &all } else { &live };
             let (mut copies, mut reachable) = (1, 1);
             for &node in holders.iter().filter(|&&node| node != self.id()) {

@@ -345,7 +345,7 @@ impl Node {
             Ok(Wire::Block(bytes)) => {
                 match self.engine.merge_block(bytes) {
                     // Known from elsewhere, perhaps as consumed: no commit will report it, and the sender waits.
-                    Ok((segment, slots)) if self.engine.knows(segment, &slots) => {
+                    Ok((segment, slots)) if self.engine.is_finished(segment) || self.engine.knows(segment, &slots) => {
                         self.send_control(from, &Control::Stored { segment, slots });
                     }
                     Ok(_) => {}

@@ -145,3 +145,53 @@ fn the_record_of_a_forgotten_node_is_not_learned_again_from_a_peer() {
     world.run(3_000);
     assert_refused(&mut world, &key, value);
 }
+
+#[test]
+fn who_gets_the_end_of_a_segment_with_its_last_block_is_not_taken_to_be_behind() {
+    let mut world = three();
+    world.publish(1, "x");
+    world.run(500);
+    world.freeze(3);
+    world.publish(1, "y");
+    world.publish(1, "z");
+    finish(&mut world, 1);
+    world.run(3_000);
+    world.thaw(3);
+    world.run(500);
+    assert!(world.waiting(3).is_empty());
+    world.run(12_000);
+    assert!(world.host(1).node.keeps_up(NodeId([3; 16])), "it was never told that the block is not needed any more");
+}
+
+#[test]
+fn who_knows_of_the_end_of_a_segment_before_its_last_block_is_not_taken_to_be_behind() {
+    let mut world = three();
+    world.publish(1, "x");
+    world.run(500);
+    let segment = world.waiting(1)[0].0.segment;
+    let mut over = rhizomq_engine::Retired::default();
+    over.finish(segment);
+    tell(&mut world, 2, 3, wire::control(&Control::Retired(over)));
+    world.publish(1, "y");
+    world.run(12_000);
+    assert!(world.host(1).node.keeps_up(NodeId([3; 16])));
+}
+
+#[test]
+fn what_is_consumed_in_the_commit_that_ends_its_segment_is_confirmed() {
+    let mut world = three();
+    [2, 3].into_iter().for_each(|index| world.freeze(index));
+    world.publish(1, "x");
+    world.publish(1, "y");
+    assert!(world.copies_confirmed(1).is_empty());
+    world.freeze(1);
+    for (dot, _) in world.waiting(1) {
+        world.consume(1, dot);
+    }
+    let now = world.now;
+    world.host(1).node.close(now);
+    world.drain();
+    world.thaw(1);
+    assert!(world.host(1).node.engine().segments().next().is_none(), "it is finished");
+    assert_eq!(world.copies_confirmed(1), [1, 1]);
+}
