@@ -323,11 +323,16 @@ impl Engine {
         if let Some(block) = self.cache.borrow().get(id, first) {
             return Ok(Some(block));
         }
-        let Some(bytes) = self.reader.get(&keys::block(id, first))? else { return Ok(None) };
-        let damaged = |source| EngineError::Block { segment: id, first, source };
-        let block = Arc::new(Block::decode(bytes).map_err(damaged)?);
+        let Some(block) = self.stored_block(id, first)? else { return Ok(None) };
+        let block = Arc::new(block);
         self.cache.borrow_mut().insert(block.clone());
         Ok(Some(block))
+    }
+
+    /// A block as the store has it, whatever the cache holds.
+    fn stored_block(&self, id: SegmentId, first: Slot) -> Result<Option<Block>, EngineError> {
+        let Some(bytes) = self.reader.get(&keys::block(id, first))? else { return Ok(None) };
+        Block::decode(bytes).map(Some).map_err(|source| EngineError::Block { segment: id, first, source })
     }
 
     /// Digest over the registry, the retired set and the states of the replicas that `counts` chooses: equal on two

@@ -9,13 +9,13 @@ use bytes::Bytes;
 
 use super::{Engine, EngineError, Replica, index::InboxIndex, queue::Queue, stage};
 use crate::{
-    Epoch, Mistake, NodeId, Now, RangeSet, Read, Registry, Retired, RetiredLife, SegmentId, SegmentState,
-    block::Block,
+    Epoch, Mistake, NodeId, Now, RangeSet, Read, Registry, Retired, RetiredLife, SegmentId, SegmentState, StoreError,
+    block::{Block, BlockError},
     hlc::Clock,
-    keys::{self, LifeRow, SegmentRow},
+    keys::{self, LifeRow, RowError, SegmentRow},
     limits,
     mistake::Planted,
-    registry::{Key, Value},
+    registry::{Key, Value, ValueError},
 };
 
 /// Slots that this replica had vouched for and can't show.
@@ -56,8 +56,8 @@ impl Engine {
         planted: Planted,
     ) -> Result<(Self, OpenReport), EngineError> {
         let mut report = OpenReport::default();
-        let life = read_life(&*reader, node)?;
-        report.fresh = life.is_none();
+        let life = read_life(&*reader, node, &mut report)?;
+        report.fresh = life.is_none() && report.damaged_rows.is_empty();
         let mut epoch = epoch;
         if let (true, Some(life)) = (planted.is(Mistake::ReuseEpoch), &life) {
             epoch = life.epoch;
@@ -99,7 +99,7 @@ impl Engine {
         for (key, value) in rows(&*self.reader, keys::RETIRED, report)? {
             match (keys::parse_retired(&key), keys::decode::<RetiredLife>(&value)) {
                 (Ok((node, epoch)), Ok(life)) => self.retired.merge_life(node, epoch, &life),
-                (Err(error), _) | (_, Err(error)) => damaged(report, "retired", &key, &error),
+                (Err(error), _) | (_, Err(error)) => refuse_or_note(report, "retired", &key, error.into())?,
             }
         }
         Ok(())
@@ -115,7 +115,7 @@ impl Engine {
                     self.registry.install(name, value);
                 }
                 (Err(error), _) => damaged(report, "registry", &key, &error),
-                (_, Err(error)) => damaged(report, "registry", &key, &error),
+                (_, Err(error)) => refuse_or_note(report, "registry", &key, error.into())?,
             }
         }
         Ok(())
@@ -132,7 +132,7 @@ impl Engine {
                     let state = SegmentState { known: row.known, removed, length: row.length };
                     self.replicas.insert(id, Replica { state, ..Replica::default() });
                 }
-                (Err(error), _) | (_, Err(error)) => damaged(report, "segment", &key, &error),
+                (Err(error), _) | (_, Err(error)) => refuse_or_note(report, "segment", &key, error.into())?,
             }
         }
         for (key, value) in rows(&*self.reader, keys::REMOVED, report)? {
@@ -142,7 +142,7 @@ impl Engine {
                     state.removed.union_with(&slots);
                     state.known.union_with(&slots);
                 }
-                (Err(error), _) | (_, Err(error)) => damaged(report, "removed page", &key, &error),
+                (Err(error), _) | (_, Err(error)) => refuse_or_note(report, "removed page", &key, error.into())?,
             }
         }
         for (&id, replica) in &mut self.replicas {
@@ -158,17 +158,17 @@ impl Engine {
     fn read_blocks(&mut self, now: Now, report: &mut OpenReport) -> Result<BTreeMap<SegmentId, RangeSet>, EngineError> {
         let mut covered = BTreeMap::new();
         for key in keys_of(&*self.reader, keys::BLOCK)? {
-            let read = self.reader.get(&key).map_err(|error| error.to_string());
-            let decoded = read.and_then(|value| match value {
-                Some(bytes) => Block::decode(bytes).map_err(|error| error.to_string()),
-                None => Err("vanished while opening".to_owned()),
-            });
+            let decoded = match self.reader.get(&key) {
+                Ok(Some(bytes)) => Block::decode(bytes).map_err(Unread::from),
+                Ok(None) => Err(Unread::Damaged("vanished while opening".to_owned())),
+                Err(error) => Err(Unread::Damaged(error.to_string())),
+            };
             match decoded {
                 Ok(block) if Ok((block.segment(), block.first())) == keys::parse_numbered(&key) => {
                     self.adopt(&block, now, &mut covered);
                 }
                 Ok(_) => damaged(report, "block", &key, &"lies under another block's key"),
-                Err(error) => damaged(report, "block", &key, &error),
+                Err(error) => refuse_or_note(report, "block", &key, error)?,
             }
         }
         Ok(covered)
@@ -225,16 +225,70 @@ impl Engine {
     }
 }
 
-fn read_life(reader: &dyn Read, node: NodeId) -> Result<Option<LifeRow>, EngineError> {
-    let Some(bytes) = reader.get(&keys::meta("life"))? else { return Ok(None) };
-    let life: LifeRow =
-        keys::decode(&bytes).map_err(|error| EngineError::Foreign(format!("the node's own row: {error}")))?;
+/// The last life's row. Without it nobody can say that the store is this node's, and nothing else depends on it.
+fn read_life(reader: &dyn Read, node: NodeId, report: &mut OpenReport) -> Result<Option<LifeRow>, EngineError> {
+    let key = keys::meta("life");
+    let bytes = match reader.get(&key) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(None),
+        Err(error @ StoreError::Damaged { .. }) => {
+            damaged(report, "the node's own row", &key, &error);
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let life: LifeRow = match keys::decode(&bytes) {
+        Ok(life) => life,
+        Err(error) => {
+            refuse_or_note(report, "the node's own row", &key, error.into())?;
+            return Ok(None);
+        }
+    };
     if life.node != node {
         let text =
             format!("the store belongs to node {}, the identity key to {node}; put the matching key back", life.node);
         return Err(EngineError::Foreign(text));
     }
     Ok(Some(life))
+}
+
+/// Why a row does not read.
+enum Unread {
+    /// Another program wrote it.
+    Version(String),
+    Damaged(String),
+}
+
+impl From<RowError> for Unread {
+    fn from(error: RowError) -> Self {
+        let text = error.to_string();
+        if matches!(error, RowError::Version(_)) { Self::Version(text) } else { Self::Damaged(text) }
+    }
+}
+
+impl From<ValueError> for Unread {
+    fn from(error: ValueError) -> Self {
+        let text = error.to_string();
+        if matches!(error, ValueError::Version(_)) { Self::Version(text) } else { Self::Damaged(text) }
+    }
+}
+
+impl From<BlockError> for Unread {
+    fn from(error: BlockError) -> Self {
+        let text = error.to_string();
+        if matches!(error, BlockError::Version(_)) { Self::Version(text) } else { Self::Damaged(text) }
+    }
+}
+
+/// What another program wrote is no damage, and going on would overwrite it.
+fn refuse_or_note(report: &mut OpenReport, what: &str, key: &[u8], error: Unread) -> Result<(), EngineError> {
+    match error {
+        Unread::Version(text) => Err(EngineError::Foreign(format!("{what}: {text}; use the program that wrote it"))),
+        Unread::Damaged(text) => {
+            damaged(report, what, key, &text);
+            Ok(())
+        }
+    }
 }
 
 fn damaged(report: &mut OpenReport, what: &str, key: &[u8], why: &dyn std::fmt::Display) {

@@ -255,11 +255,14 @@ impl Engine {
     pub fn forget_damaged(&mut self, dot: Dot) -> RangeSet {
         let Some(replica) = self.replicas.get(&dot.segment) else { return RangeSet::new() };
         let Some((&first, meta)) = replica.blocks.range(..=dot.slot).next_back() else { return RangeSet::new() };
-        // A read that failed says nothing about the body: only what was read and is wrong is given up.
-        let is_damaged = |error: &EngineError| {
-            matches!(error, EngineError::Block { .. } | EngineError::Store(StoreError::Damaged { .. }))
+        // A read that failed says nothing about the body: only what was read and is wrong is given up. The cache may
+        // still have what the disk has not; and a row that is gone may have been deleted by the commit under way.
+        let damaged = match self.stored_block(dot.segment, first) {
+            Ok(Some(_)) => false,
+            Ok(None) => self.is_settled(dot.segment),
+            Err(error) => matches!(error, EngineError::Block { .. } | EngineError::Store(StoreError::Damaged { .. })),
         };
-        if !self.block(dot.segment, first).is_err_and(|error| is_damaged(&error)) {
+        if !damaged {
             return RangeSet::new();
         }
         let lost = replica.state.waiting().clip(first, meta.last);

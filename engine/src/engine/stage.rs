@@ -253,8 +253,10 @@ impl Engine {
             staged.segments.entry(id).or_default().length = Some(length);
         }
         for (id, slots) in std::mem::take(&mut self.queue.damaged) {
-            if self.replicas.contains_key(&id) {
-                staged.segments.entry(id).or_default().damaged.union_with(&slots);
+            if let Some(replica) = self.replicas.get(&id) {
+                // What was consumed meanwhile stays known: there is nothing to fetch.
+                let lost = slots.difference(&replica.state.removed);
+                staged.segments.entry(id).or_default().damaged.union_with(&lost);
             }
         }
         let folds = std::mem::take(&mut self.queue.folds).into_iter().map(|id| (id, Outcome::Fold));
