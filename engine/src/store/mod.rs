@@ -3,6 +3,7 @@
 //! Two implementations behind one test-suite: the commit log with sled as its index, for disks, and an in-memory one
 //! that forgets unsynced writes on a crash and can be told to fail, for simulation.
 
+mod check;
 mod disk;
 mod memory;
 #[cfg(test)]
@@ -12,9 +13,13 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+pub use check::{Check, Checked, Copied, Finding, Pace, Part};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use disk::fuzzing;
-pub use disk::{Damage, DiskOptions, DiskStats, DiskStore, IndexState, OpenReport};
+pub use disk::{
+    BackupError, BackupFile, Damage, DiskOptions, DiskStats, DiskStore, IndexState, OpenReport, VerifyError,
+    make_empty_dir, verify_closed,
+};
 pub use memory::{MemoryStore, Snapshot};
 
 /// One change of one key.
@@ -140,4 +145,18 @@ pub trait Store: Send {
 
     /// Whether enough was written since the last checkpoint.
     fn wants_checkpoint(&self) -> bool;
+
+    /// Something that reads all of the store and says what is broken, in a thread of its own while the store is in use.
+    /// `None` for a store that can not break.
+    fn checker(&self) -> Option<Box<dyn Check>> {
+        None
+    }
+
+    /// Damage was found in a file: what is still good in it is to be written anew, and the file to go.
+    ///
+    /// # Errors
+    /// As [`Store::checkpoint`].
+    fn renew(&mut self, _file: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
 }

@@ -47,8 +47,13 @@ impl DiskStore {
         }
         self.clean()?;
         self.write_index()?;
-        while let Some(first) = self.log.sizes.keys().next().copied().filter(|number| *number < self.marker.first) {
+        while !self.shared.is_pinned()
+            && let Some(first) = self.log.sizes.keys().next().copied().filter(|number| *number < self.marker.first)
+        {
             self.log.remove_front(first)?;
+        }
+        if self.renew_to.is_some_and(|to| self.log.sizes.keys().next().is_none_or(|first| *first > to)) {
+            self.renew_to = None;
         }
         self.make_reserve();
         Ok(())

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     DiskStore,
-    file::{io_error, read_all},
+    file::{io_error, is_unreadable, read_what_can_be_read},
     frame::{AFTER_ALL, FILE_HEADER, Kind, Record, records},
     walk::{Piece, Walk},
 };
@@ -30,7 +30,9 @@ impl DiskStore {
             let live: u64 = self.live.values().sum();
             let log: u64 = self.log.sizes.values().sum::<u64>() - gone;
             let size = self.log.sizes.get(&front);
-            if carried >= FILES_AT_ONCE || (size.is_some() && log <= 2 * live + 2 * self.options.roll_at) {
+            let is_damaged = self.renew_to.is_some_and(|to| front <= to);
+            let is_dense = size.is_some() && log <= 2 * live + 2 * self.options.roll_at;
+            if carried >= FILES_AT_ONCE || (is_dense && !is_damaged) {
                 break;
             }
             gone += size.copied().unwrap_or_default();
@@ -47,16 +49,39 @@ impl DiskStore {
         Ok(())
     }
 
+    /// Writes anew what lives in the log files up to a damaged one, so that all of them can go: then the log is whole
+    /// again, and what it alone said of deletions is not needed any more.
+    pub(super) fn run_renewal(&mut self, number: u64) -> Result<(), StoreError> {
+        if number == self.log.position().file {
+            self.log.start_next()?;
+            self.roll()?;
+        }
+        self.renew_to = self.renew_to.max(Some(number));
+        loop {
+            let before = self.log.sizes.keys().next().copied();
+            self.run_checkpoint()?;
+            let first = self.log.sizes.keys().next().copied();
+            if first > self.renew_to {
+                self.renew_to = None;
+                return Ok(());
+            }
+            // No room now, or a copy is under way: later checkpoints go on.
+            if first == before {
+                return Ok(());
+            }
+        }
+    }
+
     fn carry(&mut self, front: u64) -> Result<(), StoreError> {
         let path = self.log.table.path(front);
-        let bytes = match self.log.table.get(front).and_then(|file| read_all(&*file)) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        let (bytes, unreadable) = match self.log.table.get(front).and_then(|file| read_what_can_be_read(&*file)) {
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Default::default(),
             Err(error) => return Err(io_error("reading", &path, error)),
         };
         let key = self.log.key.clone();
         let mut carrier = Carrier { front, ..Carrier::default() };
-        let mut whole = !bytes.is_empty();
+        let mut whole = !bytes.is_empty() && unreadable.is_empty();
         for piece in Walk::new(&bytes, &key, FILE_HEADER) {
             let Piece::Frame { frame, .. } = piece else {
                 whole = false;
@@ -97,6 +122,9 @@ impl DiskStore {
                 (Kind::Lost, Bytes::from(format!("{}, which is missing", self.log.table.path(row.file()).display())))
             }
             Err(StoreError::Damaged { place, .. }) => (Kind::Lost, Bytes::from(place)),
+            Err(StoreError::Io { context, source }) if is_unreadable(&source) => {
+                (Kind::Lost, Bytes::from(format!("{context}: {source}")))
+            }
             Err(error) => return Err(error),
         };
         carrier.bytes += key.len() + value.len();

@@ -49,6 +49,19 @@ impl Files for OsFiles {
     }
 }
 
+/// Files that are only read.
+pub(super) struct ReadOnlyFiles;
+
+impl Files for ReadOnlyFiles {
+    fn create(&self, _: &Path) -> io::Result<Arc<dyn LogFile>> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
+        Ok(Arc::new(File::open(path)?))
+    }
+}
+
 impl LogFile for File {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.write_all_at(bytes, offset)
@@ -77,6 +90,39 @@ pub(super) fn read_all(file: &dyn LogFile) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len];
     file.read_at(&mut bytes, 0)?;
     Ok(bytes)
+}
+
+/// Places of a file that the device does not give: offset, length, why.
+pub(super) type Unreadable = Vec<(u64, u64, String)>;
+
+/// How much of a file is given up with one sector that can not be read.
+const PIECE: usize = 64 << 10;
+
+/// The whole contents of a log file, with zeros for what can not be read.
+pub(super) fn read_what_can_be_read(file: &dyn LogFile) -> io::Result<(Vec<u8>, Unreadable)> {
+    match read_all(file) {
+        Ok(bytes) => return Ok((bytes, Unreadable::new())),
+        Err(error) if is_unreadable(&error) => {}
+        Err(error) => return Err(error),
+    }
+    let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
+    let mut unreadable = Unreadable::new();
+    for (index, piece) in bytes.chunks_mut(PIECE).enumerate() {
+        match file.read_at(piece, (index * PIECE) as u64) {
+            Ok(()) => {}
+            Err(error) if is_unreadable(&error) => {
+                piece.fill(0);
+                unreadable.push(((index * PIECE) as u64, piece.len() as u64, error.to_string()));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((bytes, unreadable))
+}
+
+/// Whether the device says that it can not give the bytes, now or later: EIO, EBADMSG, EUCLEAN.
+pub(super) fn is_unreadable(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(5 | 74 | 117))
 }
 
 /// Makes the entries of a directory (creations, removals, renames) durable.

@@ -87,22 +87,27 @@ pub(super) fn prepare(places: &Places, damages: &mut Vec<Damage>) -> Result<Prep
             (salt, false)
         }
     };
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let text = format!("{TITLE}{VERSION}\nsalt {} {}\n", hex(&salt), hex(&checksum(hex(&salt).as_bytes())));
-    write_atomically(&places.format, text.as_bytes())?;
+    write_atomically(&places.format, format_text(&salt).as_bytes())?;
     // The directory's own entry, too.
     sync_dir(&root.canonicalize().ok().and_then(|root| root.parent().map(Path::to_owned)).unwrap_or(root.clone()))?;
     Ok(Prepared { lock, salt, created })
 }
 
-enum Found {
+/// The content of `FORMAT`.
+pub(super) fn format_text(salt: &Salt) -> String {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!("{TITLE}{VERSION}\nsalt {} {}\n", hex(salt), hex(&checksum(hex(salt).as_bytes())))
+}
+
+/// What `FORMAT` and the log files' headers say of the directory.
+pub(super) enum Found {
     Nothing,
     Salt(Salt),
     /// `FORMAT` is of no use, but the log files still tell the salt.
     Damaged(Salt, &'static str),
 }
 
-fn read_format(places: &Places) -> Result<Found, StoreError> {
+pub(super) fn read_format(places: &Places) -> Result<Found, StoreError> {
     let what = match fs::read(&places.format) {
         Ok(bytes) => {
             let text = String::from_utf8_lossy(&bytes);
@@ -182,7 +187,19 @@ fn is_unused(places: &Places) -> Result<bool, StoreError> {
 
 fn lock(path: &Path) -> Result<File, StoreError> {
     let file = File::options().create(true).truncate(false).write(true).open(path);
-    let file = file.map_err(|error| io_error("opening", path, error))?;
+    take_lock(file.map_err(|error| io_error("opening", path, error))?, path)
+}
+
+/// Locks the directory without changing anything in it; `None` when it has no lock file, and so nobody who uses it.
+pub(super) fn lock_as_it_is(places: &Places) -> Result<Option<File>, StoreError> {
+    match File::open(&places.lock) {
+        Ok(file) => take_lock(file, &places.lock).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error("opening", &places.lock, error)),
+    }
+}
+
+fn take_lock(file: File, path: &Path) -> Result<File, StoreError> {
     for attempt in 0..LOCK_ATTEMPTS {
         if attempt > 0 {
             thread::sleep(LOCK_PAUSE);

@@ -219,6 +219,12 @@ impl FrameKey {
         Some(Frame { sequence: u64_at(header, 8), group: u64_at(header, 16), payload: start..end })
     }
 
+    /// How long a frame is that begins with this header, itself included; `None` when no frame begins like that.
+    pub(super) fn announced(&self, header: &[u8]) -> Option<u64> {
+        let begins = header.len() >= FRAME_HEADER && header[..4] == self.magic;
+        begins.then(|| FRAME_HEADER as u64 + u64::from(u32_at(header, 4)))
+    }
+
     /// The next place at or after `at` where a frame may start.
     pub(super) fn find(&self, bytes: &[u8], at: usize) -> Option<usize> {
         bytes.get(at..)?.windows(4).position(|window| window == self.magic).map(|found| at + found)

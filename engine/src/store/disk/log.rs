@@ -174,6 +174,12 @@ impl Log {
         if self.end >= self.roll_at { self.create(self.head + 1) } else { Ok(()) }
     }
 
+    /// Starts the next file, however short the head is.
+    pub(super) fn start_next(&mut self) -> Result<(), StoreError> {
+        self.check_usable()?;
+        self.create(self.head + 1)
+    }
+
     fn check_usable(&self) -> Result<(), StoreError> {
         let Some(reason) = &self.poisoned else { return Ok(()) };
         let context = format!("{reason}; what was confirmed is safe, restart the node to go on");

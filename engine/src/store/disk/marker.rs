@@ -64,6 +64,14 @@ impl Marker {
         })
     }
 
+    /// The version of a marker that another program wrote: only what comes before the version may be relied on, and
+    /// that the checksum is at the end.
+    fn other_version(bytes: &[u8]) -> Option<u32> {
+        let content = bytes.len().checked_sub(12).filter(|len| *len >= 12 && &bytes[..8] == MAGIC)?;
+        let version = u32_at(bytes, 8);
+        (checksum(&bytes[..content])[..12] == bytes[content..] && version != VERSION).then_some(version)
+    }
+
     /// Reads a marker whose checksum is made right first: behind it, anything may stand.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn decode_with_checksum(bytes: &[u8]) -> Option<Self> {
@@ -79,7 +87,13 @@ impl Marker {
     /// The marker; `Ok(Err(why))` when there is none to rely on.
     pub(super) fn read(path: &Path) -> Result<Result<Self, &'static str>, StoreError> {
         match fs::read(path) {
-            Ok(bytes) => Ok(Self::decode(&bytes).ok_or("the marker is damaged")),
+            Ok(bytes) => match (Self::decode(&bytes), Self::other_version(&bytes)) {
+                (Some(marker), _) => Ok(Ok(marker)),
+                (None, Some(found)) => {
+                    Err(StoreError::Version { place: path.display().to_string(), found, expected: VERSION })
+                }
+                (None, None) => Ok(Err("the marker is damaged")),
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err("there is no marker")),
             Err(error) => Err(io_error("reading", path, error)),
         }

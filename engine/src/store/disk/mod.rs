@@ -23,6 +23,8 @@
 //! reports place and length; sequence numbers show what is missing. A tail that can only be an unconfirmed commit is cut
 //! off, and reported too. See [`OpenReport`] and [`DiskStore::verify`].
 
+mod backup;
+mod check;
 mod checkpoint;
 mod clean;
 mod file;
@@ -33,10 +35,12 @@ pub(crate) mod fuzzing;
 mod index;
 mod log;
 mod marker;
+mod offline;
 mod open;
 mod reader;
 mod replay;
 mod row;
+mod rules;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -52,7 +56,12 @@ use std::{
 
 use bytes::Bytes;
 
+pub use self::{
+    backup::{BackupError, BackupFile, make_empty_dir},
+    offline::{VerifyError, verify_closed},
+};
 use self::{
+    check::Checker,
     format::Places,
     frame::{Record, check},
     index::Index,
@@ -61,7 +70,7 @@ use self::{
     reader::Shared,
     replay::apply,
 };
-use super::{Batch, Read, Store, StoreError};
+use super::{Batch, Check, Read, Store, StoreError};
 
 /// Rows in the overlay, as a multiple of [`DiskOptions::checkpoint_rows`], at which commits are refused because
 /// checkpoints keep failing.
@@ -173,6 +182,8 @@ pub struct DiskStore {
     unsure: BTreeSet<Bytes>,
     /// The index may be in any state: a checkpoint failed while it was written.
     index_is_suspect: bool,
+    /// Damage was found in log files up to this one: they are to be written anew, and to go.
+    renew_to: Option<u64>,
     /// The disk was full, and the reserve has not been set aside again since.
     is_full: bool,
     /// `log.written` and the overlay's rows as of the last checkpoint, tried or done.
@@ -228,6 +239,7 @@ impl DiskStore {
             let parses = apply(&mut overlay, &mut self.live, file, payload_at, &self.log.buffer()[range]);
             debug_assert!(parses, "the log encoded what it can not read");
         }
+        self.shared.set_durable(self.log.position());
         Ok(())
     }
 }
@@ -241,6 +253,7 @@ impl DiskStore {
             let marker = Marker { newest, ..self.marker };
             marker.write(&self.places.marker)?;
             self.marker = marker;
+            self.shared.set_durable(self.log.position());
         }
         Ok(())
     }
@@ -274,6 +287,16 @@ impl Store for DiskStore {
 
     fn checkpoint(&mut self) -> Result<(), StoreError> {
         self.run_checkpoint()
+    }
+
+    fn checker(&self) -> Option<Box<dyn Check>> {
+        Some(Box::new(Checker::new(&self.places, self.shared.clone(), &self.log)))
+    }
+
+    fn renew(&mut self, file: &str) -> Result<(), StoreError> {
+        let digits = file.strip_prefix("log/").and_then(|name| name.strip_suffix(".log"));
+        let Some(number) = digits.and_then(|digits| digits.parse::<u64>().ok()) else { return Ok(()) };
+        self.run_renewal(number)
     }
 
     fn wants_checkpoint(&self) -> bool {

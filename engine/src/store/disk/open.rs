@@ -51,6 +51,8 @@ impl DiskStore {
         let Prepared { lock, salt, created } = prepare(&places, &mut damages)?;
         let table = Arc::new(FileTable::new(places.log.clone(), files));
         let marker = Marker::read(&places.marker)?;
+        // What is seen here may be in the system's cache alone, when the last life ended in a failed sync.
+        sync_dir(&places.root)?;
         if let Ok(marker) = &marker {
             drop_leftovers(&places, &table, marker.first)?;
         }
@@ -91,6 +93,7 @@ impl DiskStore {
             }
         }
         let position = source.mend(&replayed, marker.as_ref().ok())?;
+        source.write_tail_again(&replayed)?;
         let sizes = sizes(&table, &numbers)?;
         let log = Log::new(table.clone(), salt, options.roll_at, sizes, position)?;
         let marker = match (marker, &index_state) {
@@ -108,7 +111,7 @@ impl DiskStore {
             OpenReport { damages, torn_tail: replayed.torn_tail, index: index_state, replayed: replayed.frames };
         let mut store = Self {
             tried_at: (0, 0),
-            shared: Arc::new(Shared::new(overlay, loaded.index.clone(), table)),
+            shared: Arc::new(Shared::new(overlay, loaded.index.clone(), table, log.position())),
             index: Some(loaded.index),
             options,
             places,
@@ -117,6 +120,7 @@ impl DiskStore {
             marker,
             unsure,
             index_is_suspect: false,
+            renew_to: None,
             is_full: false,
             _lock: lock,
         };
@@ -150,16 +154,20 @@ impl DiskStore {
     }
 }
 
-struct Opened {
-    overlay: Overlay,
+pub(super) struct Opened {
+    pub(super) overlay: Overlay,
     unsure: BTreeSet<bytes::Bytes>,
-    loaded: Loaded,
+    pub(super) loaded: Loaded,
     replayed: Replayed,
 }
 
 /// The usual way: replays from the marker and checks that the index is what the marker says. The inner error says why
 /// the index is of no use.
-fn load(source: &Source<'_>, marker: &Marker, options: &DiskOptions) -> Result<Result<Opened, Unusable>, StoreError> {
+pub(super) fn load(
+    source: &Source<'_>,
+    marker: &Marker,
+    options: &DiskOptions,
+) -> Result<Result<Opened, Unusable>, StoreError> {
     let (mut overlay, mut live, mut unsure) = (Overlay::new(), BTreeMap::new(), BTreeSet::new());
     let mut bad = Vec::new();
     let mut replayed = source.replay(Some(marker.replay_from), &mut |found| {
@@ -292,7 +300,7 @@ fn sizes(table: &FileTable, numbers: &[u64]) -> Result<BTreeMap<u64, u64>, Store
 
 impl Source<'_> {
     /// A frame that is intact and yet makes no sense.
-    fn unreadable(&self, found: &Found<'_>) -> Damage {
+    pub(super) fn unreadable(&self, found: &Found<'_>) -> Damage {
         Damage {
             file: self.places.name(&self.table.path(found.file)),
             offset: found.at,

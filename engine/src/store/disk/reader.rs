@@ -4,12 +4,21 @@ use std::{
     collections::BTreeMap,
     io,
     ops::{Bound, ControlFlow},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
 
-use super::{file::io_error, frame::checksum, index::Index, log::FileTable, row::Row};
+use super::{
+    file::io_error,
+    frame::checksum,
+    index::Index,
+    log::{FileTable, Position},
+    row::Row,
+};
 use crate::{Read, StoreError};
 
 /// Rows that changed since the last checkpoint; `None` stands for a deleted key.
@@ -29,11 +38,46 @@ pub(super) struct Shared {
     /// `None` once the store is closed. The writer has a handle of its own and does not wait here.
     index: Mutex<Option<Index>>,
     table: Arc<FileTable>,
+    /// Up to where the log is durable; what lies behind may be half written.
+    durable: Mutex<Position>,
+    /// Copies under way: as long as there are any, no log file is removed.
+    pins: AtomicUsize,
+}
+
+/// Keeps all log files where they are, until dropped.
+pub(super) struct Pin(Arc<Shared>);
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.0.pins.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Shared {
-    pub(super) fn new(overlay: Overlay, index: Index, table: Arc<FileTable>) -> Self {
-        Self { overlay: RwLock::new(overlay), index: Mutex::new(Some(index)), table }
+    pub(super) fn new(overlay: Overlay, index: Index, table: Arc<FileTable>, durable: Position) -> Self {
+        let (overlay, index) = (RwLock::new(overlay), Mutex::new(Some(index)));
+        Self { overlay, index, table, durable: Mutex::new(durable), pins: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn pin(self: &Arc<Self>) -> Pin {
+        self.pins.fetch_add(1, Ordering::SeqCst);
+        Pin(self.clone())
+    }
+
+    pub(super) fn is_pinned(&self) -> bool {
+        self.pins.load(Ordering::SeqCst) > 0
+    }
+
+    pub(super) fn durable(&self) -> Position {
+        *self.durable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_durable(&self, at: Position) {
+        *self.durable.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    pub(super) fn table(&self) -> &FileTable {
+        &self.table
     }
 
     // A poisoned lock says that a thread panicked while it held it; nothing below panics between two related changes.
@@ -67,29 +111,9 @@ impl Shared {
         self.with_index(|index| index.get(key))
     }
 
-    /// The value of a row; `Ok(None)` when its log file is gone.
+    /// As [`value_in`].
     pub(super) fn value(&self, row: &Row) -> Result<Option<Bytes>, StoreError> {
-        let (file, offset, len, expected) = match row {
-            Row::Inline { bytes, .. } => return Ok(Some(bytes.clone())),
-            Row::Lost { place, .. } => {
-                let detail = "the value was damaged and could not be carried on".to_owned();
-                return Err(StoreError::Damaged { place: place.clone(), detail });
-            }
-            Row::Pointer { file, offset, len, checksum } => (*file, *offset, *len, checksum),
-        };
-        let path = self.table.path(file);
-        let damaged = |detail: &str| StoreError::Damaged {
-            place: format!("{} at {offset}", path.display()),
-            detail: format!("{detail} ({len} bytes)"),
-        };
-        let mut bytes = vec![0; len as usize];
-        match self.table.get(file).and_then(|file| file.read_at(&mut bytes, offset)) {
-            Ok(()) if checksum(&bytes) == *expected => Ok(Some(Bytes::from(bytes))),
-            Ok(()) => Err(damaged("a value does not match its checksum")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(damaged("the file ends before a value")),
-            Err(error) => Err(io_error("reading", &path, error)),
-        }
+        value_in(&self.table, row)
     }
 
     /// The value of a key, given the row that a scan saw: cleaning may have moved the value since.
@@ -149,6 +173,31 @@ impl Shared {
             changed.entry(key).or_insert(Some(row));
         }
         Ok((changed, covered))
+    }
+}
+
+/// The value of a row; `Ok(None)` when its log file is gone.
+pub(super) fn value_in(table: &FileTable, row: &Row) -> Result<Option<Bytes>, StoreError> {
+    let (file, offset, len, expected) = match row {
+        Row::Inline { bytes, .. } => return Ok(Some(bytes.clone())),
+        Row::Lost { place, .. } => {
+            let detail = "the value was damaged and could not be carried on".to_owned();
+            return Err(StoreError::Damaged { place: place.clone(), detail });
+        }
+        Row::Pointer { file, offset, len, checksum } => (*file, *offset, *len, checksum),
+    };
+    let path = table.path(file);
+    let damaged = |detail: &str| StoreError::Damaged {
+        place: format!("{} at {offset}", path.display()),
+        detail: format!("{detail} ({len} bytes)"),
+    };
+    let mut bytes = vec![0; len as usize];
+    match table.get(file).and_then(|file| file.read_at(&mut bytes, offset)) {
+        Ok(()) if checksum(&bytes) == *expected => Ok(Some(Bytes::from(bytes))),
+        Ok(()) => Err(damaged("a value does not match its checksum")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(damaged("the file ends before a value")),
+        Err(error) => Err(io_error("reading", &path, error)),
     }
 }
 

@@ -1,14 +1,16 @@
 //! Replaying the log: every intact frame in order, and an exact account of what is not intact.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io};
 
 use bytes::Bytes;
 
 use super::{
     Damage,
-    file::{io_error, read_all},
+    file::{Unreadable, io_error, read_what_can_be_read, sync_dir},
     format::Places,
-    frame::{FILE_HEADER, Frame, FrameKey, Salt, decode_file_header, encode_file_header, records},
+    frame::{
+        FILE_HEADER, FRAME_HEADER, Frame, FrameKey, Salt, VERSION, decode_file_header, encode_file_header, records,
+    },
     log::{FileTable, Position},
     marker::Marker,
     reader::Overlay,
@@ -34,6 +36,10 @@ pub(super) struct Replayed {
     /// An unconfirmed tail at the end of the last file.
     pub(super) torn_tail: Option<Damage>,
     pub(super) frames: u64,
+    /// Where the last group of frames begins: group, file, offset.
+    last_group: Option<(u64, u64, u64)>,
+    /// Some of the last file could not be read: nothing of it may be cut off.
+    last_is_unreadable: bool,
     /// Length of the last file without its torn tail.
     end: u64,
     /// The sequence after the last frame.
@@ -80,20 +86,31 @@ impl Source<'_> {
         replayed: &mut Replayed,
         sink: &mut dyn FnMut(Found<'_>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let bytes = self.read(number)?;
+        let (bytes, unreadable) = self.read(number)?;
         let len = bytes.len() as u64;
         let is_last = self.numbers.last() == Some(&number);
-        let header_is_good = decode_file_header(&bytes).is_some_and(|(_, found, _)| found == number);
+        let header = decode_file_header(&bytes);
+        if let Some((found, ..)) = header.filter(|(version, ..)| *version != VERSION) {
+            let place = self.table.path(number).display().to_string();
+            return Err(StoreError::Version { place, found, expected: VERSION });
+        }
+        let header_is_good = header.is_some_and(|(_, found, _)| found == number);
+        for (at, count, error) in &unreadable {
+            replayed.damages.push(self.damage(number, *at, *count, &format!("can't be read: {error}")));
+        }
+        replayed.last_is_unreadable = is_last && !unreadable.is_empty();
         if len < from && from > FILE_HEADER as u64 {
             let what = "the file ends before the place of the last checkpoint";
             replayed.damages.push(self.damage(number, len, from - len, what));
         }
         let pieces: Vec<Piece> = Walk::new(&bytes, self.key, from as usize).collect();
-        let torn = is_last.then(|| torn_tail(&pieces, replayed.sequence.unwrap_or(0))).flatten();
+        let torn =
+            (is_last && unreadable.is_empty()).then(|| torn_tail(&pieces, replayed.sequence.unwrap_or(0))).flatten();
         replayed.end = torn.map_or(len, |at| at as u64);
         if !header_is_good {
             // A crash while the file was being created leaves no frame behind.
             if is_last
+                && unreadable.is_empty()
                 && pieces.iter().all(|piece| matches!(piece, Piece::Damaged { .. }))
                 && from <= FILE_HEADER as u64
             {
@@ -118,6 +135,9 @@ impl Source<'_> {
                 Piece::Frame { at, frame } => {
                     if self.follows(number, at, &frame, after_damage, replayed) {
                         let (payload_at, payload) = (frame.payload.start as u64, &bytes[frame.payload]);
+                        if replayed.last_group.is_none_or(|(group, ..)| group != frame.group) {
+                            replayed.last_group = Some((frame.group, number, at as u64));
+                        }
                         sink(Found { file: number, at: at as u64, payload_at, payload })?;
                         replayed.frames += 1;
                     }
@@ -144,8 +164,8 @@ impl Source<'_> {
         true
     }
 
-    fn read(&self, number: u64) -> Result<Vec<u8>, StoreError> {
-        let read = self.table.get(number).and_then(|file| read_all(&*file));
+    fn read(&self, number: u64) -> Result<(Vec<u8>, Unreadable), StoreError> {
+        let read = self.table.get(number).and_then(|file| read_what_can_be_read(&*file));
         read.map_err(|error| io_error("reading", &self.table.path(number), error))
     }
 
@@ -160,7 +180,10 @@ impl Source<'_> {
         let newest = marker.map_or(0, |marker| marker.newest);
         let last = self.numbers.last().copied().unwrap_or(0);
         let cut_short = at_least.is_some_and(|at| last == at.file && replayed.end < at.offset);
-        if last == 0 || last < newest || cut_short {
+        // What could not be read may hold frames, and may be readable again one day: their numbers are not used twice.
+        let unread = if replayed.last_is_unreadable { replayed.end / FRAME_HEADER as u64 + 1 } else { 0 };
+        let sequence = sequence + unread;
+        if last == 0 || last < newest || cut_short || replayed.last_is_unreadable {
             return Ok(Position { file: last.max(newest) + 1, offset: 0, sequence });
         }
         let mut end = replayed.end;
@@ -178,6 +201,34 @@ impl Source<'_> {
             cut().map_err(|error| io_error("mending", &self.table.path(last), error))?;
         }
         Ok(Position { file: last, offset: end, sequence })
+    }
+}
+
+impl Source<'_> {
+    /// Writes the last group of frames once more, and syncs it. It was read, which proves nothing: a process that was
+    /// killed before its sync leaves it in the system's cache, and after a failed sync the system takes pages for written
+    /// that never were. All groups before the last were synced, or nothing would have been written behind them.
+    pub(super) fn write_tail_again(&self, replayed: &Replayed) -> Result<(), StoreError> {
+        let Some(&last) = self.numbers.last().filter(|_| !replayed.last_is_unreadable) else { return Ok(()) };
+        let start = replayed.last_group.filter(|(_, file, _)| *file == last).map(|(.., at)| at);
+        let write = || {
+            let file = self.table.get(last)?;
+            let mut header = [0; FILE_HEADER];
+            file.read_at(&mut header, 0)?;
+            file.write_at(&header, 0)?;
+            if let Some(start) = start {
+                let mut bytes = vec![0; replayed.end.saturating_sub(start) as usize];
+                file.read_at(&mut bytes, start)?;
+                file.write_at(&bytes, start)?;
+            }
+            file.sync()
+        };
+        match write() {
+            // Cut off within its header: the log goes on in another file.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            result => result.map_err(|error| io_error("writing again the end of", &self.table.path(last), error))?,
+        }
+        sync_dir(&self.places.log)
     }
 }
 

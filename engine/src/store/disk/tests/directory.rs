@@ -28,6 +28,34 @@ fn another_format_version_is_refused_by_name() {
     assert_eq!((found, expected), (2, 1));
 }
 
+/// Rewrites the version of a file whose checksum stands at its end, or after the first `header` bytes.
+fn raise_version(path: &std::path::Path, header: Option<usize>, check: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[8..12].copy_from_slice(&7_u32.to_le_bytes());
+    let end = header.unwrap_or(bytes.len()) - check;
+    let sum = crate::store::disk::frame::checksum(&bytes[..end]);
+    bytes[end..end + check].copy_from_slice(&sum[..check]);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_log_file_or_marker_of_another_version_is_refused_by_name_and_left_alone() {
+    for (name, header, check) in [("log/0000000001.log", Some(68), 16), ("marker", None, 12)] {
+        let mut disk = Disk::new();
+        disk.put("a", "1");
+        disk.close();
+        let path = disk.path().join(name);
+        let before = fs::read(&path).unwrap();
+        raise_version(&path, header, check);
+        let Err(error) = disk.open() else { panic!("{name} of version 7 was opened") };
+        assert!(matches!(error, StoreError::Version { found: 7, .. }), "{error}");
+        assert!(error.to_string().contains(name), "{error}");
+        fs::write(&path, before).unwrap();
+        assert_eq!(disk.open().unwrap().index, crate::store::IndexState::Intact);
+        assert_eq!(disk.value("a").unwrap().unwrap(), "1");
+    }
+}
+
 #[test]
 fn a_foreign_directory_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();

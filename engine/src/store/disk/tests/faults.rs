@@ -131,6 +131,29 @@ fn a_failed_read_is_an_error_and_no_absence() {
     assert!(reader.get(b"big").unwrap().is_some());
 }
 
+/// A sector that can't be read is damage with its place, not the end of the store; and nothing is cut off because of it.
+#[test]
+fn a_bad_sector_costs_what_lies_around_it() {
+    let mut faulty = Faulty::new();
+    for number in 0..30 {
+        faulty.commit(&format!("key {number}"), 10_000).unwrap();
+    }
+    let path = faulty.dir.path().join("log");
+    let before: Vec<_> =
+        fs::read_dir(&path).unwrap().map(|entry| fs::metadata(entry.unwrap().path()).unwrap().len()).collect();
+    faulty.files.arm(Fault::BadSector(100));
+    let report = faulty.reopen();
+    assert!(report.damages.iter().any(|damage| damage.what.contains("can't be read")), "{report:?}");
+    assert_eq!(report.torn_tail, None);
+    let kept: Vec<_> =
+        fs::read_dir(&path).unwrap().map(|entry| fs::metadata(entry.unwrap().path()).unwrap().len()).collect();
+    assert!(kept.iter().sum::<u64>() >= before.iter().sum::<u64>(), "{kept:?} {before:?}");
+    faulty.files.disarm();
+    faulty.commit("after", 10).unwrap();
+    faulty.reopen();
+    assert!(faulty.has("after"));
+}
+
 fn fault() -> impl Strategy<Value = Option<Fault>> {
     prop_oneof![
         4 => Just(None),

@@ -19,6 +19,8 @@ pub(super) enum Fault {
     Truncate,
     /// The next read fails.
     Read,
+    /// This byte of every file can not be read, ever.
+    BadSector(u64),
     /// The next file can not be created, for the disk is full.
     Create,
 }
@@ -87,6 +89,11 @@ impl LogFile for FaultyFile {
 
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         self.faults.check(Fault::Read)?;
+        let covers =
+            |fault: &Fault| matches!(fault, Fault::BadSector(at) if (offset..offset + bytes.len() as u64).contains(at));
+        if self.faults.0.lock().unwrap().iter().any(covers) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         self.file.read_at(bytes, offset)
     }
 

@@ -45,8 +45,8 @@ fn child() {
         let group: Vec<Batch> = (next..next + 1 + next % 3).map(batch).collect();
         store.commit(&group).unwrap();
         next += group.len() as u32;
-        // To standard error: the test runner keeps standard output to itself.
-        writeln!(std::io::stderr(), "confirmed {}", next - 1).unwrap();
+        // To standard error: the test runner keeps standard output to itself. In one piece, or a kill may cut it.
+        std::io::stderr().write_all(format!("confirmed {}\n", next - 1).as_bytes()).unwrap();
         if store.wants_checkpoint() {
             store.checkpoint().unwrap();
         }

@@ -1,6 +1,7 @@
 //! Tests of the store on disk. `Disk` is a store in a scratch directory that can be closed, looked into and reopened.
 
 mod basics;
+mod checks;
 mod cleaning;
 mod damage;
 mod directory;
@@ -9,6 +10,7 @@ mod faulty;
 mod full_disk;
 mod interrupted;
 mod kill;
+mod lost_pages;
 
 use std::{fs, path::PathBuf, time::Duration};
 

@@ -1,0 +1,309 @@
+//! Checking a whole store, in use and closed: all that is broken is named, and nothing else; nothing is changed.
+
+use std::{ops::ControlFlow, path::Path, sync::Arc};
+
+use super::*;
+use crate::{
+    Engine, Entry, Epoch, NodeId, Now, Planted, Unit,
+    store::{Damage, Finding, Part, VerifyError, verify_closed},
+};
+
+/// An engine on a disk, as a driver runs it.
+pub(super) struct Host {
+    pub(super) disk: Disk,
+    pub(super) engine: Engine,
+}
+
+impl Host {
+    pub(super) fn new() -> Self {
+        Self::on(Disk::new())
+    }
+
+    pub(super) fn on(mut disk: Disk) -> Self {
+        let engine = engine(&mut disk, 1).0;
+        let mut host = Self { disk, engine };
+        host.settle();
+        host
+    }
+
+    pub(super) fn settle(&mut self) {
+        loop {
+            if self.engine.needs_segment() {
+                self.engine.begin_segment(Now::default());
+            }
+            let Some(commit) = self.engine.poll_commit(Now::default()) else { break };
+            self.disk.get_mut().commit(&[commit.batch]).unwrap();
+            self.engine.handle_committed();
+        }
+    }
+
+    pub(super) fn publish(&mut self, text: &str, len: usize) {
+        let body = Bytes::from(text.repeat(len / text.len() + 1));
+        let entry = Entry { inboxes: vec!["q".to_owned()], head: Bytes::new(), body, persistent: true };
+        self.engine.publish(Unit { entries: vec![entry], ..Unit::default() }).unwrap();
+        self.settle();
+    }
+
+    pub(super) fn consume(&mut self, every: usize) {
+        let segments: Vec<_> = self.engine.segments().collect();
+        for segment in segments {
+            for slot in self.engine.waiting_in(segment).iter().step_by(every) {
+                self.engine.remove(crate::Dot { segment, slot });
+            }
+        }
+        self.settle();
+    }
+
+    pub(super) fn check(&mut self) -> Vec<Finding> {
+        let mut checker = self.disk.get_mut().checker().unwrap();
+        let mut found = Vec::new();
+        checker.check(&mut |_| ControlFlow::Continue(()), &mut |finding| found.push(finding)).unwrap();
+        found
+    }
+
+    /// Segments with blocks in several log files, half of them consumed, some after the last checkpoint.
+    pub(super) fn sample() -> Self {
+        let mut host = Self::new();
+        for number in 0..40 {
+            host.publish(&format!("m{number} "), if number % 3 == 1 { 3000 } else { 40 });
+            if number == 20 {
+                host.disk.get_mut().checkpoint().unwrap();
+                host.engine.close_segment();
+            }
+        }
+        host.consume(3);
+        host
+    }
+}
+
+fn engine(disk: &mut Disk, life: u64) -> (Engine, crate::OpenReport) {
+    let reader = disk.get_mut().reader();
+    Engine::open(reader, NodeId([1; 16]), Epoch(life), Now::default(), Planted::default()).unwrap()
+}
+
+fn closed(dir: &Path) -> (Vec<Finding>, Vec<String>) {
+    let (scratch, mut found) = (tempfile::tempdir().unwrap(), Vec::new());
+    let (_, notes) = verify_closed(dir, scratch.path(), &mut |finding| found.push(finding)).unwrap();
+    (found, notes)
+}
+
+fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()) {
+        if entry.path().is_dir() {
+            all.extend(snapshot(&entry.path()));
+        } else {
+            all.push((entry.path(), fs::read(entry.path()).unwrap()));
+        }
+    }
+    all.sort();
+    all
+}
+
+fn flip(path: &Path, pattern: &[u8], further: usize) -> usize {
+    let mut bytes = fs::read(path).unwrap();
+    let at = bytes.windows(pattern.len()).position(|window| window == pattern).unwrap() + further;
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+    at
+}
+
+#[test]
+fn a_whole_store_has_no_findings_in_use_or_closed_and_closed_is_not_changed() {
+    let mut host = Host::sample();
+    assert_eq!(host.check(), []);
+    host.consume(2);
+    host.engine.close_segment();
+    host.settle();
+    assert_eq!(host.check(), []);
+    let dir = host.disk.path();
+    assert!(matches!(
+        verify_closed(&dir, dir.parent().unwrap(), &mut |_| {}),
+        Err(VerifyError::Store(StoreError::Locked { .. }))
+    ));
+    host.disk.close();
+    let before = snapshot(&dir);
+    assert_eq!(closed(&dir), (vec![], vec![]));
+    assert!(snapshot(&dir) == before, "a check changed something");
+    let empty = tempfile::tempdir().unwrap();
+    assert!(matches!(verify_closed(empty.path(), &dir, &mut |_| {}), Err(VerifyError::NoStore { .. })));
+    assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_broken_block_is_named_with_file_offset_and_slots_and_can_be_given_up() {
+    let mut host = Host::sample();
+    let number =
+        (1..).find(|number| fs::read(host.disk.log(*number)).unwrap().windows(4).any(|w| w == b"m14 ")).unwrap();
+    flip(&host.disk.log(number), b"m14 m14 ", 3);
+    let found = host.check();
+    let block = found.iter().find(|finding| finding.part == Part::Block);
+    // A small block lies in the index, too: then the log alone is broken.
+    assert!(found.iter().any(|finding| finding.part == Part::Log && finding.damage.file.contains(&number.to_string())));
+    assert!(block.is_none() || block.unwrap().slots.len() == 1);
+
+    let number =
+        (1..).find(|number| fs::read(host.disk.log(*number)).unwrap().windows(4).any(|w| w == b"m28 ")).unwrap();
+    let at = flip(&host.disk.log(number), b"m28 m28 m28 m28 m28 m28", 1200);
+    let found = host.check();
+    let block = found.iter().find(|finding| finding.part == Part::Block).expect("the block's own hash is wrong");
+    let Damage { file, offset, len, .. } = &block.damage;
+    assert_eq!(*file, format!("log/{number:010}.log"));
+    assert!((*offset..offset + len).contains(&(at as u64)), "{block}");
+    assert_eq!(block.slots.len(), 1, "{block}");
+    let dot = crate::Dot { segment: block.segment.unwrap(), slot: block.slots.first().unwrap() };
+    // The cache still has it, the disk has not.
+    assert_eq!(host.engine.forget_damaged(dot), block.slots);
+    host.settle();
+    assert!(!host.engine.state_of(dot.segment).known.contains(dot.slot));
+    assert!(host.check().iter().all(|finding| finding.part == Part::Log));
+
+    // What is still good moves on, and the broken files go.
+    let files: Vec<String> = host.check().into_iter().map(|finding| finding.damage.file).collect();
+    for file in files {
+        host.disk.get_mut().renew(&file).unwrap();
+    }
+    assert_eq!(host.check(), []);
+    host.disk.close();
+    assert_eq!(closed(&host.disk.path()), (vec![], vec![]));
+    let report = host.disk.open().unwrap();
+    assert_eq!(report.damages, []);
+}
+
+#[test]
+fn rows_that_contradict_each_other_are_named() {
+    use crate::keys::{self, SegmentRow};
+    let mut host = Host::sample();
+    let segment = host.engine.segments().last().unwrap();
+    let state = host.engine.state_of(segment);
+    let first = *host.engine.blocks_with(segment, &state.waiting()).first().unwrap();
+    let put = |row: &SegmentRow| vec![Op::Put(keys::segment(segment), keys::encode(row))];
+
+    // A block that is gone without a word: the slots it held are named.
+    host.disk.get_mut().commit(&[vec![Op::Delete(keys::block(segment, first))]]).unwrap();
+    let found = host.check();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!((found[0].part, found[0].segment, found[0].slots.first()), (Part::Coverage, Some(segment), Some(first)));
+    assert_eq!(host.engine.forget_damaged(crate::Dot { segment, slot: first }), found[0].slots);
+    host.settle();
+    assert_eq!(host.check(), []);
+
+    // A length that is too small, and a mark beyond what is known.
+    let row =
+        SegmentRow { known: state.known.clone(), length: Some(1), removed_prefix: state.known.last().unwrap() + 5 };
+    host.disk.get_mut().commit(&[put(&row)]).unwrap();
+    let found = host.check();
+    assert!(found.len() >= 2 && found.iter().all(|finding| finding.part == Part::Prefix), "{found:?}");
+
+    // Rows that do not read.
+    host.disk.get_mut().commit(&[vec![Op::Put(keys::meta("life"), Bytes::from_static(b"\xff"))]]).unwrap();
+    assert!(
+        host.check().iter().any(|finding| finding.part == Part::Row && finding.damage.what.contains("version 255"))
+    );
+}
+
+#[test]
+fn an_index_that_is_not_what_the_log_says_is_found_in_a_closed_store() {
+    let mut host = Host::sample();
+    host.disk.get_mut().checkpoint().unwrap();
+    host.disk.close();
+    let dir = host.disk.path();
+    for entry in snapshot(&dir.join("sled")).into_iter().filter(|(_, bytes)| bytes.len() > 200) {
+        fs::write(&entry.0, vec![0; entry.1.len()]).unwrap();
+    }
+    let (found, _) = closed(&dir);
+    assert!(found.iter().any(|finding| finding.part == Part::Index), "{found:?}");
+    assert!(found.iter().all(|finding| finding.part == Part::Index), "{found:?}");
+}
+
+#[test]
+fn a_round_can_be_ended_at_any_place() {
+    let mut host = Host::sample();
+    let mut checker = host.disk.get_mut().checker().unwrap();
+    let mut left = usize::MAX;
+    let mut stops = 0;
+    loop {
+        let mut steps = 0;
+        let mut pace = |_| {
+            steps += 1;
+            if steps > left { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let checked = checker.check(&mut pace, &mut |finding| panic!("{finding}")).unwrap();
+        assert_eq!(checked.cut_short, left != usize::MAX);
+        stops += 1;
+        left = match steps.min(left).checked_sub(10) {
+            Some(next) => next,
+            None => break,
+        };
+    }
+    assert!(stops > 5);
+}
+
+#[test]
+fn a_check_beside_a_busy_writer_finds_nothing() {
+    let mut host = Host::sample();
+    let mut checker = host.disk.get_mut().checker().unwrap();
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stop = done.clone();
+    let checking = std::thread::spawn(move || {
+        let mut rounds = 0;
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) || rounds == 0 {
+            checker.check(&mut |_| ControlFlow::Continue(()), &mut |finding| panic!("{finding}")).unwrap();
+            rounds += 1;
+        }
+        rounds
+    });
+    for number in 0..150 {
+        host.publish(&format!("n{number} "), 10 + number * 20);
+        if number % 5 == 0 {
+            host.consume(2);
+        }
+        if host.disk.get_mut().wants_checkpoint() || number % 20 == 0 {
+            host.disk.get_mut().checkpoint().unwrap();
+        }
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(checking.join().unwrap() > 0);
+}
+
+#[test]
+fn a_copy_of_a_store_in_use_is_the_store_as_of_a_moment() {
+    let mut host = Host::sample();
+    let to = tempfile::tempdir().unwrap();
+    let mut checker = host.disk.get_mut().checker().unwrap();
+    let before: Vec<_> = host.engine.segments().map(|id| (id, host.engine.state_of(id))).collect();
+    // While the copy runs, everything is consumed and the log is cleaned.
+    let mut steps = 0;
+    let host = std::cell::RefCell::new(&mut host);
+    let copied = checker.copy(&to.path().join("store"), &mut |_| {
+        steps += 1;
+        if steps == 2 {
+            let mut host = host.borrow_mut();
+            host.consume(1);
+            for _ in 0..40 {
+                host.publish("later ", 3000);
+                host.disk.get_mut().checkpoint().unwrap();
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    let copied = copied.unwrap();
+    assert!(copied.damages.is_empty() && copied.files.len() >= 3 && steps > 2, "{copied:?}");
+    for file in &copied.files {
+        file.check(&to.path().join("store")).unwrap();
+    }
+    let mut restored = Disk { dir: to, options: small(), store: None };
+    assert_eq!(restored.open().unwrap().damages, []);
+    let (engine, report) = engine(&mut restored, 9);
+    assert!(report.losses.is_empty() && report.damaged_rows.is_empty(), "{report:?}");
+    assert_eq!(engine.segments().map(|id| (id, engine.state_of(id))).collect::<Vec<_>>(), before);
+    // What waited for the copy goes with the next checkpoint.
+    let mut host = host.borrow_mut();
+    let files = host.disk.get_mut().stats().files;
+    host.disk.get_mut().checkpoint().unwrap();
+    assert!(host.disk.get_mut().stats().files < files);
+    assert!(matches!(
+        checker.copy(&restored.path(), &mut |_| ControlFlow::Continue(())),
+        Err(crate::store::BackupError::NotEmpty(_))
+    ));
+}
