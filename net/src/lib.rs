@@ -15,6 +15,8 @@ pub mod rim;
 pub use link::{
     HelloError, LinkId, MAX_HELLO_BYTES, MAX_NAME_BYTES, MAX_VERSION, MIN_VERSION, PeerHello, common_version,
 };
-pub use node::{CommitError, Event, ForgetError, Forgotten, Node, NodeConfig, Output, PublishId, RosterEntry, Timing};
+pub use node::{
+    CommitError, DamageCount, Event, ForgetError, Forgotten, Node, NodeConfig, Output, PublishId, RosterEntry, Timing,
+};
 pub use swim::{MAX_PACKET_BYTES, Swim, SwimConfig, SwimError, SwimEvent};
 pub use ticket::{MAX_TICKET_ADDRESSES, MAX_TICKET_CHARS, Ticket, TicketError};

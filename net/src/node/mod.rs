@@ -6,6 +6,7 @@
 //!
 //! - `mod.rs`: inputs, outputs, and the pump that turns queued changes into commits
 //! - `commits.rs`: what a durable commit sets free: events, pushes, confirmations
+//! - `damage.rs`: what turned out broken on the disk
 //! - `peer.rs`: what is remembered of a linked peer
 //! - `sync.rs`: anti-entropy: summaries, pulls, registry and retired set
 //! - `placement.rs`: who holds a segment, successors for the dead
@@ -16,6 +17,7 @@
 //! - `roster.rs`: who is who
 
 mod commits;
+mod damage;
 mod folding;
 mod forget;
 mod handoff;
@@ -35,8 +37,9 @@ use std::{
 use bytes::Bytes;
 use rhizomq_engine::{Batch, Dot, Engine, Epoch, NodeId, Now, Planted, PublishError, RangeSet, SegmentId, Unit};
 
-use self::{commits::Confirms, handoff::Handoffs, peer::Peer, placement::Holders, storing::Storing};
+use self::{commits::Confirms, damage::Damages, handoff::Handoffs, peer::Peer, placement::Holders, storing::Storing};
 pub use self::{
+    damage::DamageCount,
     forget::{ForgetError, Forgotten},
     roster::RosterEntry,
 };
@@ -219,6 +222,7 @@ pub struct Node {
     upkeep_at: u64,
     committed_seq: u64,
     storing: Storing,
+    damages: Damages,
     nonce: u64,
     outputs: VecDeque<Output>,
     events: VecDeque<Event>,
@@ -243,6 +247,7 @@ impl Node {
             upkeep_at: now.mono_ms + config.timing.upkeep_ms,
             committed_seq: 0,
             storing: Storing::default(),
+            damages: Damages::default(),
             nonce: config.seed,
             outputs: VecDeque::new(),
             events: VecDeque::new(),
@@ -468,7 +473,7 @@ impl Node {
     /// A message's block can't be read: forget it, so that it is fetched again.
     pub fn report_damage(&mut self, now: Now, dot: Dot, why: &str) {
         let slots = self.engine.forget_damaged(dot);
-        self.events.push_back(Event::Damaged { what: format!("segment {} slots {slots:?}: {why}", dot.segment) });
+        self.note_damage(dot.segment, &slots, why);
         self.finish(now);
     }
 

@@ -219,8 +219,8 @@ impl Node {
                 Ok(None) => continue,
                 Err(error) => {
                     let dot = rhizomq_engine::Dot { segment, slot: first };
-                    self.engine.forget_damaged(dot);
-                    self.events.push_back(super::Event::Damaged { what: error.to_string() });
+                    let slots = self.engine.forget_damaged(dot);
+                    self.note_damage(segment, &slots, &error.to_string());
                     continue;
                 }
             };
