@@ -22,6 +22,36 @@ pub struct Status {
     pub digest: String,
     /// Messages of topics that this node dropped, since its start, because a subscriber did not keep up.
     pub topic_drops: u64,
+    /// What was found broken on this node's disk since its process started.
+    pub damage: DamageStatus,
+    /// How this node's store fares.
+    pub store: StoreStatus,
+}
+
+/// Damage on a node's disk, since its process started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DamageStatus {
+    /// Places in files and rows that were found broken by the scrub, by `verify` or while they were read.
+    pub places: u64,
+    /// Messages that could not be shown because of it.
+    pub found: u64,
+    /// Those of them that are here again, fetched from another node, or that turned out to be consumed.
+    pub repaired: u64,
+    /// Those that are not, or not yet. A node without peers has lost them.
+    pub lost: u64,
+}
+
+/// The store of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StoreStatus {
+    /// How often it was closed and read back from disk after a failed write, since the process started.
+    pub reopened: u64,
+    /// Why, the last time.
+    pub reopened_because: Option<String>,
+    /// Where a store lies that could not be opened and was set aside at the start: this node began empty.
+    pub set_aside: Option<String>,
+    /// Complete rounds of the scrub in this life.
+    pub scrubs: u64,
 }
 
 /// One node.

@@ -14,7 +14,7 @@ use rhizomq_net::{
     rim::{Identity, NetworkSecret, Rim, RimConfig},
 };
 use rhizomq_stomp::{
-    Broker, BrokerConfig,
+    Broker, BrokerConfig, StoreStatus,
     rim::{Driver, DriverConfig, ListenerConfig},
     session::SessionConfig,
 };
@@ -39,7 +39,7 @@ impl Host {
         let (driver, address) = runtime.block_on(async { driver(session).await });
         let run = async move {
             let stopped = async move { drop(stopped.await) };
-            driver.run(stopped).await.expect("the driver ends in order");
+            driver.run(stopped).await.0.expect("the driver ends in order");
         };
         let thread = thread::spawn(move || runtime.block_on(run));
         Self { address, runtime: handle, stop: Some(stop), thread: Some(thread) }
@@ -93,6 +93,9 @@ async fn driver(session: SessionConfig) -> (Driver, SocketAddr) {
         clients: ListenerConfig::default(),
         join: Vec::new(),
         started: Instant::now(),
+        scrub: None,
+        store_status: StoreStatus::default(),
+        damaged_places: 0,
     };
     (Driver::new(broker, config).unwrap().0, address)
 }

@@ -5,6 +5,7 @@
 
 mod check;
 mod disk;
+mod manifest;
 mod memory;
 #[cfg(test)]
 mod suite;
@@ -20,6 +21,7 @@ pub use disk::{
     BackupError, BackupFile, Damage, DiskOptions, DiskStats, DiskStore, IndexState, OpenReport, VerifyError,
     make_empty_dir, verify_closed,
 };
+pub use manifest::Manifest;
 pub use memory::{MemoryStore, Snapshot};
 
 /// One change of one key.

@@ -22,9 +22,9 @@ mod stop;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use rhizomq_engine::{NodeId, Now};
+use rhizomq_engine::{Dot, Loss, NodeId, Now};
 use rhizomq_net::{
-    CommitError, Event, ForgetError, Forgotten, LinkId, Node, Output as NetOutput, PeerHello, PublishId,
+    CommitError, DamageCount, Event, ForgetError, Forgotten, LinkId, Node, Output as NetOutput, PeerHello, PublishId,
 };
 
 use self::{
@@ -35,7 +35,7 @@ use self::{
 use crate::{
     dispatch::{Dispatch, Effect, TakeoverTiming},
     session::{Delivery, Session, SessionConfig},
-    status::{NodeStatus, QueueStatus, Status},
+    status::{DamageStatus, NodeStatus, QueueStatus, Status, StoreStatus},
 };
 
 /// A client's connection, named by the driver; never used twice in a process life.
@@ -285,6 +285,7 @@ impl Broker {
             in_flight: total.in_flight,
             consumers: total.consumers,
         };
+        let DamageCount { found, repaired, lost } = self.node.damage();
         Status {
             node: self.node.id().to_string(),
             nodes: self.node.roster().into_iter().map(member).collect(),
@@ -293,7 +294,21 @@ impl Broker {
             under_replicated: self.node.under_replicated(),
             digest: self.node.digest().iter().map(|byte| format!("{byte:02x}")).collect(),
             topic_drops: self.topic_drops,
+            damage: DamageStatus { places: 0, found, repaired, lost },
+            store: StoreStatus::default(),
         }
+    }
+
+    /// What was read of a message's block, or was not there, is not what was written.
+    pub fn handle_damage(&mut self, now: Now, dot: Dot, why: &str) {
+        self.node.report_damage(now, dot, why);
+        self.turn(now);
+    }
+
+    /// What opening the engine found missing.
+    pub fn handle_losses(&mut self, now: Now, losses: &[Loss]) {
+        self.node.note_losses(losses);
+        self.turn(now);
     }
 
     /// What follows every input: events, effects and answers, until nothing more comes of them.
@@ -333,7 +348,9 @@ impl Broker {
             Event::Arrived { segment, slots } => self.dispatch.handle_arrived(now, &self.node, segment, &slots),
             Event::Removed { segment, slots } => self.dispatch.handle_removed(segment, &slots),
             Event::Dropped { segment } => self.dispatch.handle_dropped(now, segment),
-            Event::Damaged { what } => tracing::error!("damaged data is fetched again from other nodes: {what}"),
+            Event::Damaged { what } => {
+                tracing::error!("damage: {what}; it is fetched again from another node, and lost if none has it");
+            }
             _ => {}
         }
     }

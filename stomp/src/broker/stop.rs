@@ -40,6 +40,16 @@ impl Broker {
         }
     }
 
+    /// The store has failed: nothing that is under way will be confirmed. Clients are told why, and closed.
+    pub fn abandon(&mut self, now: Now, why: &str) {
+        for (&conn, client) in &mut self.clients {
+            client.session.error("the node's disk failed", why, None);
+            self.touched.insert(conn);
+        }
+        self.stop = Stop::Done;
+        self.turn(now);
+    }
+
     pub(super) fn proceed_with_stop(&mut self, now: Now) {
         if let Stop::Answering(until) = self.stop {
             let is_answered = self.published.is_empty() && self.acks.is_empty();

@@ -3,10 +3,14 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use rhizomq_engine::{Now, Store, StoreError};
+use rhizomq_engine::{
+    Dot, Now, Store, StoreError,
+    store::{Copied, Finding, Part},
+};
 use rhizomq_net::{
     CommitError, Output as NetOutput,
     rim::{Rim, RimEvent, RimEvents},
@@ -19,9 +23,11 @@ use tokio::{
 use super::{
     alarm::Alarm,
     client::{self, ClientInput, Clients, ListenerConfig},
+    damage::DamageLog,
+    scrub::{Jobs, MaintenanceError, Scrubber, Verified},
     writer::{Writer, Written},
 };
-use crate::{Broker, Output, Status};
+use crate::{Broker, Output, Status, StoreStatus};
 
 /// Inputs of each kind taken in one turn, before outputs are handed out: heart-beats must leave in time.
 const TURN: usize = 256;
@@ -54,6 +60,12 @@ pub struct DriverConfig {
     pub join: Vec<SocketAddr>,
     /// The zero of the monotonic clock that the broker was made with.
     pub started: Instant,
+    /// Bytes of the store that are read in a second to find damage; `None`: none.
+    pub scrub: Option<u64>,
+    /// What became of the store so far, for the status.
+    pub store_status: StoreStatus,
+    /// Places found broken in earlier lives of this process.
+    pub damaged_places: u64,
 }
 
 /// Why the loop ended before it was told to.
@@ -61,7 +73,7 @@ pub struct DriverConfig {
 #[non_exhaustive]
 pub enum DriverError {
     /// The store broke. What was confirmed is on disk; restart to reopen it.
-    #[error("the store can't be trusted any more, the node stops; restart it to read back what is on disk: {0}")]
+    #[error("the store can't be trusted any more: {0}")]
     Store(#[from] StoreError),
     /// No thread for the store.
     #[error("the store has no thread: {0}")]
@@ -77,9 +89,26 @@ enum Question {
 #[derive(Clone)]
 pub struct Handle {
     questions: mpsc::Sender<Question>,
+    jobs: Jobs,
 }
 
 impl Handle {
+    /// Reads the whole store and says what is broken in it.
+    ///
+    /// # Errors
+    /// See [`MaintenanceError`].
+    pub async fn verify(&self) -> Result<Verified, MaintenanceError> {
+        self.jobs.verify().await
+    }
+
+    /// Copies the store into an empty directory, as of one moment after the call.
+    ///
+    /// # Errors
+    /// See [`MaintenanceError`].
+    pub async fn copy_store(&self, to: PathBuf) -> Result<Copied, MaintenanceError> {
+        self.jobs.copy(to).await
+    }
+
     /// The node's status; `None` when the core has stopped.
     pub async fn status(&self) -> Option<Status> {
         let (answer, status) = oneshot::channel();
@@ -104,6 +133,10 @@ pub struct Driver {
     join: Vec<SocketAddr>,
     started: Instant,
     alarm: Alarm,
+    scrubber: Scrubber,
+    findings: mpsc::Receiver<Finding>,
+    damage: DamageLog,
+    store_status: StoreStatus,
     stopped: bool,
 }
 
@@ -120,6 +153,8 @@ impl Driver {
     /// # Errors
     /// [`DriverError::Thread`].
     pub fn new(broker: Broker, config: DriverConfig) -> Result<(Self, Handle), DriverError> {
+        let (scrubber, findings) =
+            Scrubber::start(config.store.checker(), config.scrub).map_err(DriverError::Thread)?;
         let (writer, written) = Writer::start(config.store).map_err(DriverError::Thread)?;
         let (sender, client_inputs) = mpsc::channel(CLIENT_QUEUE);
         let (asker, questions) = mpsc::channel(QUESTION_QUEUE);
@@ -139,20 +174,25 @@ impl Driver {
             join: config.join,
             started: config.started,
             alarm: Alarm::default(),
+            scrubber,
+            findings,
+            damage: DamageLog::new(config.damaged_places),
+            store_status: config.store_status,
             stopped: false,
         };
         if !driver.join.is_empty() {
             driver.rim.dial([(None, driver.join.clone())]);
         }
-        Ok((driver, Handle { questions: asker }))
+        let jobs = driver.scrubber.jobs();
+        Ok((driver, Handle { questions: asker, jobs }))
     }
 
     /// Runs until `stop` is done, then shuts down in order: clients are told, what waits is written, peers hear a
     /// good-bye.
     ///
-    /// # Errors
-    /// [`DriverError::Store`].
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), DriverError> {
+    /// How it ended, and how many places on the disk are known to be broken. After [`DriverError::Store`] nothing may be
+    /// trusted but what is read back: open the store again, in a new life.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> (Result<(), DriverError>, u64) {
         tokio::pin!(stop);
         let mut stopping = false;
         let patience = tokio::time::sleep(Duration::MAX);
@@ -178,6 +218,8 @@ impl Driver {
                 written = self.written.recv() => {
                     let ended = || DriverError::Thread(std::io::Error::other("the store's thread has ended"));
                     if let Err(error) = written.ok_or_else(ended).and_then(|written| self.handle_written(written)) {
+                        self.broker.abandon(now(self.started), &format!("{error}. Connect again: what has no receipt was not confirmed."));
+                        self.drain_outputs();
                         result = Err(error);
                         break;
                     }
@@ -186,6 +228,7 @@ impl Driver {
                 Some(event) = self.rim_events.recv() => self.handle_link(event),
                 Some(input) = self.client_inputs.recv() => self.handle_client(input),
                 Some(question) = self.questions.recv() => self.handle_question(question),
+                Some(finding) = self.findings.recv() => self.handle_finding(&finding),
             }
             self.take_inputs();
             let now = now(self.started);
@@ -194,8 +237,12 @@ impl Driver {
             }
             self.drain_outputs();
         }
+        if let Err(error) = &result {
+            tracing::error!(%error, "nothing more is confirmed in this life");
+        }
+        let places = self.damage.places();
         self.finish().await;
-        result
+        (result, places)
     }
 
     /// Whatever ended the wait, each source gets its turn, so that none can starve the others; and what waits here is
@@ -216,7 +263,9 @@ impl Driver {
     }
 
     async fn finish(self) {
-        let Self { rim, mut rim_events, writer, mut clients, mut client_inputs, accepting, .. } = self;
+        let Self { rim, mut rim_events, writer, mut clients, mut client_inputs, accepting, scrubber, findings, .. } =
+            self;
+        drop(findings);
         // Tasks of links and clients may wait for room in these queues while they end.
         let draining = tokio::spawn(async move { while rim_events.recv().await.is_some() {} });
         let closing = async {
@@ -231,6 +280,8 @@ impl Driver {
         let _ = tokio::time::timeout(Duration::from_secs(2), closing).await;
         accepting.abort();
         rim.shutdown(Duration::from_secs(1)).await;
+        // The reading thread first: it uses what the writer's closes.
+        scrubber.finish().await;
         writer.finish().await;
         draining.abort();
     }
@@ -285,8 +336,25 @@ impl Driver {
     fn handle_question(&mut self, question: Question) {
         match question {
             Question::Status(answer) => {
-                let _ = answer.send(self.broker.status());
+                let mut status = self.broker.status();
+                status.damage.places = self.damage.places();
+                status.store = StoreStatus { scrubs: self.scrubber.rounds(), ..self.store_status.clone() };
+                let _ = answer.send(status);
             }
+        }
+    }
+
+    /// Something on the disk is broken: it is told once, given up, and what is still good of the file is written anew.
+    fn handle_finding(&mut self, finding: &Finding) {
+        if self.damage.is_new(finding) {
+            tracing::error!("damage on the disk: {finding}");
+        }
+        if let (Some(segment), Some(slot)) = (finding.segment, finding.slots.first()) {
+            let now = now(self.started);
+            self.broker.handle_damage(now, Dot { segment, slot }, &finding.damage.what);
+        }
+        if matches!(finding.part, Part::Log | Part::Index) {
+            self.writer.renew(finding.damage.file.clone());
         }
     }
 

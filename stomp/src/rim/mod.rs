@@ -7,8 +7,11 @@
 
 mod alarm;
 mod client;
+mod damage;
 mod driver;
+mod scrub;
 mod writer;
 
 pub use client::ListenerConfig;
 pub use driver::{Driver, DriverConfig, DriverError, Handle};
+pub use scrub::{MaintenanceError, Verified};

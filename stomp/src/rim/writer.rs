@@ -1,7 +1,16 @@
 //! The thread that writes: one commit at a time, synced, then reported. While it writes, the core gathers the next one,
 //! so commits grow with load and never wait when there is none.
 
-use std::{io, sync::mpsc as sync, thread, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc as sync,
+    },
+    thread,
+    time::Duration,
+};
 
 use rhizomq_engine::{Batch, Store, StoreError};
 use tokio::sync::mpsc;
@@ -20,10 +29,19 @@ pub(super) enum Written {
     Broken(StoreError),
 }
 
+#[derive(Debug)]
+enum Job {
+    Commit(u64, Batch),
+    /// See [`Store::renew`].
+    Renew(String),
+}
+
 /// The core's end. Dropping it ends the thread after the write under way and a last checkpoint.
 #[derive(Debug)]
 pub(super) struct Writer {
-    commits: Option<sync::SyncSender<(u64, Batch)>>,
+    jobs: Option<sync::SyncSender<Job>>,
+    /// A renewal is waiting or under way: one at a time, so that a commit always finds room.
+    renewing: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -33,32 +51,64 @@ impl Writer {
     /// # Errors
     /// The system has no thread for us.
     pub(super) fn start(store: Box<dyn Store>) -> io::Result<(Self, mpsc::Receiver<Written>)> {
-        // One commit at a time is the engine's law, so one place is enough on both ways.
-        let (commits, queue) = sync::sync_channel(1);
+        // One commit at a time is the engine's law, and one renewal is ours.
+        let (jobs, queue) = sync::sync_channel(2);
         let (reports, receiver) = mpsc::channel(2);
-        let thread = thread::Builder::new().name("store".into()).spawn(move || write(store, &queue, &reports))?;
-        Ok((Self { commits: Some(commits), thread: Some(thread) }, receiver))
+        let renewing = Arc::new(AtomicBool::new(false));
+        let busy = renewing.clone();
+        let thread =
+            thread::Builder::new().name("store".into()).spawn(move || write(store, &queue, &reports, &busy))?;
+        Ok((Self { jobs: Some(jobs), renewing, thread: Some(thread) }, receiver))
     }
 
     /// Hands over a commit.
     pub(super) fn write(&self, seq: u64, batch: Batch) {
         // A thread that is gone has reported why; the core is about to stop.
-        if let Some(commits) = &self.commits {
-            let _ = commits.send((seq, batch));
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.send(Job::Commit(seq, batch));
+        }
+    }
+
+    /// Has a damaged file written anew. While another is, nothing happens: the next check finds it again.
+    pub(super) fn renew(&self, file: String) {
+        if let Some(jobs) = &self.jobs
+            && !self.renewing.swap(true, Ordering::AcqRel)
+        {
+            let _ = jobs.try_send(Job::Renew(file));
         }
     }
 
     /// Ends the thread and waits for it.
     pub(super) async fn finish(mut self) {
-        self.commits = None;
+        self.jobs = None;
         if let Some(thread) = self.thread.take() {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }
 }
 
-fn write(mut store: Box<dyn Store>, queue: &sync::Receiver<(u64, Batch)>, reports: &mpsc::Sender<Written>) {
-    while let Ok((seq, batch)) = queue.recv() {
+fn write(
+    mut store: Box<dyn Store>,
+    queue: &sync::Receiver<Job>,
+    reports: &mpsc::Sender<Written>,
+    renewing: &AtomicBool,
+) {
+    while let Ok(job) = queue.recv() {
+        let (seq, batch) = match job {
+            Job::Commit(seq, batch) => (seq, batch),
+            Job::Renew(file) => {
+                match store.renew(&file) {
+                    Err(error @ StoreError::Io { .. }) => {
+                        let _ = reports.blocking_send(Written::Broken(error));
+                        return;
+                    }
+                    Err(error) => tracing::warn!(%error, file, "damage can't be written anew yet"),
+                    Ok(()) => tracing::info!(file, "what is still good of a damaged file is written anew"),
+                }
+                renewing.store(false, Ordering::Release);
+                continue;
+            }
+        };
         let report = match store.commit(&[batch]) {
             Ok(()) => Written::Done(seq),
             Err(StoreError::Io { context, source }) => Written::Broken(StoreError::Io { context, source }),

@@ -295,7 +295,11 @@ impl Store for DiskStore {
 
     fn renew(&mut self, file: &str) -> Result<(), StoreError> {
         let digits = file.strip_prefix("log/").and_then(|name| name.strip_suffix(".log"));
-        let Some(number) = digits.and_then(|digits| digits.parse::<u64>().ok()) else { return Ok(()) };
+        let Some(number) = digits.and_then(|digits| digits.parse::<u64>().ok()) else {
+            // Something of the index: it is read in full, and made anew from the log if need be.
+            self.index_is_suspect = true;
+            return self.run_checkpoint();
+        };
         self.run_renewal(number)
     }
 
