@@ -5,23 +5,27 @@
 //! | `GET /health` | `{"ok":true}` while the node takes messages, else status 503 |
 //! | `GET /status` | the object of `rhizomq status --json` |
 //! | `POST /ticket` | `{"ticket":"..."}`, only to a caller on the same machine |
+//! | `POST /verify` | the object of `rhizomq verify --json`, once the whole store is read; same machine only |
+//! | `POST /backup` with `{"dir":"/absolute/path"}` | node, number of files and bytes; same machine only |
 //!
 //! Every refusal is `{"error":"..."}`. The commands `ticket` and `status` are clients of this (see `client.rs`).
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use axum::{
     Json, Router,
+    body::Bytes,
     extract::{ConnectInfo, DefaultBodyLimit, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-/// No request has a body worth reading.
-const MAX_BODY_BYTES: usize = 1024;
+/// The longest body worth reading holds a path.
+const MAX_BODY_BYTES: usize = 8 << 10;
 
 /// What the admin interface asks of the running node.
 pub(crate) trait Source: Clone + Send + Sync + 'static {
@@ -29,6 +33,10 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     fn status(&self) -> impl Future<Output = Option<Value>> + Send;
     /// A join ticket.
     fn ticket(&self) -> String;
+    /// Checks the whole store; the error is for people.
+    fn verify(&self) -> impl Future<Output = Result<Value, String>> + Send;
+    /// Takes a backup; the error is for people.
+    fn backup(&self, dir: PathBuf) -> impl Future<Output = Result<Value, String>> + Send;
 }
 
 /// Serves until `stop` resolves; requests under way are answered first.
@@ -46,9 +54,16 @@ fn router<S: Source>(source: S) -> Router {
         .route("/health", get(health::<S>))
         .route("/status", get(status::<S>))
         .route("/ticket", post(ticket::<S>))
-        .fallback(|| async { refusal(StatusCode::NOT_FOUND, "there are GET /health, GET /status and POST /ticket") })
+        .route("/verify", post(verify::<S>))
+        .route("/backup", post(backup::<S>))
+        .fallback(|| async {
+            refusal(StatusCode::NOT_FOUND, "there are GET /health, /status and POST /ticket, /verify, /backup")
+        })
         .method_not_allowed_fallback(|| async {
-            refusal(StatusCode::METHOD_NOT_ALLOWED, "GET for /health and /status, POST for /ticket")
+            refusal(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "GET for /health and /status, POST for /ticket, /verify and /backup",
+            )
         })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(source)
@@ -70,15 +85,61 @@ async fn ticket<S: Source>(
     ConnectInfo(caller): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Response {
-    if !caller.ip().to_canonical().is_loopback() {
-        tracing::warn!(%caller, "refused a join ticket: the caller is not on this machine");
-        return refusal(StatusCode::FORBIDDEN, "a ticket is only given to a caller on the same machine");
-    }
-    if headers.contains_key(header::ORIGIN) || !names_this_machine(&headers) {
-        tracing::warn!(%caller, "refused a join ticket: the request came from a web page");
-        return refusal(StatusCode::FORBIDDEN, "a ticket is not given to web pages");
+    if let Some(refusal) = refuse_strangers("a join ticket", caller, &headers) {
+        return refusal;
     }
     Json(json!({ "ticket": source.ticket() })).into_response()
+}
+
+async fn verify<S: Source>(
+    State(source): State<S>,
+    ConnectInfo(caller): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response {
+    match refuse_strangers("a check", caller, &headers) {
+        Some(refusal) => refusal,
+        None => answer(source.verify().await),
+    }
+}
+
+#[derive(Deserialize)]
+struct BackupRequest {
+    dir: PathBuf,
+}
+
+async fn backup<S: Source>(
+    State(source): State<S>,
+    ConnectInfo(caller): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if let Some(refusal) = refuse_strangers("a backup", caller, &headers) {
+        return refusal;
+    }
+    match serde_json::from_slice(&body) {
+        Ok(BackupRequest { dir }) if dir.is_absolute() => answer(source.backup(dir).await),
+        _ => refusal(StatusCode::BAD_REQUEST, "the body must be {\"dir\":\"/absolute/path\"}"),
+    }
+}
+
+fn answer(result: Result<Value, String>) -> Response {
+    match result {
+        Ok(value) => Json(value).into_response(),
+        Err(reason) => refusal(StatusCode::CONFLICT, &reason),
+    }
+}
+
+/// What costs secrets or work is for callers on this machine, and not for web pages that they look at.
+fn refuse_strangers(what: &str, caller: SocketAddr, headers: &HeaderMap) -> Option<Response> {
+    let reason = if !caller.ip().to_canonical().is_loopback() {
+        format!("{what} is only given to a caller on the same machine")
+    } else if headers.contains_key(header::ORIGIN) || !names_this_machine(headers) {
+        format!("{what} is not given to web pages")
+    } else {
+        return None;
+    };
+    tracing::warn!(%caller, "refused: {reason}");
+    Some(refusal(StatusCode::FORBIDDEN, &reason))
 }
 
 /// A web page can make a browser on this machine ask for it, under a name that the page's owner controls. A request
@@ -90,7 +151,7 @@ fn names_this_machine(headers: &HeaderMap) -> bool {
 }
 
 fn stopping() -> Response {
-    refusal(StatusCode::SERVICE_UNAVAILABLE, "the node is stopping")
+    refusal(StatusCode::SERVICE_UNAVAILABLE, "the node is stopping, or reading its store back after a failed write")
 }
 
 fn refusal(status: StatusCode, reason: &str) -> Response {
@@ -115,6 +176,14 @@ mod tests {
 
         fn ticket(&self) -> String {
             "T".to_owned()
+        }
+
+        async fn verify(&self) -> Result<Value, String> {
+            Ok(json!({ "ok": self.up }))
+        }
+
+        async fn backup(&self, dir: PathBuf) -> Result<Value, String> {
+            if self.up { Ok(json!({ "dir": dir })) } else { Err("not now".to_owned()) }
         }
     }
 
@@ -149,6 +218,19 @@ mod tests {
     }
 
     #[test]
+    fn a_backup_needs_an_absolute_path_and_errors_are_told() {
+        let with = |up, body: &str| {
+            let head = format!("Host: localhost\nContent-Length: {}\nConnection: close\n\n", body.len());
+            ask(up, &format!("POST /backup HTTP/1.1\n{head}{body}"))
+        };
+        assert!(with(true, "{\"dir\":\"/b\"}").ends_with("{\"dir\":\"/b\"}"));
+        assert!(with(false, "{\"dir\":\"/b\"}").ends_with("{\"error\":\"not now\"}"));
+        for body in ["", "{\"dir\":\"b\"}", "{}"] {
+            assert!(with(true, body).contains(" 400 "), "{body}");
+        }
+    }
+
+    #[test]
     fn a_ticket_is_for_this_machine_and_for_no_web_page() {
         let with = |headers: &str| ask(true, &format!("POST /ticket HTTP/1.1\n{headers}Connection: close\n\n"));
         assert!(with("Host: 127.0.0.1:61680\n").ends_with("{\"ticket\":\"T\"}"));
@@ -156,6 +238,12 @@ mod tests {
         for headers in ["Host: evil.example\n", "Host: 127.0.0.1\nOrigin: http://evil.example\n"] {
             let answer = with(headers);
             assert!(answer.contains(" 403 ") && !answer.contains("\"T\""), "{answer}");
+        }
+        for path in ["/verify", "/backup"] {
+            for headers in ["Host: evil.example\n", "Host: 127.0.0.1\nOrigin: http://evil.example\n"] {
+                let request = format!("POST {path} HTTP/1.1\n{headers}Content-Length: 0\nConnection: close\n\n");
+                assert!(ask(true, &request).contains(" 403 "), "{path} {headers}");
+            }
         }
         assert!(ask(true, "GET /ticket HTTP/1.1\nHost: localhost\nConnection: close\n\n").contains(" 405 "));
     }

@@ -39,6 +39,10 @@ network's secret. Keep --admin on loopback: it hands out join tickets.
 When the node is up, one line that starts with `ready` is on standard output and names the bound addresses; the log is
 on standard error. SIGTERM and SIGINT stop it cleanly.
 
+After a failed write or sync the node confirms nothing more, tells its clients, and reads its store back from disk in a
+new life; five times in a row at most, with growing pauses, then it ends with code 3. A store that can't be opened is
+renamed to store.broken-N, and the node starts empty and refills from its peers; `status` says so.
+
 Exit codes: 0 clean stop, 1 other failure, 2 wrong options or configuration, 3 trouble with the data directory, 4 an
 address cannot be bound.";
 
@@ -64,6 +68,29 @@ pub(crate) enum Command {
     Ticket(AdminArgs),
     /// Show what a running node sees: nodes, queues, duplicates, missing copies
     Status(AdminArgs),
+    /// Check everything a node has on disk, and name what is broken
+    ///
+    /// Without --admin, a stopped node's directory: nothing in it is changed. With --admin, a running node checks itself:
+    /// what is broken it gives up, fetches again from other nodes, and counts in its status.
+    ///
+    /// Checked are the log's frames, the hashes of values and blocks, that there is a block for each message that waits,
+    /// the marks of what is consumed, and, of a stopped node, the index against the log.
+    ///
+    /// Exit codes: 0 all is well, 1 something is broken, 2 it could not be checked.
+    Verify(VerifyArgs),
+    /// Take a backup of a running node on this machine
+    ///
+    /// The node itself writes it, beside its work, with at most half of the disk's time. All that was confirmed before is
+    /// in it. It holds the node's identity key and the network's secret: keep it like a password. A file `manifest` with
+    /// the checksums of all others makes it complete.
+    Backup(BackupArgs),
+    /// Make a node's directory out of a backup
+    ///
+    /// The manifest and all checksums are verified before anything is written. The identity key is part of the backup:
+    /// what is restored is the same node, so the old one must not run at the same time. At its start it begins a new life,
+    /// and it learns from its peers what was consumed since the backup; nothing comes back that they know to be consumed.
+    /// Without peers nobody remembers that: what was consumed after the backup is delivered again.
+    Restore(RestoreArgs),
     /// Measure this machine: durable commits and replication, each beside its limit
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -102,6 +129,9 @@ pub(crate) struct ServeArgs {
     /// On how many disks a message must be synced before its RECEIPT is sent; fewer while fewer nodes live [default: 2]
     #[arg(long, value_name = "N", env = "RHIZOMQ_CONFIRM")]
     pub(crate) confirm: Option<u32>,
+    /// How fast the data files are read again and again to find damage, in MB a second, or `off` [default: 4]
+    #[arg(long, value_name = "MB|off", env = "RHIZOMQ_SCRUB")]
+    pub(crate) scrub: Option<String>,
     /// TOML file with any of these options as keys
     #[arg(long, value_name = "FILE", env = "RHIZOMQ_CONFIG")]
     pub(crate) config: Option<PathBuf>,
@@ -122,6 +152,41 @@ pub(crate) struct AdminArgs {
     /// One JSON object instead of text for people
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Options of `verify`.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The directory of a stopped node
+    #[arg(long, value_name = "DIR", env = "RHIZOMQ_DATA", default_value = "./rhizomq-data")]
+    pub(crate) data: PathBuf,
+    /// Ask the running node with this admin address instead
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// One JSON object instead of text for people
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Options of `backup`.
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// Where the backup goes: an empty directory, or one that does not exist yet
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) node: AdminArgs,
+}
+
+/// Options of `restore`.
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// The backup's directory
+    #[arg(value_name = "BACKUP")]
+    pub(crate) backup: PathBuf,
+    /// The directory of the node to be: empty, or not there yet
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
 }
 
 #[cfg(test)]
@@ -146,6 +211,10 @@ mod tests {
         assert_eq!(args.advertise.len(), 2);
         assert!(Cli::try_parse_from(["rhizomq", "status", "--admin", "127.0.0.1:9", "--json"]).is_ok());
         assert!(Cli::try_parse_from(["rhizomq", "ticket"]).is_ok());
+        assert!(Cli::try_parse_from(["rhizomq", "backup", "b", "--admin", "127.0.0.1:9"]).is_ok());
+        assert!(Cli::try_parse_from(["rhizomq", "restore", "b", "--data", "d"]).is_ok());
+        assert!(Cli::try_parse_from(["rhizomq", "restore", "b"]).is_err());
+        assert!(Cli::try_parse_from(["rhizomq", "verify", "--data", "d", "--json"]).is_ok());
         assert!(Cli::try_parse_from(["rhizomq", "serve", "--stomp", "here"]).is_err());
     }
 }

@@ -1,10 +1,13 @@
-//! The commands that ask a running node: `ticket` and `status`, clients of the admin interface.
+//! The commands that ask a running node: `ticket`, `status`, `verify --admin` and `backup`, clients of the admin interface.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{cli::AdminArgs, status_table};
+use crate::{
+    cli::{AdminArgs, BackupArgs},
+    status_table,
+};
 
 /// A node on this machine that does not answer within this time does not answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,11 +21,13 @@ pub(crate) enum ClientError {
     Refused { admin: SocketAddr, reason: String },
     #[error("what answers at {admin} is no Rhizomq node: {reason}")]
     Strange { admin: SocketAddr, reason: String },
+    #[error("{path}: {source}", path = path.display())]
+    Path { path: PathBuf, source: std::io::Error },
 }
 
 /// `rhizomq ticket`.
 pub(crate) fn ticket(args: &AdminArgs) -> Result<String, ClientError> {
-    let answer = ask(args.admin, "POST", "/ticket")?;
+    let answer = ask(args.admin, "POST", "/ticket", None, Some(TIMEOUT))?;
     if args.json {
         return Ok(answer.to_string());
     }
@@ -32,16 +37,56 @@ pub(crate) fn ticket(args: &AdminArgs) -> Result<String, ClientError> {
 
 /// `rhizomq status`.
 pub(crate) fn status(args: &AdminArgs) -> Result<String, ClientError> {
-    let answer = ask(args.admin, "GET", "/status")?;
+    let answer = ask(args.admin, "GET", "/status", None, Some(TIMEOUT))?;
     Ok(if args.json { answer.to_string() } else { status_table::render(&answer) })
 }
 
-fn ask(admin: SocketAddr, method: &str, path: &str) -> Result<Value, ClientError> {
+/// `rhizomq verify --admin`: takes as long as it takes.
+pub(crate) fn verify(admin: SocketAddr) -> Result<Value, ClientError> {
+    ask(admin, "POST", "/verify", None, None)
+}
+
+/// `rhizomq backup`.
+pub(crate) fn backup(args: &BackupArgs) -> Result<String, ClientError> {
+    // The node has a working directory of its own.
+    let absolute = std::path::absolute(&args.dir);
+    let dir = absolute.map_err(|source| ClientError::Path { path: args.dir.clone(), source })?;
+    let body = json!({ "dir": dir });
+    let answer = ask(args.node.admin, "POST", "/backup", Some(body), None)?;
+    if args.node.json {
+        return Ok(answer.to_string());
+    }
+    let damages = answer["damages"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut text = format!(
+        "backup of node {} in {}: {} files, {} bytes\nIt holds the node's identity key and the network's secret: keep it \
+         like a password. Restored, it is the same node; the old one must not run at the same time.",
+        answer["node"].as_str().unwrap_or("-"),
+        dir.display(),
+        answer["files"],
+        answer["bytes"],
+    );
+    for damage in damages {
+        text.push_str(&format!("\nBROKEN already in the node: {damage}"));
+    }
+    Ok(text)
+}
+
+fn ask(
+    admin: SocketAddr,
+    method: &str,
+    path: &str,
+    body: Option<Value>,
+    timeout: Option<Duration>,
+) -> Result<Value, ClientError> {
     // Without this, a proxy set in the environment would be asked for a node of this machine.
-    let config = ureq::Agent::config_builder().proxy(None).timeout_global(Some(TIMEOUT)).http_status_as_error(false);
+    let config = ureq::Agent::config_builder().proxy(None).timeout_global(timeout).http_status_as_error(false);
     let agent = ureq::Agent::new_with_config(config.build());
     let url = format!("http://{admin}{path}");
-    let sent = if method == "POST" { agent.post(url).send_empty() } else { agent.get(url).call() };
+    let sent = match (method, body) {
+        ("POST", Some(body)) => agent.post(url).content_type("application/json").send(body.to_string()),
+        ("POST", None) => agent.post(url).send_empty(),
+        _ => agent.get(url).call(),
+    };
     let mut response = sent.map_err(|source| ClientError::Unreachable { admin, source: Box::new(source) })?;
     let strange = |reason: String| ClientError::Strange { admin, reason };
     let text = response.body_mut().read_to_string().map_err(|error| strange(error.to_string()))?;

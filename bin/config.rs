@@ -15,6 +15,10 @@ pub(crate) const DEFAULT_STOMP: &str = "127.0.0.1:61613";
 pub(crate) const DEFAULT_PEER: &str = "127.0.0.1:61614";
 /// Where the admin commands ask unless told otherwise.
 pub(crate) const DEFAULT_ADMIN: &str = "127.0.0.1:61680";
+/// How fast the store is read again, in MB a second: a hundredth of what a common disk gives, and 300 GB a day.
+const DEFAULT_SCRUB: u64 = 4;
+/// Past this it is no background work.
+const MAX_SCRUB: u64 = 10_000;
 /// Most copies that may be asked for: past this, one slow disk in many decides the speed of all.
 const MAX_COPIES: u32 = 16;
 /// Longest name or site in bytes: both travel in every handshake and in the registry.
@@ -37,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) site: String,
     pub(crate) copies: u32,
     pub(crate) confirm: u32,
+    /// Bytes a second; None: the store is not read again.
+    pub(crate) scrub: Option<u64>,
     pub(crate) json: bool,
     pub(crate) log: String,
 }
@@ -56,8 +62,17 @@ struct File {
     site: Option<String>,
     copies: Option<u32>,
     confirm: Option<u32>,
+    scrub: Option<Scrub>,
     json: Option<bool>,
     log: Option<String>,
+}
+
+/// In a file a number needs no quotes.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Scrub {
+    Number(u64),
+    Text(String),
 }
 
 /// The settings cannot be used. Every text says what to change.
@@ -75,6 +90,8 @@ pub(crate) enum ConfigError {
         "--confirm is {confirm} but --copies is {copies}; a message cannot be confirmed on more disks than keep it"
     )]
     Confirm { confirm: u32, copies: u32 },
+    #[error("--scrub is `{0}`; it must be a number of MB a second from 1 to {MAX_SCRUB}, or `off`")]
+    Scrub(String),
     #[error("--confirm is 0; a RECEIPT means that a message is on disk, so at least 1 is needed")]
     ConfirmNothing,
     #[error("{what} `{text}` must have 1 to {MAX_NAME_BYTES} bytes and no control characters or spaces")]
@@ -89,7 +106,12 @@ impl Settings {
     /// Puts together what the command line and the environment say (`args`), the file they name, and the defaults.
     pub(crate) fn resolve(args: ServeArgs) -> Result<Self, ConfigError> {
         let file = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        let scrub = args.scrub.or(file.scrub.map(|scrub| match scrub {
+            Scrub::Number(number) => number.to_string(),
+            Scrub::Text(text) => text,
+        }));
         let settings = Self {
+            scrub: scrub.map_or(Ok(Some(DEFAULT_SCRUB << 20)), |text| parse_scrub(&text))?,
             data: args.data.or(file.data).unwrap_or_else(|| "./rhizomq-data".into()),
             name: args.name.or(file.name),
             stomp: args.stomp.or(file.stomp).unwrap_or_else(|| fixed(DEFAULT_STOMP)),
@@ -152,6 +174,14 @@ fn check_name(what: &'static str, text: &str) -> Result<(), ConfigError> {
     Ok(())
 }
 
+fn parse_scrub(text: &str) -> Result<Option<u64>, ConfigError> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let number = text.parse().ok().filter(|number| (1..=MAX_SCRUB).contains(number));
+    number.map(|number: u64| Some(number << 20)).ok_or_else(|| ConfigError::Scrub(text.to_owned()))
+}
+
 fn fixed(address: &str) -> SocketAddr {
     address.parse().expect("the default addresses are constants of this file and a test parses them")
 }
@@ -204,6 +234,10 @@ mod tests {
         let refuse = |text: &str| with_file(text, ServeArgs::default()).unwrap_err();
         assert!(matches!(refuse("copies = 0"), ConfigError::Copies(0)));
         assert!(matches!(refuse("copies = 17"), ConfigError::Copies(17)));
+        assert!(matches!(refuse("scrub = 0"), ConfigError::Scrub(_)));
+        assert!(matches!(refuse("scrub = \"fast\""), ConfigError::Scrub(_)));
+        let scrub = |text: &str| with_file(text, ServeArgs::default()).unwrap().scrub;
+        assert_eq!((scrub(""), scrub("scrub = 9"), scrub("scrub = \"off\"")), (Some(4 << 20), Some(9 << 20), None));
         assert!(matches!(refuse("confirm = 0"), ConfigError::ConfirmNothing));
         assert!(matches!(refuse("copies = 2\nconfirm = 3"), ConfigError::Confirm { .. }));
         assert!(matches!(refuse("name = \"a b\""), ConfigError::Name { .. }));

@@ -60,6 +60,14 @@ impl Console {
         }
     }
 
+    /// The store is read back from disk after a failed write: a new life in the same process.
+    pub(crate) fn reopened(&self, epoch: &str) {
+        self.say(
+            || format!("reopened epoch={epoch}: the store was read back from disk after a failed write"),
+            || json!({ "event": "reopened", "epoch": epoch }),
+        );
+    }
+
     /// A signal came.
     pub(crate) fn stopping(&self) {
         self.say(|| "stopping".to_owned(), || json!({ "event": "stopping" }));

@@ -5,17 +5,24 @@
 //! | `identity.key` | the node's Ed25519 key, made at the first start |
 //! | `network.secret` | the secret that all nodes of a network share, made at the first start or taken from a ticket |
 //! | `store/` | the commit log and its index |
+//! | `store.broken-N/` | a store that could not be opened; may be deleted when nobody wants to look into it |
+//! | `restore.unfinished` | there while a backup is being restored |
 
 use std::path::{Path, PathBuf};
 
 use rhizomq_engine::{
     StoreError,
-    store::{DiskOptions, DiskStore, IndexState, OpenReport},
+    store::{DiskStore, IndexState, OpenReport},
 };
 use rhizomq_net::{
     Ticket,
     rim::{Identity, IdentityError, NetworkSecret, SecretError},
 };
+
+use crate::quarantine::{self, SetAside};
+
+/// The file that says that a restore was not finished.
+pub(crate) const UNFINISHED: &str = "restore.unfinished";
 
 /// An open data directory.
 pub(crate) struct DataDir {
@@ -26,6 +33,8 @@ pub(crate) struct DataDir {
     pub(crate) store: DiskStore,
     /// Nothing was there before.
     pub(crate) fresh: bool,
+    /// The store that was there could not be opened; this one began empty.
+    pub(crate) set_aside: Option<SetAside>,
 }
 
 /// The data directory cannot be used.
@@ -33,6 +42,8 @@ pub(crate) struct DataDir {
 pub(crate) enum DataDirError {
     #[error("cannot create the data directory {path}: {source}", path = path.display())]
     Create { path: PathBuf, source: std::io::Error },
+    #[error("{} holds a backup that was not restored to its end; empty it and restore again", .0.display())]
+    Unfinished(PathBuf),
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error(transparent)]
@@ -54,20 +65,29 @@ impl DataDir {
         let create = |source| DataDirError::Create { path: path.to_owned(), source };
         std::fs::create_dir_all(path).map_err(create)?;
         let path = path.canonicalize().map_err(create)?;
-        let (store, report) = DiskStore::open(path.join("store"), DiskOptions::default())?;
+        if path.join(UNFINISHED).exists() {
+            return Err(DataDirError::Unfinished(path));
+        }
+        let (store, report, set_aside) = quarantine::open_or_set_aside(&path.join("store"))?;
+        if let Some(SetAside { place, why }) = &set_aside {
+            tracing::error!(
+                set_aside = %place.display(),
+                "the store could not be opened and was set aside; this node STARTS EMPTY and refills from its peers: {why}"
+            );
+        }
         tell(&report);
-        let fresh = matches!(report.index, IndexState::Created);
+        let fresh = matches!(report.index, IndexState::Created) && set_aside.is_none();
         let identity = Identity::load_or_create(&path)?;
         let secret = match join {
             Some(ticket) => NetworkSecret::join(&path, ticket.secret.clone())?,
             None => NetworkSecret::load_or_create(&path)?,
         };
-        Ok(Self { path, identity, secret, store, fresh })
+        Ok(Self { path, identity, secret, store, fresh, set_aside })
     }
 }
 
 /// Nothing that was found is kept silent: where, how much, and what follows from it.
-fn tell(report: &OpenReport) {
+pub(crate) fn tell(report: &OpenReport) {
     for damage in &report.damages {
         let (file, offset, len, what) = (&damage.file, damage.offset, damage.len, &damage.what);
         tracing::error!(
@@ -83,10 +103,10 @@ fn tell(report: &OpenReport) {
     }
     match &report.index {
         IndexState::Rebuilt { why, set_aside: Some(place) } => {
-            tracing::warn!(set_aside = %place.display(), "rebuilt the damaged index from the log, nothing is lost: {why}");
+            tracing::warn!(set_aside = %place.display(), "rebuilt the index from the log, nothing is lost: {why}");
         }
         IndexState::Rebuilt { why, set_aside: None } => {
-            tracing::warn!("rebuilt the damaged index from the log, nothing is lost: {why}");
+            tracing::warn!("rebuilt the index from the log, nothing is lost: {why}");
         }
         IndexState::Intact | IndexState::Created => {}
     }

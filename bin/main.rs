@@ -1,15 +1,20 @@
 //! The `rhizomq` program: reads the command line, runs the command, and turns what went wrong into an exit code.
 
 mod admin;
+mod backup;
 mod bench;
 mod cli;
 mod client;
 mod config;
 mod console;
 mod data_dir;
+mod findings;
+mod lives;
 mod log;
+mod quarantine;
 mod serve;
 mod status_table;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -22,6 +27,9 @@ fn main() -> ExitCode {
         Command::Serve(args) => return serve::run(*args),
         Command::Ticket(args) => client::ticket(&args).map_err(anyhow::Error::from),
         Command::Status(args) => client::status(&args).map_err(anyhow::Error::from),
+        Command::Verify(args) => return verify::run(&args),
+        Command::Backup(args) => client::backup(&args).map_err(anyhow::Error::from),
+        Command::Restore(args) => backup::restore(&args).map_err(anyhow::Error::from),
         Command::Bench(command) => bench::run(&command),
     };
     match done {

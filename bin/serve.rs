@@ -2,30 +2,40 @@
 
 use std::{
     net::SocketAddr,
+    path::{Path, PathBuf},
     process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rand::TryRng;
-use rhizomq_engine::{Engine, EngineError, Epoch, Now, OpenReport, Planted, Store};
+use rhizomq_engine::{
+    Engine, EngineError, Epoch, NodeId, Now, OpenReport, Planted, Store, StoreError, store::DiskStore,
+};
 use rhizomq_net::{
     Node, NodeConfig, SwimConfig, Ticket, TicketError, Timing,
-    rim::{Rim, RimConfig, RimError},
+    rim::{Identity, NetworkSecret, Rim, RimConfig, RimError, RimEvents},
 };
 use rhizomq_stomp::{
-    Broker, BrokerConfig,
+    Broker, BrokerConfig, StoreStatus,
     rim::{Driver, DriverConfig, DriverError, Handle, ListenerConfig},
 };
-use serde_json::Value;
-use tokio::{net::TcpListener, sync::oneshot};
+use serde_json::{Value, json};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+};
 
 use crate::{
-    admin,
+    admin, backup,
     cli::ServeArgs,
     config::{ConfigError, Settings},
     console::{Console, Ready},
-    data_dir::{DataDir, DataDirError},
+    data_dir::{self, DataDir, DataDirError},
+    findings,
+    lives::Attempts,
     log::{self, FilterError},
+    quarantine,
 };
 
 /// Clients at a time, if the system lets the process open so many files.
@@ -36,6 +46,10 @@ const OWN_FILES: u64 = 160;
 
 /// How long answers under way may take when the node stops.
 const ADMIN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the peer port of an earlier life is waited for, and how often it is tried.
+const PORT_PATIENCE: Duration = Duration::from_secs(10);
+const PORT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why a node did not start, or ended before it was told to. See [`ServeError::exit_code`].
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +79,20 @@ enum ServeError {
 }
 
 impl ServeError {
+    /// Whether reading back what is on disk may help: the system refused to write or read.
+    fn is_of_the_disk(&self) -> bool {
+        let store = match self {
+            Self::Driver(DriverError::Store(error))
+            | Self::Engine(EngineError::Store(error))
+            | Self::DataDir(DataDirError::Store(error)) => error,
+            _ => return false,
+        };
+        matches!(
+            store,
+            StoreError::Io { .. } | StoreError::Damaged { .. } | StoreError::Full { .. } | StoreError::Locked { .. }
+        )
+    }
+
     /// The codes that `serve --help` names.
     fn exit_code(&self) -> u8 {
         match self {
@@ -102,64 +130,70 @@ async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeEr
     // The addresses come first: a port that is taken should not leave a half-made data directory behind.
     let (clients, stomp) = bind("--stomp", settings.stomp).await?;
     let (asking, admin) = bind("--admin", settings.admin).await?;
-    let DataDir { path, identity, secret, store, fresh } = DataDir::open(&settings.data, ticket.as_ref())?;
+    let DataDir { path, identity, secret, store, fresh, set_aside } = DataDir::open(&settings.data, ticket.as_ref())?;
     let console = Console { json: settings.json };
     console.opened(&path, fresh);
-
-    let id = identity.node();
-    let name = settings.name.clone().unwrap_or_else(|| format!("node-{id:?}"));
-    let epoch = Epoch(random()?);
-    let (rim, rim_events) = Rim::open(RimConfig::new(settings.peer, epoch, &name), &identity, secret.clone())?;
-    let peer = rim.local_addr().map_err(|source| ServeError::System { what: "cannot tell the peer port", source })?;
-    let addresses = if settings.advertise.is_empty() { vec![peer] } else { settings.advertise.clone() };
-
-    let started = Instant::now();
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = Now { mono_ms: 0, wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) };
-    let (engine, report) = Engine::open(store.reader(), id, epoch, now, Planted::default())?;
-    tell(&report);
-    let config = NodeConfig {
-        name: name.clone(),
-        site: settings.site.clone(),
-        addresses: addresses.clone(),
-        copies: settings.copies,
-        confirm: settings.confirm,
-        seed: random()?,
-        timing: Timing::default(),
-        swim: SwimConfig::default(),
-        planted: Planted::default(),
-    };
-    let broker = Broker::new(Node::new(now, engine, config), BrokerConfig::default());
-    let driver = DriverConfig {
-        store: Box::new(store),
-        rim,
-        rim_events,
-        listener: clients,
-        clients: ListenerConfig { max_connections },
-        join: ticket.map(|ticket| ticket.addresses).unwrap_or_default(),
-        started,
-    };
-    let (driver, handle) = Driver::new(broker, driver)?;
+    // Kept from life to life, so that clients that come in between wait instead of being refused.
+    let listener = clients.into_std().map_err(|source| ServeError::System { what: "the client port", source })?;
     let signals = Signals::catch()?;
+    let (stop, stopping) = watch::channel(false);
 
-    let ticket = Ticket { secret, node: id, addresses }.to_string();
+    let mut host = Host {
+        name: settings.name.clone().unwrap_or_else(|| format!("node-{:?}", identity.node())),
+        peer: settings.peer,
+        settings,
+        identity,
+        secret,
+        listener,
+        join: ticket.map(|ticket| ticket.addresses).unwrap_or_default(),
+        stopping,
+        current: Current::default(),
+        status: StoreStatus {
+            set_aside: set_aside.map(|aside| aside.place.display().to_string()),
+            ..StoreStatus::default()
+        },
+        places: 0,
+        max_connections,
+    };
+    let (mut life, _) = host.begin(store).await?;
+    let source = Source {
+        current: host.current.clone(),
+        ticket: host.ticket().to_string(),
+        data: path.clone(),
+        node: host.identity.node(),
+    };
     let (stop_admin, admin_stops) = oneshot::channel::<()>();
-    let source = Source { handle, ticket };
     let admin_task = tokio::spawn(admin::serve(asking, source, async {
         // Told, or the node is gone: either way it is time.
         let _ = admin_stops.await;
     }));
-    let ready = Ready { stomp, peer, admin, node: id.to_string(), name: &name };
+    let ready = Ready { stomp, peer: host.peer, admin, node: host.identity.node().to_string(), name: &host.name };
     console.ready(&ready);
     if fresh {
         console.next_steps(&ready);
     }
-    driver
-        .run(async {
-            signals.wait().await;
-            console.stopping();
-        })
-        .await?;
+    let told = Console { json: console.json };
+    tokio::spawn(async move {
+        signals.wait().await;
+        told.stopping();
+        let _ = stop.send(true);
+    });
+
+    let mut attempts = Attempts::default();
+    loop {
+        let begun = Instant::now();
+        let error = match host.live(life).await {
+            Ok(()) => break,
+            Err(error) => error,
+        };
+        match host.begin_again(error, begun.elapsed(), &mut attempts, &path).await? {
+            Some((next, epoch)) => {
+                console.reopened(&epoch.to_string());
+                life = next;
+            }
+            None => break,
+        }
+    }
     let _ = stop_admin.send(());
     // Whoever asks slowly can't hold up the end.
     if let Ok(Ok(Err(error))) = tokio::time::timeout(ADMIN_PATIENCE, admin_task).await {
@@ -182,6 +216,155 @@ fn client_limit() -> Result<usize, ServeError> {
     Ok(clients as usize)
 }
 
+/// What all lives of the process share.
+struct Host {
+    settings: Settings,
+    name: String,
+    identity: Identity,
+    secret: NetworkSecret,
+    listener: std::net::TcpListener,
+    /// As asked for until the first life has bound it.
+    peer: SocketAddr,
+    join: Vec<SocketAddr>,
+    /// True once a signal came.
+    stopping: watch::Receiver<bool>,
+    current: Current,
+    status: StoreStatus,
+    places: u64,
+    max_connections: usize,
+}
+
+impl Host {
+    fn addresses(&self) -> Vec<SocketAddr> {
+        if self.settings.advertise.is_empty() { vec![self.peer] } else { self.settings.advertise.clone() }
+    }
+
+    fn ticket(&self) -> Ticket {
+        Ticket { secret: self.secret.clone(), node: self.identity.node(), addresses: self.addresses() }
+    }
+
+    /// A new life on a store just opened.
+    async fn begin(&mut self, store: DiskStore) -> Result<(Driver, Epoch), ServeError> {
+        let epoch = Epoch(random()?);
+        let (rim, rim_events) = self.open_rim(epoch).await?;
+        let system = |what| move |source| ServeError::System { what, source };
+        self.peer = rim.local_addr().map_err(system("cannot tell the peer port"))?;
+        let listener = self.listener.try_clone().and_then(TcpListener::from_std).map_err(system("the client port"))?;
+
+        let started = Instant::now();
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = Now { mono_ms: 0, wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) };
+        let (engine, report) = Engine::open(store.reader(), self.identity.node(), epoch, now, Planted::default())?;
+        tell(&report);
+        let config = NodeConfig {
+            name: self.name.clone(),
+            site: self.settings.site.clone(),
+            addresses: self.addresses(),
+            copies: self.settings.copies,
+            confirm: self.settings.confirm,
+            seed: random()?,
+            timing: Timing::default(),
+            swim: SwimConfig::default(),
+            planted: Planted::default(),
+        };
+        let mut broker = Broker::new(Node::new(now, engine, config), BrokerConfig::default());
+        broker.handle_losses(now, &report.losses);
+        let driver = DriverConfig {
+            store: Box::new(store),
+            rim,
+            rim_events,
+            listener,
+            clients: ListenerConfig { max_connections: self.max_connections },
+            join: self.join.clone(),
+            started,
+            scrub: self.settings.scrub,
+            store_status: self.status.clone(),
+            damaged_places: self.places,
+        };
+        let (driver, handle) = Driver::new(broker, driver)?;
+        self.current.set(Some(handle));
+        Ok((driver, epoch))
+    }
+
+    /// The port of an earlier life may take a moment to be free again.
+    async fn open_rim(&self, epoch: Epoch) -> Result<(Rim, RimEvents), ServeError> {
+        let begun = Instant::now();
+        loop {
+            let config = RimConfig::new(self.peer, epoch, &self.name);
+            match Rim::open(config, &self.identity, self.secret.clone()) {
+                Err(RimError::Bind { .. }) if self.status.reopened > 0 && begun.elapsed() < PORT_PATIENCE => {
+                    tokio::time::sleep(PORT_PAUSE).await;
+                }
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    async fn live(&mut self, life: Driver) -> Result<(), ServeError> {
+        let mut stopping = self.stopping.clone();
+        let (result, places) = life
+            .run(async move {
+                // The sender lives as long as the signals are waited for.
+                let _ = stopping.wait_for(|stopping| *stopping).await;
+            })
+            .await;
+        self.current.set(None);
+        self.places = places;
+        Ok(result?)
+    }
+
+    /// After a failed life: reads the store back from disk and begins a new one, unless the error is of another kind or
+    /// came too often. `None` when the node is told to stop meanwhile.
+    async fn begin_again(
+        &mut self,
+        mut error: ServeError,
+        mut lived: Duration,
+        attempts: &mut Attempts,
+        data: &Path,
+    ) -> Result<Option<(Driver, Epoch)>, ServeError> {
+        loop {
+            let Some(pause) = attempts.next(lived).filter(|_| error.is_of_the_disk()) else { return Err(error) };
+            tracing::error!(%error, ?pause, "the store is read back from disk, in a new life of this node");
+            self.status.reopened += 1;
+            self.status.reopened_because = Some(error.to_string());
+            let mut stopping = self.stopping.clone();
+            if tokio::time::timeout(pause, stopping.wait_for(|stopping| *stopping)).await.is_ok() {
+                return Ok(None);
+            }
+            let place = data.join("store");
+            let opened = tokio::task::spawn_blocking(move || quarantine::open(&place)).await;
+            let opened = opened
+                .map_err(|error| StoreError::Damaged { place: data.display().to_string(), detail: error.to_string() });
+            let begun = match opened.and_then(|opened| opened) {
+                Ok((store, report)) => {
+                    data_dir::tell(&report);
+                    self.begin(store).await
+                }
+                Err(error) => Err(DataDirError::from(error).into()),
+            };
+            match begun {
+                Ok(life) => return Ok(Some(life)),
+                Err(next) => (error, lived) = (next, Duration::ZERO),
+            }
+        }
+    }
+}
+
+/// The running life as other tasks see it; nothing between two lives.
+#[derive(Clone, Default)]
+struct Current(Arc<Mutex<Option<Handle>>>);
+
+impl Current {
+    // Nothing panics while the lock is held.
+    fn set(&self, handle: Option<Handle>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = handle;
+    }
+
+    fn get(&self) -> Option<Handle> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 async fn bind(flag: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
     let error = |source| ServeError::Bind { flag, address, source };
     let listener = TcpListener::bind(address).await.map_err(error)?;
@@ -196,8 +379,11 @@ fn random() -> Result<u64, ServeError> {
 /// What the engine could not show of what it had vouched for.
 fn tell(report: &OpenReport) {
     for loss in &report.losses {
-        let slots = loss.slots.len();
-        tracing::error!(segment = %loss.segment, slots, "messages are missing after damage; asking other nodes for them");
+        let slots = format!("{:?}", loss.slots);
+        tracing::error!(
+            segment = %loss.segment, slots,
+            "messages are missing after damage; they are fetched from another node, and lost if none has them"
+        );
     }
     for row in &report.damaged_rows {
         tracing::error!(row, "damage in a row of the store; its content comes from other nodes");
@@ -208,18 +394,47 @@ fn tell(report: &OpenReport) {
 /// The running node as the admin interface sees it.
 #[derive(Clone)]
 struct Source {
-    handle: Handle,
+    current: Current,
     ticket: String,
+    data: PathBuf,
+    node: NodeId,
+}
+
+impl Source {
+    fn handle(&self) -> Result<Handle, String> {
+        self.current
+            .get()
+            .ok_or_else(|| "the node is stopping, or reading its store back after a failed write".to_owned())
+    }
 }
 
 impl admin::Source for Source {
     async fn status(&self) -> Option<Value> {
         // The status is plain data: it always has a JSON form.
-        serde_json::to_value(self.handle.status().await?).ok()
+        serde_json::to_value(self.current.get()?.status().await?).ok()
     }
 
     fn ticket(&self) -> String {
         self.ticket.clone()
+    }
+
+    async fn verify(&self) -> Result<Value, String> {
+        let verified = self.handle()?.verify().await.map_err(|error| error.to_string())?;
+        Ok(findings::report(&verified.checked, &verified.findings, verified.more, &[]))
+    }
+
+    async fn backup(&self, dir: PathBuf) -> Result<Value, String> {
+        let taken = backup::take(&self.handle()?, self.node, &self.data, &dir).await;
+        let (manifest, copied) = taken.map_err(|error| error.to_string())?;
+        tracing::info!(dir = %dir.display(), files = manifest.files.len(), "a backup was taken");
+        let damages =
+            copied.damages.iter().map(|damage| format!("{} at {}: {}", damage.file, damage.offset, damage.what));
+        Ok(json!({
+            "node": self.node.to_string(),
+            "files": manifest.files.len(),
+            "bytes": manifest.files.iter().map(|file| file.bytes).sum::<u64>(),
+            "damages": damages.collect::<Vec<_>>(),
+        }))
     }
 }
 

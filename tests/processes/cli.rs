@@ -25,7 +25,7 @@ fn stderr(output: &Output) -> String {
 #[test]
 fn help_names_every_command_and_the_first_steps() {
     let help = String::from_utf8(rhizomq(&["--help"]).stdout).unwrap();
-    for word in ["serve", "ticket", "status", "bench", "First steps", "61613"] {
+    for word in ["serve", "ticket", "status", "verify", "backup", "restore", "bench", "First steps", "61613"] {
         assert!(help.contains(word), "{word} is missing:\n{help}");
     }
     let help = String::from_utf8(rhizomq(&["serve", "--help"]).stdout).unwrap();

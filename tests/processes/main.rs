@@ -10,5 +10,6 @@ mod bad_input;
 mod cli;
 mod clients;
 mod death;
+mod disk;
 mod split;
 mod suspended;

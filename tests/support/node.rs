@@ -30,6 +30,7 @@ pub struct Setup {
     pub args: Vec<String>,
     /// How many files the process may open; `None`: as many as this one.
     pub files: Option<u32>,
+    pub env: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -47,6 +48,7 @@ impl Setup {
             join: None,
             args: vec![],
             files: None,
+            env: vec![],
         }
     }
 
@@ -107,7 +109,12 @@ impl Node {
         if let Some(ticket) = &setup.join {
             command.arg("--join").arg(ticket);
         }
-        command.args(&setup.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+        command
+            .args(&setup.args)
+            .envs(setup.env.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr);
         let mut child = command.spawn().expect("the program under test starts");
 
         let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
@@ -189,6 +196,21 @@ impl Node {
     /// Deletes the data directory. The process must have ended.
     pub fn wipe(&self) {
         std::fs::remove_dir_all(&self.setup.data).expect("the data directory of the test");
+    }
+
+    /// Waits for the process to end by itself.
+    ///
+    /// # Panics
+    /// When it does not end within twice the usual patience.
+    pub fn await_end(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            match self.child.try_wait().expect("our own child") {
+                Some(status) => return status,
+                None if start.elapsed() > 2 * PATIENCE => panic!("{} runs on:\n{}", self.setup.name, self.log()),
+                None => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
     }
 
     /// Whether the process still runs.

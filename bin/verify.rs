@@ -1,0 +1,60 @@
+//! `rhizomq verify`: checks a stopped node's directory without changing it, or asks a running node to check itself.
+
+use std::{path::Path, process::ExitCode};
+
+use rhizomq_engine::{
+    StoreError,
+    store::{VerifyError, verify_closed},
+};
+use serde_json::Value;
+
+use crate::{
+    cli::VerifyArgs,
+    client::{self, ClientError},
+    findings,
+};
+
+/// The check could not be made.
+#[derive(Debug, thiserror::Error)]
+enum Unchecked {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("the node of {data} is running; let it check itself: rhizomq verify --admin ADDR:PORT")]
+    Running { data: String },
+    #[error(transparent)]
+    Store(#[from] VerifyError),
+    #[error("no place for a copy of the index (the directory for temporary files; TMPDIR sets it): {0}")]
+    Scratch(std::io::Error),
+}
+
+/// Exit codes: 0 all is well, 1 something is broken, 2 it could not be checked.
+pub(crate) fn run(args: &VerifyArgs) -> ExitCode {
+    let report = match args.admin {
+        Some(admin) => client::verify(admin).map_err(Unchecked::from),
+        None => closed(&args.data),
+    };
+    match report {
+        Ok(report) => {
+            let text = if args.json { report.to_string() } else { findings::render(&report) };
+            println!("{}", text.trim_end());
+            if report["ok"] == true { ExitCode::SUCCESS } else { ExitCode::from(1) }
+        }
+        Err(error) => {
+            eprintln!("rhizomq: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn closed(data: &Path) -> Result<Value, Unchecked> {
+    let scratch = tempfile::tempdir().map_err(Unchecked::Scratch)?;
+    let mut broken = Vec::new();
+    let checked = verify_closed(&data.join("store"), scratch.path(), &mut |finding| broken.push(finding));
+    match checked {
+        Ok((checked, notes)) => Ok(findings::report(&checked, &broken, 0, &notes)),
+        Err(VerifyError::Store(StoreError::Locked { .. })) => {
+            Err(Unchecked::Running { data: data.display().to_string() })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
