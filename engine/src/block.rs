@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Dot, RangeSet, SegmentId, Slot, limits};
 
-const WHOLE: u8 = 1;
-const REMNANT: u8 = 2;
+pub(crate) const WHOLE: u8 = 1;
+pub(crate) const REMNANT: u8 = 2;
 const HASH_LEN: usize = 32;
 const FLAG_PERSISTENT: u8 = 1;
 

@@ -78,6 +78,13 @@ pub fn parts(parts: &[&[u8]]) -> Vec<u8> {
 /// Damaged forms of each seed that a test tries at most, in each of its ways.
 const TRIES: usize = 64;
 
+/// Versions of what is stored: directory, rows, blocks, registry values.
+#[cfg(test)]
+pub(crate) fn versions() -> [u32; 4] {
+    let (rows, block, value) = (crate::keys::VERSION, crate::block::WHOLE, crate::registry::VALUE_VERSION);
+    [crate::store::FORMAT_VERSION, rows.into(), block.into(), value.into()]
+}
+
 /// Holds the targets against their seeds, against damaged forms of these, and against the files in `fuzz/seeds`. A test of
 /// each crate calls it.
 ///

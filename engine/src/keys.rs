@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Epoch, NodeId, RangeSet, SegmentId, Slot};
 
 /// Version byte of the values in this module; registry values and blocks carry their own.
-const VERSION: u8 = 2;
+pub(crate) const VERSION: u8 = 2;
 
 pub(crate) const META: u8 = b'M';
 pub(crate) const SEGMENT: u8 = b'S';

@@ -117,7 +117,7 @@ fn extremes() -> Vec<Bytes> {
 }
 
 /// One message of each kind.
-fn messages() -> Vec<Bytes> {
+pub(crate) fn messages() -> Vec<Bytes> {
     let mut messages = vec![wire::block(example_block().bytes()), wire::app(b"for the layer above")];
     messages.extend(controls().iter().map(wire::control));
     messages

@@ -85,8 +85,20 @@ pub enum SwimEvent {
 /// A datagram that is no SWIM packet, or one that nobody should have sent. Nothing has to be done about it but to
 /// count it: opinions stay valid.
 #[derive(Debug, thiserror::Error)]
-#[error("not a usable SWIM packet: {0}")]
-pub struct SwimError(#[from] foca::Error);
+pub enum SwimError {
+    /// Sent by another version of the program.
+    #[error("a SWIM packet of version {0}; this program reads version {VERSION}")]
+    Version(u8),
+    /// There is nothing in it.
+    #[error("an empty SWIM packet")]
+    Empty,
+    /// Foca can't use it.
+    #[error("not a usable SWIM packet: {0}")]
+    Unusable(#[from] foca::Error),
+}
+
+/// First byte of every packet.
+const VERSION: u8 = 1;
 
 /// A member as foca knows it: the node is its address, the rest decides between two lives or two returns of one life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -198,7 +210,12 @@ impl Swim {
     /// # Errors
     /// What can't be used is reported, and changes no opinion it should not.
     pub fn handle_datagram(&mut self, now_ms: u64, bytes: &[u8]) -> Result<(), SwimError> {
-        let result = self.foca.handle_data(bytes, &mut self.runtime);
+        let packet = match bytes.split_first() {
+            Some((&VERSION, packet)) => packet,
+            Some((other, _)) => return Err(SwimError::Version(*other)),
+            None => return Err(SwimError::Empty),
+        };
+        let result = self.foca.handle_data(packet, &mut self.runtime);
         self.settle(now_ms);
         Ok(result?)
     }
@@ -258,7 +275,7 @@ impl Swim {
     fn drain(&mut self, now_ms: u64) -> bool {
         let mut defunct = false;
         while let Some((to, bytes)) = self.runtime.to_send() {
-            self.datagrams.push_back((to.node, bytes));
+            self.datagrams.push_back((to.node, [&[VERSION], &bytes[..]].concat().into()));
         }
         while let Some((after, timer)) = self.runtime.to_schedule() {
             let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
@@ -310,7 +327,7 @@ impl Swim {
 fn foca_config(config: &SwimConfig) -> Config {
     let millis = |ms: u64| Duration::from_millis(ms.max(1));
     let fanout = NonZeroUsize::new(config.fanout).unwrap_or(NonZeroUsize::MIN);
-    let largest = NonZeroUsize::new(config.max_packet_bytes.clamp(256, MAX_PACKET_BYTES));
+    let largest = NonZeroUsize::new(config.max_packet_bytes.clamp(256, MAX_PACKET_BYTES) - 1);
     Config {
         probe_period: millis(config.probe_period_ms),
         probe_rtt: millis(config.probe_rtt_ms),

@@ -1,13 +1,18 @@
 //! What nodes say to each other on a link, after the handshake. Reliable and in order within a link; a link is all or
 //! nothing, and whatever was under way when it fell is made good by anti-entropy.
 //!
-//! One byte of kind, then the content. Blocks and upper-layer messages travel as they are, without a copy.
+//! One byte of version, one of kind, then the content. Blocks and upper-layer messages travel as they are, without a copy.
+//! The versions that two nodes speak are agreed on when their link comes up; the byte is what makes a mistake there an
+//! error with a name.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use rhizomq_engine::{RangeSet, Retired, SegmentId, SegmentState, Slot};
 use serde::{Deserialize, Serialize};
 
 use crate::registry_sync::RegistryMsg;
+
+/// Version of all messages here. With a new one, raise the version in `link.rs` and add a fixture (`fixtures/README.md`).
+pub(crate) const VERSION: u8 = 1;
 
 const APP: u8 = 0;
 const BLOCK: u8 = 1;
@@ -55,8 +60,14 @@ pub(crate) enum Control {
 
 /// The bytes are not a message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("malformed message from the peer: {0}")]
-pub(crate) struct WireError(&'static str);
+pub(crate) enum WireError {
+    /// Sent by another version of the program.
+    #[error("the peer sent a message of version {0}; this program reads version {VERSION}")]
+    Version(u8),
+    /// Not of the layout.
+    #[error("malformed message from the peer: {0}")]
+    Malformed(&'static str),
+}
 
 pub(crate) fn app(payload: &[u8]) -> Bytes {
     tagged(APP, payload)
@@ -67,26 +78,52 @@ pub(crate) fn block(bytes: &[u8]) -> Bytes {
 }
 
 pub(crate) fn control(message: &Control) -> Bytes {
-    postcard::to_extend(message, vec![CONTROL]).expect("messages hold only numbers, bytes and ranges").into()
+    postcard::to_extend(message, vec![VERSION, CONTROL]).expect("messages hold only numbers, bytes and ranges").into()
 }
 
 pub(crate) fn decode(bytes: Bytes) -> Result<Wire, WireError> {
-    let (&kind, content) = bytes.split_first().ok_or(WireError("empty"))?;
+    let (kind, content) = match &bytes[..] {
+        [VERSION, kind, content @ ..] => (*kind, content),
+        [VERSION] | [] => return Err(WireError::Malformed("cut short")),
+        [other, ..] => return Err(WireError::Version(*other)),
+    };
     match kind {
-        APP => Ok(Wire::App(bytes.slice(1..))),
-        BLOCK => Ok(Wire::Block(bytes.slice(1..))),
+        APP => Ok(Wire::App(bytes.slice(2..))),
+        BLOCK => Ok(Wire::Block(bytes.slice(2..))),
         CONTROL => match postcard::take_from_bytes(content) {
             Ok((message, [])) => Ok(Wire::Control(message)),
-            Ok(_) => Err(WireError("bytes after the end")),
-            Err(_) => Err(WireError("not of the layout")),
+            Ok(_) => Err(WireError::Malformed("bytes after the end")),
+            Err(_) => Err(WireError::Malformed("not of the layout")),
         },
-        _ => Err(WireError("unknown kind")),
+        _ => Err(WireError::Malformed("unknown kind")),
     }
 }
 
 fn tagged(kind: u8, content: &[u8]) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(1 + content.len());
+    let mut bytes = BytesMut::with_capacity(2 + content.len());
+    bytes.put_u8(VERSION);
     bytes.put_u8(kind);
     bytes.put_slice(content);
     bytes.freeze()
+}
+
+#[cfg(test)]
+mod fixtures;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_version_is_refused_by_name() {
+        let mut bytes = control(&Control::Storing(true)).to_vec();
+        assert!(matches!(decode(bytes.clone().into()), Ok(Wire::Control(Control::Storing(true)))));
+        bytes[0] = 9;
+        let error = decode(bytes.into()).unwrap_err();
+        assert_eq!(error, WireError::Version(9));
+        assert!(error.to_string().contains("version 9"), "{error}");
+        for cut in [&[][..], &[VERSION], &[VERSION, 77]] {
+            assert!(matches!(decode(Bytes::copy_from_slice(cut)), Err(WireError::Malformed(_))));
+        }
+    }
 }

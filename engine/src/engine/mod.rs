@@ -16,6 +16,8 @@
 mod apply;
 mod compact;
 mod delta;
+#[cfg(test)]
+mod fixtures;
 mod index;
 #[cfg(test)]
 mod laws;

@@ -22,6 +22,8 @@ mod tree;
 mod value;
 
 use self::tree::{Entry, Sum, Tree};
+#[cfg(test)]
+pub(crate) use value::VERSION as VALUE_VERSION;
 pub use value::{Actor, Value, ValueError};
 
 use crate::hlc::Stamp;

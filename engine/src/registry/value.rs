@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{MERGED_VALUE_BYTES, RegistryError};
 use crate::{Epoch, NodeId, hlc::Stamp};
 
-const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 1;
 const SET: u8 = 0;
 const REGISTER: u8 = 1;
 

@@ -15,6 +15,8 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 pub use check::{Check, Checked, Copied, Finding, Pace, Part};
+#[cfg(test)]
+pub(crate) use disk::FORMAT_VERSION;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use disk::fuzzing;
 pub use disk::{

@@ -235,7 +235,9 @@ fn garbage_is_an_error_and_changes_nothing() {
         sample = bytes;
     }
     let swim = world.nodes[1].as_mut().unwrap();
-    assert!(swim.handle_datagram(world.now, &[]).is_err());
+    assert!(matches!(swim.handle_datagram(world.now, &[]), Err(SwimError::Empty)));
+    let newer = swim.handle_datagram(world.now, &[&[9], &sample[1..]].concat()).unwrap_err();
+    assert!(newer.to_string().contains("version 9"), "{newer}");
     assert!(swim.handle_datagram(world.now, &[0; MAX_PACKET_BYTES + 1]).is_err());
     for round in 0..20_000 {
         use rand::RngExt;

@@ -1,6 +1,6 @@
 //! What the dispatch parts of two nodes say to each other, and its bytes.
 //!
-//! A message is `postcard(DispatchMsg)`, followed by the raw header section and body where it carries any: reading it
+//! A message is a byte of version and `postcard(DispatchMsg)`, followed by the raw header section and body where it carries any: reading it
 //! copies neither.
 
 use std::{fmt, sync::Arc};
@@ -8,6 +8,9 @@ use std::{fmt, sync::Arc};
 use bytes::{Bytes, BytesMut};
 use rhizomq_engine::{Dot, Epoch, RangeSet, SegmentId, Slot};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// With a new one, raise the version of the protocol between nodes and add a fixture (`net/fixtures/README.md`).
+pub(crate) const VERSION: u8 = 1;
 
 /// The name of an inbox or topic, shared.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,7 +97,7 @@ impl DispatchMsg {
     pub(crate) fn encode(&self) -> Bytes {
         // Writing to a growing vector can't fail; a value that could not be serialised would be a bug of this module,
         // and an empty message is refused by every reader.
-        let head = postcard::to_stdvec(self).unwrap_or_default();
+        let head = postcard::to_extend(self, vec![VERSION]).unwrap_or_default();
         let Some(content) = self.content() else { return head.into() };
         let mut bytes = BytesMut::with_capacity(head.len() + content.len());
         bytes.extend_from_slice(&head);
@@ -105,8 +108,15 @@ impl DispatchMsg {
 
     /// Reads what [`DispatchMsg::encode`] wrote; header section and body are slices of `bytes`.
     pub(crate) fn decode(bytes: &Bytes) -> Result<Self, BadMessage> {
+        let content = match bytes.split_first() {
+            Some((&VERSION, content)) => content,
+            Some((other, _)) => {
+                return Err(BadMessage(format!("it has version {other}, this program reads {VERSION}")));
+            }
+            None => return Err(BadMessage("it is empty".to_owned())),
+        };
         let (mut message, rest) =
-            postcard::take_from_bytes::<Self>(bytes).map_err(|error| BadMessage(error.to_string()))?;
+            postcard::take_from_bytes::<Self>(content).map_err(|error| BadMessage(error.to_string()))?;
         let start = bytes.len() - rest.len();
         match message.content_mut() {
             None if rest.is_empty() => Ok(message),
@@ -163,6 +173,9 @@ impl<'de> Deserialize<'de> for Name {
 }
 
 #[cfg(test)]
+mod fixtures;
+
+#[cfg(test)]
 mod tests {
     use rhizomq_engine::NodeId;
 
@@ -197,5 +210,9 @@ mod tests {
         long.push(0);
         assert!(DispatchMsg::decode(&long.into()).is_err());
         assert!(DispatchMsg::decode(&Bytes::new()).is_err());
+        let mut newer = deliver().encode().to_vec();
+        newer[0] = 9;
+        let error = DispatchMsg::decode(&newer.into()).unwrap_err().to_string();
+        assert!(error.contains("version 9"), "{error}");
     }
 }

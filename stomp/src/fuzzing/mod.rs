@@ -47,7 +47,7 @@ pub fn dispatch_msg(bytes: &[u8]) -> bool {
 }
 
 /// One message of each kind.
-fn dispatch_messages() -> Vec<DispatchMsg> {
+pub(crate) fn dispatch_messages() -> Vec<DispatchMsg> {
     let segment = example_block().segment();
     let dot = Dot { segment, slot: 5 };
     let inbox = || Name("/queue/a".into());

@@ -15,7 +15,7 @@ pub(super) type Checksum = [u8; 16];
 pub(super) type Salt = [u8; 32];
 
 /// Format version of the directory and of every file in it that is ours.
-pub(super) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 /// Bytes before the first frame of a file.
 pub(super) const FILE_HEADER: usize = 68;
 /// Bytes of a frame before its payload.

@@ -72,6 +72,9 @@ use self::{
 };
 use super::{Batch, Check, Read, Store, StoreError};
 
+#[cfg(test)]
+pub(crate) use self::frame::VERSION as FORMAT_VERSION;
+
 /// Rows in the overlay, as a multiple of [`DiskOptions::checkpoint_rows`], at which commits are refused because
 /// checkpoints keep failing.
 const MAX_OVERLAY: usize = 16;

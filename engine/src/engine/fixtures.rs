@@ -1,0 +1,185 @@
+//! Stored directories of this version and earlier ones: they must go on being read. See `net/fixtures/README.md`.
+
+use std::{
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::{
+    Entry,
+    registry::Key,
+    store::{DiskOptions, DiskStore, IndexState, Store},
+};
+
+const NODE: NodeId = NodeId([7; 16]);
+
+fn dir() -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "fixtures"].iter().collect()
+}
+
+/// The versions of all that is stored.
+fn name() -> String {
+    let [store, rows, block, value] = crate::fuzzing::versions();
+    format!("store-{store}-rows-{rows}-block-{block}-registry-{value}")
+}
+
+/// Without empty files: sled has hundreds, and makes them when they are missing.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+        let target = to.join(entry.file_name());
+        if entry.metadata().unwrap().len() == 0 {
+            continue;
+        }
+        if entry.path().is_dir() { copy(&entry.path(), &target) } else { _ = fs::copy(entry.path(), target).unwrap() }
+    }
+}
+
+fn options() -> DiskOptions {
+    // A reserve of a MiB has no place in a repository.
+    DiskOptions { reserve: 0, roll_at: 4 << 10, ..DiskOptions::default() }
+}
+
+fn open(dir: &Path, life: u64) -> (DiskStore, Engine) {
+    let (store, report) = DiskStore::open(dir, options()).unwrap();
+    assert!(report.damages.is_empty() && report.torn_tail.is_none(), "{report:?}");
+    assert!(matches!(report.index, IndexState::Intact | IndexState::Created), "{report:?}");
+    let opened = Engine::open(store.reader(), NODE, Epoch(life), Now::default(), Planted::default());
+    let (engine, report) = opened.unwrap();
+    assert!(report.losses.is_empty() && report.damaged_rows.is_empty(), "{report:?}");
+    (store, engine)
+}
+
+fn settle(store: &mut DiskStore, engine: &mut Engine) {
+    loop {
+        if engine.needs_segment() {
+            engine.begin_segment(Now::default());
+        }
+        let Some(commit) = engine.poll_commit(Now::default()) else { break };
+        store.commit(&[commit.batch]).unwrap();
+        engine.handle_committed();
+    }
+}
+
+/// A bit of everything: two lives, blocks small and large, consumed prefixes and holes, a finished segment and a folded
+/// one, a set and a register, rows in the index and rows to be replayed.
+fn write(dir: &Path) {
+    for life in 1..=2 {
+        let (mut store, mut engine) = open(dir, life);
+        for number in 0..12_usize {
+            let entry = |inbox: &str| Entry {
+                inboxes: vec![inbox.to_owned(), "both".to_owned()],
+                head: Bytes::from(format!("number:{number}\n")),
+                body: Bytes::from(vec![b'a' + number as u8; if number % 4 == 0 { 900 } else { 9 }]),
+                persistent: number % 2 == 0,
+            };
+            let entries = vec![entry("one"), entry("two")];
+            engine.publish(Unit { entries, ..Unit::default() }).unwrap();
+            settle(&mut store, &mut engine);
+            if number == 5 {
+                store.checkpoint().unwrap();
+                engine.close_segment();
+            }
+        }
+        let segments: Vec<_> = engine.segments().collect();
+        for (index, &segment) in segments.iter().enumerate() {
+            let waiting = engine.waiting_in(segment);
+            let gone = |slot: &Slot| index == 1 || *slot < 6 || slot % 5 == 0;
+            waiting.iter().filter(gone).for_each(|slot| engine.remove(Dot { segment, slot }));
+        }
+        let folded = SegmentId { node: NodeId([9; 16]), epoch: Epoch(life), number: 1 };
+        let mut retired = Retired::default();
+        retired.fold(folded, &RangeSet::from_range(1, 40));
+        engine.merge_retired(&retired);
+        engine.set_add(Key::set("members"), format!("member {life}").into_bytes()).unwrap();
+        engine.register_set(Key::register("word"), b"last".to_vec(), Now { mono_ms: 1, wall_ms: 1_000 }).unwrap();
+        settle(&mut store, &mut engine);
+    }
+}
+
+/// All that the engine says of it.
+fn content(dir: &Path) -> String {
+    let (_store, engine) = open(dir, 99);
+    let mut out = String::new();
+    for segment in engine.segments() {
+        writeln!(out, "segment {segment} {:?}", engine.state_of(segment)).unwrap();
+        for slot in engine.waiting_in(segment).iter() {
+            let message = engine.message(Dot { segment, slot }).unwrap().unwrap();
+            let crate::Message { inbox, head, body, persistent } = message;
+            writeln!(out, "  {slot} {inbox} {head:?} {body:?} {persistent}").unwrap();
+        }
+    }
+    for (node, epoch, life) in engine.retired().lives() {
+        writeln!(out, "over {node} {epoch} {life:?}").unwrap();
+    }
+    for (key, value) in engine.registry().range(&[], None) {
+        writeln!(out, "registry {:?} {:?} {:?}", key, value.members(), value.content()).unwrap();
+    }
+    out
+}
+
+#[test]
+fn fixtures_of_stored_directories_are_read_as_what_they_were() {
+    if std::env::var_os("RHIZOMQ_WRITE_FIXTURES").is_some() && !dir().join(name()).exists() {
+        let scratch = tempfile::tempdir().unwrap();
+        write(scratch.path());
+        let to = dir().join(name());
+        copy(scratch.path(), &to);
+        fs::write(dir().join(name() + ".txt"), content(scratch.path())).unwrap();
+    }
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir()).unwrap().map(|entry| entry.unwrap()).filter(|entry| entry.path().is_dir()) {
+        let name = entry.file_name().into_string().unwrap();
+        let copied = tempfile::tempdir().unwrap();
+        copy(&entry.path(), copied.path());
+        let expected = fs::read_to_string(dir().join(format!("{name}.txt"))).unwrap();
+        let found = content(copied.path());
+        assert!(found == expected, "{name} reads as\n{found}\ninstead of\n{expected}");
+        names.push(name);
+    }
+    assert!(names.contains(&name()), "no fixture of {}: see net/fixtures/README.md", name());
+}
+
+/// What a newer program wrote is no damage: it is refused by its version, row by row, and left alone.
+#[test]
+fn rows_of_a_newer_version_are_refused_by_name() {
+    let scratch = tempfile::tempdir().unwrap();
+    write(scratch.path());
+    let (mut store, engine) = open(scratch.path(), 98);
+    let segment = engine.segments().next().unwrap();
+    let first = engine.blocks_with(segment, &engine.waiting_in(segment))[0];
+    let reader = store.reader();
+    let mut keys = vec![keys::meta("life"), keys::segment(segment), keys::block(segment, first)];
+    for space in [keys::REMOVED, keys::REGISTRY, keys::RETIRED] {
+        let (from, to) = keys::space(space);
+        let mut first = None;
+        let mut visit = |key: &[u8]| {
+            first = Some(Bytes::copy_from_slice(key));
+            std::ops::ControlFlow::Break(())
+        };
+        reader.scan_keys(&from, &to, &mut visit).unwrap();
+        keys.push(first.expect("a row of each kind"));
+    }
+    for key in keys {
+        let good = reader.get(&key).unwrap().unwrap();
+        let mut newer = good.to_vec();
+        newer[0] = 77;
+        if key[0] == keys::BLOCK {
+            let end = newer.len() - 32;
+            let hash = blake3::hash(&newer[..end]);
+            newer[end..].copy_from_slice(hash.as_bytes());
+        }
+        store.commit(&[vec![Op::Put(key.clone(), newer.into())]]).unwrap();
+        let opened = Engine::open(store.reader(), NODE, Epoch(97), Now::default(), Planted::default());
+        let Err(error) = opened.map(drop) else { panic!("{key:?} of version 77 was taken") };
+        assert!(matches!(error, EngineError::Foreign(_)) && error.to_string().contains("version 77"), "{error}");
+        store.commit(&[vec![Op::Put(key, good)]]).unwrap();
+    }
+    drop(engine);
+    drop(store);
+    open(scratch.path(), 96);
+}
