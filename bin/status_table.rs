@@ -42,7 +42,30 @@ pub(crate) fn render(status: &Value) -> String {
         text(&status["topic_drops"]),
         short(&text(&status["digest"])),
     );
+    health(&mut out, &status["damage"], &status["store"]);
     out
+}
+
+/// Lines about the disk, when there is something to say.
+fn health(out: &mut String, damage: &Value, store: &Value) {
+    if damage["places"].as_u64().unwrap_or(0) + damage["found"].as_u64().unwrap_or(0) > 0 {
+        let _ = writeln!(
+            out,
+            "DAMAGE on this node's disk: {} places, {} messages, of these {} repaired and {} lost",
+            text(&damage["places"]),
+            text(&damage["found"]),
+            text(&damage["repaired"]),
+            text(&damage["lost"]),
+        );
+    }
+    if store["reopened"].as_u64().unwrap_or(0) > 0 {
+        let (count, why) = (text(&store["reopened"]), text(&store["reopened_because"]));
+        let _ = writeln!(out, "STORE read back from disk after a failure, {count} times; the last one: {why}");
+    }
+    if store["set_aside"].is_string() {
+        let _ =
+            writeln!(out, "STORE could not be opened and lies in {}; this node began empty", text(&store["set_aside"]));
+    }
 }
 
 fn state(node: &Value) -> &'static str {
@@ -111,6 +134,20 @@ mod tests {
         assert!(lines[3].contains("catching up") && lines[4].contains("in sync"), "{text}");
         assert_eq!(lines[0].find("STATE"), lines[2].find("gone"));
         assert!(text.contains("/queue/a") && text.contains("possible duplicates 2"), "{text}");
+    }
+
+    #[test]
+    fn trouble_with_the_disk_is_shown_and_only_then() {
+        let calm = json!({ "damage": {"places": 0, "found": 0}, "store": {"reopened": 0, "set_aside": null} });
+        assert!(!render(&calm).contains("DAMAGE") && !render(&calm).contains("STORE"));
+        let trouble = json!({
+            "damage": {"places": 2, "found": 5, "repaired": 4, "lost": 1},
+            "store": {"reopened": 1, "reopened_because": "syncing failed", "set_aside": "/d/store.broken-1"},
+        });
+        let text = render(&trouble);
+        for word in ["2 places, 5 messages, of these 4 repaired and 1 lost", "syncing failed", "store.broken-1"] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
     }
 
     #[test]

@@ -88,7 +88,7 @@ fn write(dir: &Path) {
         let segments: Vec<_> = engine.segments().collect();
         for (index, &segment) in segments.iter().enumerate() {
             let waiting = engine.waiting_in(segment);
-            let gone = |slot: &Slot| index == 1 || *slot < 6 || slot % 5 == 0;
+            let gone = |slot: &Slot| index == 1 || *slot < 6 || slot.is_multiple_of(5);
             waiting.iter().filter(gone).for_each(|slot| engine.remove(Dot { segment, slot }));
         }
         let folded = SegmentId { node: NodeId([9; 16]), epoch: Epoch(life), number: 1 };
@@ -182,4 +182,26 @@ fn rows_of_a_newer_version_are_refused_by_name() {
     drop(engine);
     drop(store);
     open(scratch.path(), 96);
+}
+
+/// The layout in `FORMAT.md`, put together by hand.
+#[test]
+fn a_block_is_laid_out_as_format_md_says() {
+    let segment = SegmentId { node: NodeId([7; 16]), epoch: Epoch(300), number: 3 };
+    let entry = |inboxes: &[&str], head: &'static str, body: &'static str, persistent| Entry {
+        inboxes: inboxes.iter().map(|&name| name.to_owned()).collect(),
+        head: Bytes::from(head),
+        body: Bytes::from(body),
+        persistent,
+    };
+    let block = Block::build(segment, 200, &[entry(&["a", "b"], "h", "one", true), entry(&["a"], "", "", false)]);
+    let mut bytes = vec![1]; // version
+    bytes.extend([7; 16]);
+    bytes.extend([0xac, 0x02, 3]); // epoch 300, number 3
+    bytes.extend([0xc8, 0x01]); // first slot, 200
+    bytes.extend([2, 1, b'a', 2, 0, 1, 1, b'b', 1, 0]); // two runs: a has both messages, b the first
+    bytes.extend([2, 1, 1, b'h', 3, b'o', b'n', b'e', 0, 0, 0]); // two messages: flags, head, body
+    bytes.extend(blake3::hash(&bytes).as_bytes());
+    assert_eq!(block.bytes()[..], bytes[..]);
+    assert_eq!((block.first(), block.last()), (200, 202));
 }

@@ -136,6 +136,8 @@ impl LogCheck<'_> {
             file => file.map_err(fail)?,
         };
         let end = until.unwrap_or(file.len().map_err(fail)?);
+        // The system's cache would show what was once read, not what lies on the disk by now.
+        file.forget_cached();
         let mut header = vec![0; FILE_HEADER];
         match file.read_at(&mut header, 0) {
             Ok(()) if decode_file_header(&header).is_some_and(|(_, found, _)| found == number) => {}

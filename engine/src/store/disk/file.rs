@@ -26,6 +26,8 @@ pub(super) trait LogFile: Send + Sync {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
     /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
+    /// Asks the system to forget what it keeps of the file in memory, so that the next read is one of the device.
+    fn forget_cached(&self) {}
 }
 
 /// Where log files come from.
@@ -81,6 +83,12 @@ impl LogFile for File {
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+    fn forget_cached(&self) {
+        // Advice only: what is kept all the same was not to be forgotten.
+        let _ = rustix::fs::fadvise(self, 0, None, rustix::fs::Advice::DontNeed);
     }
 }
 

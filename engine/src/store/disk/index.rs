@@ -80,12 +80,14 @@ impl Index {
         sum: TableSum,
         unsure: BTreeSet<Bytes>,
     ) -> Result<(Self, Scrubbed), Unusable> {
-        check_metadata(dir)?;
         let (sender, receiver) = mpsc::channel();
         let progress = Arc::new(AtomicU64::new(0));
         let (path, counter) = (dir.to_owned(), progress.clone());
         let scrub = move || {
-            let open = || open_and_scrub(&path, cache, &unsure, &counter);
+            let open = || {
+                check_metadata(&path)?;
+                open_and_scrub(&path, cache, &unsure, &counter)
+            };
             // A receiver that has given up is fine: the index is dropped here then.
             let result = catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| Err(panic_text(&*panic).into()));
             let _ = sender.send(result);

@@ -211,8 +211,11 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
         let target = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
             copy_tree(&entry.path(), &target)?;
-        } else {
+        } else if entry.file_type()?.is_file() {
             fs::copy(entry.path(), target)?;
+        } else {
+            // Reading it might take for ever; without it sled will say what is wrong.
+            continue;
         }
     }
     Ok(())
