@@ -132,7 +132,10 @@ impl LogCheck<'_> {
     ) -> Result<ControlFlow<()>, StoreError> {
         let fail = |error| io_error("checking", &self.table.path(number), error);
         let file = match self.table.get(number) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ControlFlow::Continue(())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.sequence = None;
+                return Ok(ControlFlow::Continue(()));
+            }
             file => file.map_err(fail)?,
         };
         let end = until.unwrap_or(file.len().map_err(fail)?);
