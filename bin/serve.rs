@@ -268,7 +268,9 @@ impl Host {
             planted: Planted::default(),
         };
         let mut broker = Broker::new(Node::new(now, engine, config), BrokerConfig::default());
-        broker.handle_losses(now, &report.losses);
+        if !report.losses.is_empty() {
+            broker.handle_losses(now, &report.losses);
+        }
         let driver = DriverConfig {
             store: Box::new(store),
             rim,

@@ -100,7 +100,10 @@ fn a_stopped_node_is_checked_without_being_changed_and_damage_is_named() {
     });
     let log = node.log();
     assert!(log.contains("slots={") || log.contains("slots {"), "the slots are not named:\n{log}");
-    assert_eq!(node.depth("/queue/q"), Ok(50 - lost));
+    eventually("the rest", || match node.depth("/queue/q") {
+        Ok(depth) if depth == 50 - lost => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
     assert_eq!(damage(&node, "repaired"), 0);
     node.client().send_confirmed("/queue/q", b"goes on").unwrap();
 }
