@@ -71,8 +71,14 @@ struct Marks {
 /// What is known of a block's row.
 #[derive(Clone)]
 enum Seen {
-    Good { last: Slot },
-    Broken { row: Row, what: String },
+    /// The slots it has bodies for: not all of its range, when it is a remnant.
+    Good {
+        slots: RangeSet,
+    },
+    Broken {
+        row: Row,
+        what: String,
+    },
 }
 
 impl Round<'_, '_> {
@@ -202,9 +208,9 @@ impl Round<'_, '_> {
                 }
             }
         }
-        for (&first, seen) in blocks {
-            if let Seen::Good { last } = seen {
-                missing.remove_range(first, *last);
+        for seen in blocks.values() {
+            if let Seen::Good { slots } = seen {
+                missing = missing.difference(slots);
             }
         }
         for (&first, seen) in blocks {
@@ -327,7 +333,7 @@ impl Round<'_, '_> {
 
 fn check_block(id: SegmentId, first: Slot, value: Bytes, row: Row) -> Seen {
     match Block::decode(value) {
-        Ok(block) if (block.segment(), block.first()) == (id, first) => Seen::Good { last: block.last() },
+        Ok(block) if (block.segment(), block.first()) == (id, first) => Seen::Good { slots: block.slots().clone() },
         Ok(_) => Seen::Broken { row, what: "lies under another block's key".to_owned() },
         Err(error) => Seen::Broken { row, what: error.to_string() },
     }
