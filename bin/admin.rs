@@ -6,6 +6,7 @@
 //! | `GET /status` | the object of `rhizomq status --json` |
 //! | `POST /ticket` | `{"ticket":"..."}`, only to a caller on the same machine |
 //! | `POST /verify` | the object of `rhizomq verify --json`, once the whole store is read; same machine only |
+//! | `POST /forget` with `{"node":"<32 hex digits>"}` | what forgetting it came to; same machine only |
 //! | `POST /backup` with `{"dir":"/absolute/path"}` | node, number of files and bytes; same machine only |
 //!
 //! Every refusal is `{"error":"..."}`. The commands `ticket` and `status` are clients of this (see `client.rs`).
@@ -20,6 +21,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use rhizomq_engine::NodeId;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -35,6 +37,8 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     fn ticket(&self) -> String;
     /// Checks the whole store; the error is for people.
     fn verify(&self) -> impl Future<Output = Result<Value, String>> + Send;
+    /// Forgets a node; the error is for people.
+    fn forget(&self, node: NodeId) -> impl Future<Output = Result<Value, String>> + Send;
     /// Takes a backup; the error is for people.
     fn backup(&self, dir: PathBuf) -> impl Future<Output = Result<Value, String>> + Send;
 }
@@ -56,13 +60,14 @@ fn router<S: Source>(source: S) -> Router {
         .route("/ticket", post(ticket::<S>))
         .route("/verify", post(verify::<S>))
         .route("/backup", post(backup::<S>))
+        .route("/forget", post(forget::<S>))
         .fallback(|| async {
-            refusal(StatusCode::NOT_FOUND, "there are GET /health, /status and POST /ticket, /verify, /backup")
+            refusal(StatusCode::NOT_FOUND, "there are GET /health, /status and POST /ticket, /verify, /backup, /forget")
         })
         .method_not_allowed_fallback(|| async {
             refusal(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "GET for /health and /status, POST for /ticket, /verify and /backup",
+                "GET for /health and /status, POST for /ticket, /verify, /backup and /forget",
             )
         })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
@@ -103,6 +108,11 @@ async fn verify<S: Source>(
 }
 
 #[derive(Deserialize)]
+struct ForgetRequest {
+    node: String,
+}
+
+#[derive(Deserialize)]
 struct BackupRequest {
     dir: PathBuf,
 }
@@ -119,6 +129,22 @@ async fn backup<S: Source>(
     match serde_json::from_slice(&body) {
         Ok(BackupRequest { dir }) if dir.is_absolute() => answer(source.backup(dir).await),
         _ => refusal(StatusCode::BAD_REQUEST, "the body must be {\"dir\":\"/absolute/path\"}"),
+    }
+}
+
+async fn forget<S: Source>(
+    State(source): State<S>,
+    ConnectInfo(caller): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if let Some(refusal) = refuse_strangers("such a decision", caller, &headers) {
+        return refusal;
+    }
+    let node = serde_json::from_slice(&body).ok().and_then(|ForgetRequest { node }| node.parse().ok());
+    match node {
+        Some(node) => answer(source.forget(node).await),
+        None => refusal(StatusCode::BAD_REQUEST, "the body must be {\"node\":\"<32 hex digits>\"}"),
     }
 }
 
@@ -180,6 +206,10 @@ mod tests {
 
         async fn verify(&self) -> Result<Value, String> {
             Ok(json!({ "ok": self.up }))
+        }
+
+        async fn forget(&self, node: NodeId) -> Result<Value, String> {
+            Ok(json!({ "node": node.to_string() }))
         }
 
         async fn backup(&self, dir: PathBuf) -> Result<Value, String> {

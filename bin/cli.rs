@@ -91,6 +91,9 @@ pub(crate) enum Command {
     /// and it learns from its peers what was consumed since the backup; nothing comes back that they know to be consumed.
     /// Without peers nobody remembers that: what was consumed after the backup is delivered again.
     Restore(RestoreArgs),
+    /// Decide about a node of the cluster
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Measure this machine: durable commits and replication, each beside its limit
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -166,6 +169,29 @@ pub(crate) struct VerifyArgs {
     /// One JSON object instead of text for people
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What can be decided about a node.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Let the cluster forget a node that will never come back, such as one whose disk is lost
+    ///
+    /// It leaves the list of nodes and is dialled no more, its copies are made elsewhere, and what its crashes left open is
+    /// brought to an end. What is given up by that: nobody waits any more for messages that lie on its disk alone.
+    /// Nothing is deleted, and should it come back after all, it joins anew and what its disk has is taken in.
+    ///
+    /// A node that is alive can't be forgotten: stop it first.
+    Forget(ForgetArgs),
+}
+
+/// Options of `node forget`.
+#[derive(Debug, Args)]
+pub(crate) struct ForgetArgs {
+    /// The node's whole id, 32 hex digits, as `status --json` tells it
+    #[arg(value_name = "ID", value_parser = |text: &str| text.parse::<rhizomq_engine::NodeId>())]
+    pub(crate) id: rhizomq_engine::NodeId,
+    #[command(flatten)]
+    pub(crate) node: AdminArgs,
 }
 
 /// Options of `backup`.

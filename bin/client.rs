@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{AdminArgs, BackupArgs},
+    cli::{AdminArgs, BackupArgs, ForgetArgs},
     status_table,
 };
 
@@ -44,6 +44,21 @@ pub(crate) fn status(args: &AdminArgs) -> Result<String, ClientError> {
 /// `rhizomq verify --admin`: takes as long as it takes.
 pub(crate) fn verify(admin: SocketAddr) -> Result<Value, ClientError> {
     ask(admin, "POST", "/verify", None, None)
+}
+
+/// `rhizomq node forget`.
+pub(crate) fn forget(args: &ForgetArgs) -> Result<String, ClientError> {
+    let body = json!({ "node": args.id.to_string() });
+    let answer = ask(args.node.admin, "POST", "/forget", Some(body), Some(TIMEOUT))?;
+    if args.node.json {
+        return Ok(answer.to_string());
+    }
+    Ok(format!(
+        "node {} is forgotten, here and at every node that hears of it.\n{} messages that it took wait at this node and are \
+         delivered as before; {} copies that it should have kept are made elsewhere.\nGiven up is to wait for what lies on \
+         its disk alone. Should it come back after all, it joins anew, and that is taken in.",
+        args.id, answer["waiting_here"], answer["replicas"],
+    ))
 }
 
 /// `rhizomq backup`.

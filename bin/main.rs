@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, NodeCommand};
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => return verify::run(&args),
         Command::Backup(args) => client::backup(&args).map_err(anyhow::Error::from),
         Command::Restore(args) => backup::restore(&args).map_err(anyhow::Error::from),
+        Command::Node(NodeCommand::Forget(args)) => client::forget(&args).map_err(anyhow::Error::from),
         Command::Bench(command) => bench::run(&command),
     };
     match done {

@@ -425,6 +425,16 @@ impl admin::Source for Source {
         Ok(findings::report(&verified.checked, &verified.findings, verified.more, &[]))
     }
 
+    async fn forget(&self, node: NodeId) -> Result<Value, String> {
+        let forgotten = self.handle()?.forget(node).await.ok_or("the node is stopping")?;
+        let forgotten = forgotten.map_err(|error| error.to_string())?;
+        Ok(json!({
+            "node": node.to_string(),
+            "waiting_here": forgotten.waiting_here,
+            "replicas": forgotten.replicas,
+        }))
+    }
+
     async fn backup(&self, dir: PathBuf) -> Result<Value, String> {
         let taken = backup::take(&self.handle()?, self.node, &self.data, &dir).await;
         let (manifest, copied) = taken.map_err(|error| error.to_string())?;

@@ -149,5 +149,12 @@ fn the_benchmarks_put_every_figure_beside_its_limit() {
         assert!(figures.iter().all(|figure| figure["messages_per_s"].as_f64().unwrap() > 0.0), "{result}");
         assert!(figures[1..].iter().all(|limit| limit["reached"].as_f64().unwrap() > 0.0), "{result}");
     }
+    let brief =
+        ["bench", "engine", "--messages", "2560", "--memory-messages", "25600", "--rounds", "1", "--json", "--dir"];
+    let output = rhizomq(&[&brief[..], &[dir.path().to_str().unwrap()]].concat());
+    assert!(output.status.success(), "engine: {}", stderr(&output));
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(result["lines"].as_array().unwrap().len(), 7, "{result}");
+    assert!(result["lines"].as_array().unwrap().iter().all(|line| line["ratio"].as_f64().unwrap() > 0.0), "{result}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "what was written is deleted");
 }

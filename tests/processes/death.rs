@@ -220,3 +220,32 @@ fn copy_dir(from: &Path, to: &Path) {
         }
     }
 }
+
+#[test]
+fn a_node_whose_disk_is_lost_can_be_forgotten() {
+    let mut cluster = Cluster::start(2);
+    let gone = cluster.nodes[1].id.clone();
+    let node = |cluster: &Cluster, args: &[&str]| cluster.nodes[0].ask_in(&["node", "forget"], args);
+    let refused = node(&cluster, &[&gone]).unwrap_err();
+    assert!(refused.contains("is alive"), "{refused}");
+    assert!(node(&cluster, &["abc"]).unwrap_err().contains("node id"));
+    cluster.nodes[1].kill();
+    eventually("it is taken for dead", || match node(&cluster, &[&gone]) {
+        Err(error) if error.contains("is alive") => Err(error),
+        done => Ok(done.expect("forgotten")),
+    });
+    let status = eventually("one node is left", || {
+        let status = cluster.nodes[0].status()?;
+        let nodes = status["nodes"].as_array().map_or(0, Vec::len);
+        if nodes == 1 { Ok(status) } else { Err(format!("{nodes} nodes")) }
+    });
+    assert_eq!(status["under_replicated"], 0);
+    assert!(node(&cluster, &[&gone]).unwrap_err().contains("no node"));
+    // It was only away: nothing is held against it.
+    cluster.nodes[1].restart();
+    eventually("it has joined anew", || {
+        let status = cluster.nodes[0].status()?;
+        let nodes = status["nodes"].as_array().map_or(0, Vec::len);
+        if nodes == 2 { Ok(()) } else { Err(format!("{nodes} nodes")) }
+    });
+}

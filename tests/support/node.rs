@@ -230,8 +230,14 @@ impl Node {
 
     /// Runs an admin command against the node; its standard output, or its standard error when it fails.
     pub fn ask(&self, command: &str, args: &[&str]) -> Result<String, String> {
+        self.ask_in(&[command], args)
+    }
+
+    /// As [`Node::ask`], for a command below others.
+    pub fn ask_in(&self, commands: &[&str], args: &[&str]) -> Result<String, String> {
         let output = Command::new(PROGRAM)
-            .args([command, "--admin", &self.admin.to_string()])
+            .args(commands)
+            .args(["--admin", &self.admin.to_string()])
             .args(args)
             .env_remove("RHIZOMQ_ADMIN")
             .output()

@@ -8,11 +8,11 @@ use std::{
 };
 
 use rhizomq_engine::{
-    Dot, Now, Store, StoreError,
+    Dot, NodeId, Now, Store, StoreError,
     store::{Copied, Finding, Part},
 };
 use rhizomq_net::{
-    CommitError, Output as NetOutput,
+    CommitError, ForgetError, Forgotten, Output as NetOutput,
     rim::{Rim, RimEvent, RimEvents},
 };
 use tokio::{
@@ -83,6 +83,7 @@ pub enum DriverError {
 /// A question to the core.
 enum Question {
     Status(oneshot::Sender<Status>),
+    Forget(NodeId, oneshot::Sender<Result<Forgotten, ForgetError>>),
 }
 
 /// Asks the core questions from other tasks. Cheap to clone.
@@ -114,6 +115,13 @@ impl Handle {
         let (answer, status) = oneshot::channel();
         self.questions.send(Question::Status(answer)).await.ok()?;
         status.await.ok()
+    }
+
+    /// Forgets a node that will never come back; `None` when the core has stopped. See `Node::forget`.
+    pub async fn forget(&self, node: NodeId) -> Option<Result<Forgotten, ForgetError>> {
+        let (answer, forgotten) = oneshot::channel();
+        self.questions.send(Question::Forget(node, answer)).await.ok()?;
+        forgotten.await.ok()
     }
 }
 
@@ -335,6 +343,13 @@ impl Driver {
 
     fn handle_question(&mut self, question: Question) {
         match question {
+            Question::Forget(node, answer) => {
+                let forgotten = self.broker.forget(now(self.started), node);
+                if forgotten.is_ok() {
+                    tracing::warn!(%node, "an operator lets the cluster forget a node");
+                }
+                let _ = answer.send(forgotten);
+            }
             Question::Status(answer) => {
                 let mut status = self.broker.status();
                 status.damage.places = self.damage.places();
