@@ -186,7 +186,8 @@ impl Source<'_> {
         if last == 0 || last < newest || cut_short || replayed.last_is_unreadable {
             return Ok(Position { file: last.max(newest) + 1, offset: 0, sequence });
         }
-        let mut end = replayed.end;
+        let (mut end, mut sequence) = (replayed.end, sequence);
+        let name = self.places.name(&self.table.path(last));
         if replayed.torn_tail.is_some() {
             let mut cut = || {
                 let file = self.table.get(last)?;
@@ -195,6 +196,14 @@ impl Source<'_> {
                     file.truncate(0)?;
                     file.write_at(&encode_file_header(last, self.salt), 0)?;
                     end = FILE_HEADER as u64;
+                }
+                if replayed.damages.iter().any(|damage| damage.file == name) {
+                    // What was cut off had shown that the damage before it is not part of the last write. So that the next
+                    // reader knows it too, a frame without records stands there, of a later write.
+                    let mut frame = Vec::new();
+                    self.key.encode(&mut frame, sequence, sequence, std::iter::empty());
+                    file.write_at(&frame, end)?;
+                    (end, sequence) = (end + frame.len() as u64, sequence + 1);
                 }
                 file.sync()
             };
