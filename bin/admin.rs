@@ -26,6 +26,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::door::{Caller, Door};
+
 /// The longest body worth reading holds a path.
 const MAX_BODY_BYTES: usize = 8 << 10;
 
@@ -49,8 +51,8 @@ pub(crate) async fn serve<S: Source>(
     source: S,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let app = router(source).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, app).with_graceful_shutdown(stop).await
+    let app = router(source).into_make_service_with_connect_info::<Caller>();
+    axum::serve(Door::new(listener), app).with_graceful_shutdown(stop).await
 }
 
 fn router<S: Source>(source: S) -> Router {
@@ -87,7 +89,7 @@ async fn status<S: Source>(State(source): State<S>) -> Response {
 
 async fn ticket<S: Source>(
     State(source): State<S>,
-    ConnectInfo(caller): ConnectInfo<SocketAddr>,
+    ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
     headers: HeaderMap,
 ) -> Response {
     if let Some(refusal) = refuse_strangers("a join ticket", caller, &headers) {
@@ -98,7 +100,7 @@ async fn ticket<S: Source>(
 
 async fn verify<S: Source>(
     State(source): State<S>,
-    ConnectInfo(caller): ConnectInfo<SocketAddr>,
+    ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
     headers: HeaderMap,
 ) -> Response {
     match refuse_strangers("a check", caller, &headers) {
@@ -119,7 +121,7 @@ struct BackupRequest {
 
 async fn backup<S: Source>(
     State(source): State<S>,
-    ConnectInfo(caller): ConnectInfo<SocketAddr>,
+    ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
@@ -134,7 +136,7 @@ async fn backup<S: Source>(
 
 async fn forget<S: Source>(
     State(source): State<S>,
-    ConnectInfo(caller): ConnectInfo<SocketAddr>,
+    ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {

@@ -8,6 +8,7 @@ mod client;
 mod config;
 mod console;
 mod data_dir;
+mod door;
 mod findings;
 mod lives;
 mod log;

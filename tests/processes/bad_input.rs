@@ -233,6 +233,8 @@ fn more_clients_than_files_may_be_open_take_nothing_from_the_store() {
     let mut node = Node::start(Setup { files: Some(256), ..Setup::new(dir.path(), "n") });
     let mut client = node.client();
     let idle: Vec<_> = (0..400).map_while(|_| Client::raw(node.stomp).ok()).collect();
+    // Few enough to find room in the queue of those that wait to be accepted.
+    let callers: Vec<_> = (0..100).map_while(|_| std::net::TcpStream::connect(node.admin).ok()).collect();
     // Log files of 64 MiB come to their ends, and checkpoints write the index: all of that opens files.
     let body = vec![7; 8 << 20];
     for _ in 0..20 {
@@ -240,7 +242,8 @@ fn more_clients_than_files_may_be_open_take_nothing_from_the_store() {
     }
     assert!(node.is_running(), "{}", node.log());
     assert!(node.log().contains("too many clients"), "{}", node.log());
-    drop(idle);
+    assert!(!node.log().contains("new life"), "{}", node.log());
+    drop((idle, callers));
     eventually("a place is free again", || Client::connect(node.stomp));
     assert_eq!(node.depth("/queue/q"), Ok(20));
 

@@ -188,7 +188,11 @@ impl Log {
 
     fn write_buffer(&mut self) -> Result<(), StoreError> {
         let path = self.table.path(self.head);
-        let file = self.table.get(self.head).map_err(|error| self.poison(io_error("opening", &path, error)))?;
+        let file = match self.table.get(self.head).map_err(|error| io_error("opening", &path, error)) {
+            Ok(file) => file,
+            Err(error @ StoreError::Descriptors { .. }) => return Err(error),
+            Err(error) => return Err(self.poison(error)),
+        };
         if let Err(error) = file.write_at(&self.buffer, self.end) {
             let error = io_error("writing", &path, error);
             // Half a frame must not stay in front of later ones.
@@ -209,6 +213,20 @@ impl Log {
         error
     }
 
+    /// A new file could not be had. For want of room or descriptors that is no reason to trust nothing any more, as long as
+    /// none of it stays.
+    fn uncreated(&mut self, number: u64, error: StoreError) -> StoreError {
+        self.table.forget(number);
+        let gone = match fs::remove_file(self.table.path(number)) {
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+            Ok(()) => true,
+        };
+        match error {
+            StoreError::Full { .. } | StoreError::Descriptors { .. } if gone => error,
+            error => self.poison(error),
+        }
+    }
+
     fn create(&mut self, number: u64) -> Result<(), StoreError> {
         let path = self.table.path(number);
         let write = || {
@@ -218,14 +236,10 @@ impl Log {
         };
         if let Err(error) = write() {
             let error = io_error("creating", &path, error);
-            self.table.forget(number);
-            return match (fs::remove_file(&path), &error) {
-                (Ok(()), StoreError::Full { .. }) => Err(error),
-                _ => Err(self.poison(error)),
-            };
+            return Err(self.uncreated(number, error));
         }
         if let Err(error) = sync_dir(&self.table.dir) {
-            return Err(self.poison(error));
+            return Err(self.uncreated(number, error));
         }
         (self.head, self.end) = (number, FILE_HEADER as u64);
         self.written += self.end;
