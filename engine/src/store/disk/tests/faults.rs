@@ -89,6 +89,17 @@ fn a_full_disk_while_a_file_is_rolled_costs_no_more() {
 }
 
 #[test]
+fn a_lack_of_descriptors_while_a_file_is_rolled_is_no_broken_disk() {
+    let mut faulty = Faulty::new();
+    faulty.commit("big", 20 << 10).unwrap();
+    faulty.files.arm(Fault::NoDescriptor);
+    assert!(matches!(faulty.commit("lost", 17_000), Err(StoreError::Descriptors { .. })));
+    faulty.commit("after", 17_000).unwrap();
+    assert_eq!(faulty.reopen().damages, []);
+    assert!(faulty.has("big") && faulty.has("after") && !faulty.has("lost"));
+}
+
+#[test]
 fn after_a_failed_sync_or_write_nothing_is_taken_until_reopened() {
     for fault in [Fault::Sync, Fault::Write(50, ErrorKind::Other)] {
         let mut faulty = Faulty::new();
@@ -161,6 +172,7 @@ fn fault() -> impl Strategy<Value = Option<Fault>> {
         1 => (0..3000_usize).prop_map(|bytes| Some(Fault::Write(bytes, ErrorKind::Other))),
         1 => Just(Some(Fault::Sync)),
         1 => Just(Some(Fault::Create)),
+        1 => Just(Some(Fault::NoDescriptor)),
     ]
 }
 

@@ -23,7 +23,12 @@ pub(super) enum Fault {
     BadSector(u64),
     /// The next file can not be created, for the disk is full.
     Create,
+    /// The next file can not be created, for the process may open no more.
+    NoDescriptor,
 }
+
+/// Too many open files.
+const EMFILE: i32 = 24;
 
 /// Real files, and the faults that are still to come.
 #[derive(Clone, Default)]
@@ -51,6 +56,7 @@ impl FaultyFiles {
 
 impl Files for FaultyFiles {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
+        self.check(Fault::NoDescriptor).map_err(|_| io::Error::from_raw_os_error(EMFILE))?;
         let file = OsFiles.create(path)?;
         self.check(Fault::Create).map_err(|_| io::Error::from(io::ErrorKind::StorageFull))?;
         Ok(Arc::new(FaultyFile { file, faults: self.clone() }))
