@@ -14,6 +14,9 @@ use crate::StoreError;
 
 /// Files cleaned by one checkpoint at most, so that it stays short; the next one goes on.
 const FILES_AT_ONCE: usize = 4;
+/// A file of which less than one part in so many lives is cleaned however much of the log is dead: what it holds is soon
+/// carried, and it keeps all files behind it from going, which may be dead as a whole.
+const CHEAP: u64 = 8;
 /// Bytes carried by one frame, about.
 const CARRY_BYTES: usize = 1 << 20;
 
@@ -31,7 +34,8 @@ impl DiskStore {
             let log: u64 = self.log.sizes.values().sum::<u64>() - gone;
             let size = self.log.sizes.get(&front);
             let is_damaged = self.renew_to.is_some_and(|to| front <= to);
-            let is_dense = size.is_some() && log <= 2 * live + 2 * self.options.roll_at;
+            let lives = self.live.get(&front).copied().unwrap_or_default();
+            let is_dense = size.is_some_and(|size| CHEAP * lives > *size) && log <= 2 * live + self.options.roll_at;
             if carried >= FILES_AT_ONCE || (is_dense && !is_damaged) {
                 break;
             }
@@ -74,7 +78,7 @@ impl DiskStore {
 
     fn carry(&mut self, front: u64) -> Result<(), StoreError> {
         let path = self.log.table.path(front);
-        let (bytes, unreadable) = match self.log.table.get(front).and_then(|file| read_what_can_be_read(&*file)) {
+        let (bytes, unreadable) = match self.log.table.get(front).and_then(|file| read_what_can_be_read(&*file, 0)) {
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Default::default(),
             Err(error) => return Err(io_error("reading", &path, error)),
