@@ -60,6 +60,17 @@ pub struct Message {
     pub persistent: bool,
 }
 
+/// A message where it lies in its block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageRef<'a> {
+    /// The upper layer's header section.
+    pub head: &'a [u8],
+    /// The body.
+    pub body: &'a [u8],
+    /// As published.
+    pub persistent: bool,
+}
+
 /// The bytes are not a block.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BlockError {
@@ -337,13 +348,41 @@ impl Block {
     /// The message in a slot, if the slot is of this block.
     pub fn message(&self, slot: Slot) -> Option<Message> {
         let (run, index) = self.find(slot)?;
+        Some(self.message_at(run, index))
+    }
+
+    /// Those messages of an inbox whose slots are in `slots`, in order, where they lie.
+    pub fn messages<'a>(
+        &'a self,
+        inbox: &str,
+        slots: &'a RangeSet,
+    ) -> impl Iterator<Item = (Slot, MessageRef<'a>)> + use<'a> {
+        let run = self.runs.iter().find(|run| *run.inbox == *inbox);
+        let places = run.into_iter().flat_map(|run| run.slots.iter().zip(&run.messages));
+        let mut wanted = slots.iter().peekable();
+        places.filter_map(move |(slot, &index)| {
+            while wanted.next_if(|next| *next < slot).is_some() {}
+            wanted.next_if_eq(&slot).map(|slot| (slot, self.message_ref(index as usize)))
+        })
+    }
+
+    fn message_ref(&self, index: usize) -> MessageRef<'_> {
         let stored = &self.messages[index];
-        Some(Message {
+        MessageRef {
+            head: self.part(stored.head),
+            body: self.part(stored.body),
+            persistent: stored.flags & FLAG_PERSISTENT != 0,
+        }
+    }
+
+    fn message_at(&self, run: &Run, index: usize) -> Message {
+        let stored = &self.messages[index];
+        Message {
             inbox: run.inbox.clone(),
             head: self.bytes.slice(stored.head.0 as usize..stored.head.1 as usize),
             body: self.bytes.slice(stored.body.0 as usize..stored.body.1 as usize),
             persistent: stored.flags & FLAG_PERSISTENT != 0,
-        })
+        }
     }
 
     fn part(&self, (from, to): (u32, u32)) -> &[u8] {

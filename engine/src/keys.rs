@@ -7,6 +7,7 @@
 //! | `S` | segment | [`SegmentRow`]: known, length, removed prefix |
 //! | `R` | segment, page number | removed slots of that page above the prefix |
 //! | `B` | segment, first slot | a [`Block`](crate::Block) |
+//! | `O` | segment, first slot | an [`Outline`](crate::engine) of the block under the same name |
 //! | `G` | registry key | a registry value |
 //! | `X` | node, epoch | a [`RetiredLife`](crate::RetiredLife): what is over of that life |
 
@@ -22,6 +23,7 @@ pub(crate) const META: u8 = b'M';
 pub(crate) const SEGMENT: u8 = b'S';
 pub(crate) const REMOVED: u8 = b'R';
 pub(crate) const BLOCK: u8 = b'B';
+pub(crate) const OUTLINE: u8 = b'O';
 pub(crate) const REGISTRY: u8 = b'G';
 pub(crate) const RETIRED: u8 = b'X';
 
@@ -91,6 +93,15 @@ pub(crate) fn block(id: SegmentId, first: Slot) -> Bytes {
     numbered(BLOCK, id, first)
 }
 
+pub(crate) fn outline(id: SegmentId, first: Slot) -> Bytes {
+    numbered(OUTLINE, id, first)
+}
+
+/// Whether values under this key end in the blake3 hash of what comes before.
+pub(crate) fn is_sealed(key: &[u8]) -> bool {
+    key.first() == Some(&BLOCK)
+}
+
 pub(crate) fn retired(node: NodeId, epoch: Epoch) -> Bytes {
     let mut key = BytesMut::with_capacity(25);
     key.put_u8(RETIRED);
@@ -109,7 +120,7 @@ pub(crate) fn parse_segment(key: &[u8]) -> Result<SegmentId, RowError> {
     if rest.is_empty() { Ok(id) } else { Err(RowError::Key) }
 }
 
-/// Segment and number of a `R` or `B` key.
+/// Segment and number of a `R`, `B` or `O` key.
 pub(crate) fn parse_numbered(key: &[u8]) -> Result<(SegmentId, u32), RowError> {
     let (id, rest) = split_segment(key)?;
     Ok((id, u32::from_be_bytes(rest.try_into().map_err(|_| RowError::Key)?)))

@@ -91,7 +91,7 @@ pub mod ranges;
 pub mod registry;
 pub mod store;
 
-pub use block::{Block, BlockError, Entry, Message};
+pub use block::{Block, BlockError, Entry, Message, MessageRef};
 pub use engine::{
     BlockRef, Commit, Committed, Delta, DeltaError, Engine, EngineError, Loss, MergeError, NewBlock, OpenReport,
     Position, PublishError, Register, SegmentDelta, Set, Summary, Ticket, Unit,

@@ -27,6 +27,9 @@ pub const COMMIT_BYTES: usize = 8 << 20;
 /// Time for which a block is left alone before it may be rewritten, in milliseconds: most are consumed by then, whole.
 pub const REWRITE_AGE_MS: u64 = 10_000;
 
+/// Bytes from which on a block has an outline of its own: smaller ones lie in the store's index themselves.
+pub const OUTLINE_BYTES: usize = 512;
+
 /// Bytes below which a block is not rewritten: its row and its name would stay.
 pub const REWRITE_BYTES: u32 = 1 << 10;
 

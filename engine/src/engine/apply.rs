@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     BlockMeta, Engine, Replica,
+    outline::Outline,
     queue::Ticket,
     stage::{Change, Outcome},
 };
@@ -80,7 +81,7 @@ impl Engine {
         }
         for block in staged.rewritten {
             let Some(replica) = self.replicas.get_mut(&block.segment()) else { continue };
-            let meta = Self::hold(replica, &block, staged.at_ms);
+            let meta = Self::hold(replica, &Outline::of(&block), staged.at_ms);
             replica.blocks.insert(block.first(), meta);
             self.cache.borrow_mut().insert(block);
         }
@@ -176,7 +177,7 @@ impl Engine {
         for (waited, block, local) in blocks {
             let live = block.slots().difference(&replica.state.removed.clip(block.first(), block.last()));
             if !live.is_empty() {
-                let meta = Self::hold(replica, &block, now_ms);
+                let meta = Self::hold(replica, &Outline::of(&block), now_ms);
                 for (inbox, first, last) in &meta.runs {
                     self.index.add(inbox, id, &live.clip(*first, *last));
                 }
@@ -195,18 +196,19 @@ impl Engine {
     }
 
     /// A block as memory keeps it: names shared with the blocks before it.
-    pub(super) fn hold(replica: &Replica, block: &Block, since_ms: u64) -> BlockMeta {
+    pub(super) fn hold(replica: &Replica, outline: &Outline<'_>, since_ms: u64) -> BlockMeta {
         let last = replica.blocks.last_key_value().map(|(_, meta)| meta.runs.as_slice()).unwrap_or_default();
-        let shared =
-            |name: &Arc<str>| last.iter().map(|(inbox, ..)| inbox).find(|inbox| *inbox == name).unwrap_or(name).clone();
-        // A run has a slot, or the block would not have been read.
-        let bounds = |slots: &RangeSet| (slots.first().unwrap_or(Slot::MAX), slots.last().unwrap_or(0));
-        let runs = block.runs().iter().map(|run| {
-            let (first, last) = bounds(&run.slots);
-            (shared(&run.inbox), first, last)
-        });
-        let bytes = u32::try_from(block.bytes().len()).unwrap_or(u32::MAX);
-        BlockMeta { last: block.last(), runs: runs.collect(), slots: block.slots().len() as u32, bytes, since_ms }
+        let shared = |name: &str| {
+            last.iter().map(|(inbox, ..)| inbox).find(|inbox| &***inbox == name).cloned().unwrap_or_else(|| name.into())
+        };
+        let runs = outline.runs.iter().map(|(inbox, first, last)| (shared(inbox), *first, *last));
+        BlockMeta {
+            last: outline.last,
+            runs: runs.collect(),
+            slots: outline.slots.len() as u32,
+            bytes: outline.bytes,
+            since_ms,
+        }
     }
 
     /// Takes slots out of the inboxes they waited in.

@@ -10,8 +10,12 @@ use std::{
     sync::Arc,
 };
 
-use super::{BlockMeta, Engine, stage::Outcome, stage::Staged};
-use crate::{Batch, Now, Op, SegmentId, Slot, keys, limits};
+use super::{
+    BlockMeta, Engine,
+    outline::put_block,
+    stage::{Outcome, Staged},
+};
+use crate::{Batch, Now, SegmentId, Slot, limits};
 
 impl Engine {
     /// Looks at the next few blocks and queues what is worth rewriting. To be called now and then, such as twice a second:
@@ -91,7 +95,7 @@ impl Engine {
                 }
             };
             if waiting.is_subset(remnant.slots()) {
-                batch.push(Op::Put(keys::block(id, first), remnant.bytes().clone()));
+                put_block(batch, &remnant, Some(meta.bytes));
                 staged.rewritten.push(Arc::new(remnant));
             }
         }

@@ -157,7 +157,7 @@ fn rows_of_a_newer_version_are_refused_by_name() {
     for space in [keys::REMOVED, keys::REGISTRY, keys::RETIRED] {
         let (from, to) = keys::space(space);
         let mut first = None;
-        let mut visit = |key: &[u8]| {
+        let mut visit = |key: &[u8], _: Option<u64>| {
             first = Some(Bytes::copy_from_slice(key));
             std::ops::ControlFlow::Break(())
         };

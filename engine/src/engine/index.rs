@@ -42,6 +42,12 @@ impl InboxIndex {
         self.inboxes.get(inbox).into_iter().flatten().map(|(id, slots)| (*id, slots.len()))
     }
 
+    /// Waiting slots of an inbox in a segment, within these bounds.
+    pub(super) fn within(&self, inbox: &str, id: SegmentId, first: Slot, last: Slot) -> RangeSet {
+        let slots = self.inboxes.get(inbox).and_then(|segments| segments.get(&id));
+        slots.map(|slots| slots.clip(first, last)).unwrap_or_default()
+    }
+
     pub(super) fn next(&self, inbox: &str, id: SegmentId, from: Slot) -> Option<Slot> {
         self.inboxes.get(inbox)?.get(&id)?.next_at_or_after(from)
     }

@@ -8,6 +8,7 @@
 //! - `stage.rs`: turning what waits into rows, all of one commit together
 //! - `apply.rs`: what a durable commit changes in memory, and what it reports
 //! - `open.rs`: reading all of it back, verified
+//! - `outline.rs`: what is stored of a block beside it, so that opening reads no bodies
 //! - `compact.rs`: rewriting blocks of which most is consumed
 //! - `own.rs`: sets, registers and inboxes under names of a library user's own
 //! - `delta.rs`: bringing two engines together without the rest of Rhizomq
@@ -22,6 +23,7 @@ mod index;
 #[cfg(test)]
 mod laws;
 mod open;
+mod outline;
 mod own;
 mod queue;
 mod stage;
@@ -37,6 +39,7 @@ use std::{
 pub use apply::{BlockRef, Committed, NewBlock};
 pub use delta::{Delta, DeltaError, MergeError, Position, SegmentDelta, Summary};
 pub use open::{Loss, OpenReport};
+pub(crate) use outline::Outline;
 pub use own::{Register, Set};
 pub use queue::{PublishError, Ticket, Unit};
 
@@ -291,10 +294,47 @@ impl Engine {
         }
         match replica.blocks.range(..=dot.slot).next_back() {
             Some((&first, meta)) if dot.slot <= meta.last => {
-                Ok(self.block(dot.segment, first)?.and_then(|block| block.message(dot.slot)))
+                let Some(block) = self.block(dot.segment, first)? else { return Ok(None) };
+                let message = block.message(dot.slot);
+                if message.is_none() {
+                    self.check_outline(&block)?;
+                }
+                Ok(message)
             }
             _ => Ok(None),
         }
+    }
+
+    /// The waiting messages of an inbox in the next block of a segment that has any at or after `from`: for reading much,
+    /// a block at a time. They are [`Block::messages`] of the block and the slots returned. `None` if there are none.
+    ///
+    /// # Errors
+    /// As [`Engine::message`]; the first waiting slot at or after `from` is one of those that can't be read.
+    pub fn next_block(
+        &self,
+        inbox: &str,
+        id: SegmentId,
+        from: Slot,
+    ) -> Result<Option<(Arc<Block>, RangeSet)>, EngineError> {
+        let Some(slot) = self.index.next(inbox, id, from) else { return Ok(None) };
+        let Some(replica) = self.replicas.get(&id) else { return Ok(None) };
+        let block = replica.blocks.range(..=slot).next_back().filter(|(_, meta)| slot <= meta.last);
+        let Some((&first, meta)) = block else { return Ok(None) };
+        let Some(block) = self.block(id, first)? else { return Ok(None) };
+        let slots = self.index.within(inbox, id, slot, meta.last);
+        if !slots.is_subset(block.slots()) {
+            self.check_outline(&block)?;
+        }
+        Ok(Some((block, slots)))
+    }
+
+    /// A block that lacks what memory says that it has. While a commit is under way it may be newer than what memory knows.
+    fn check_outline(&self, block: &Block) -> Result<(), EngineError> {
+        if !self.is_settled(block.segment()) {
+            return Ok(());
+        }
+        let source = BlockError::Malformed("it is not the one that its outline tells of");
+        Err(EngineError::Block { segment: block.segment(), first: block.first(), source })
     }
 
     /// Blocks of a replica that hold any of `slots` still waiting, by their first slots, in order.
@@ -333,8 +373,16 @@ impl Engine {
 
     /// A block as the store has it, whatever the cache holds.
     fn stored_block(&self, id: SegmentId, first: Slot) -> Result<Option<Block>, EngineError> {
-        let Some(bytes) = self.reader.get(&keys::block(id, first))? else { return Ok(None) };
-        Block::decode(bytes).map(Some).map_err(|source| EngineError::Block { segment: id, first, source })
+        let key = keys::block(id, first);
+        let Some(bytes) = self.reader.get_sealed(&key)? else { return Ok(None) };
+        let wrong = match Block::decode(bytes) {
+            Ok(block) if (block.segment(), block.first()) == (id, first) => return Ok(Some(block)),
+            Ok(_) => BlockError::Malformed("it lies under another block's key"),
+            Err(error) => error,
+        };
+        // The store can say where it lies.
+        self.reader.get(&key)?;
+        Err(EngineError::Block { segment: id, first, source: wrong })
     }
 
     /// Digest over the registry, the retired set and the states of the replicas that `counts` chooses: equal on two

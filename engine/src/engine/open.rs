@@ -1,16 +1,18 @@
 //! Opening: everything is read back, checked, and put right where the rows disagree.
 //!
-//! The law: bodies cover `known - removed` exactly and match their hashes. What does not is taken out of `known` and
-//! reported; anti-entropy fetches it from another holder. Nothing damaged is ever taken for consumed.
+//! The law: bodies cover `known - removed` exactly. What has none is taken out of `known` and reported; anti-entropy
+//! fetches it from another holder. Nothing damaged is ever taken for consumed. That bodies match their hashes is found
+//! out when they are read, and by the scrub: hashing them all would take longer than reading all files once.
 
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{Engine, EngineError, Replica, index::InboxIndex, queue::Queue, stage};
+use super::{Engine, EngineError, Replica, index::InboxIndex, outline::Outline, queue::Queue, stage};
 use crate::{
-    Epoch, Mistake, NodeId, Now, RangeSet, Read, Registry, Retired, RetiredLife, SegmentId, SegmentState, StoreError,
-    block::{Block, BlockError},
+    Epoch, Mistake, NodeId, Now, RangeSet, Read, Registry, Retired, RetiredLife, SegmentId, SegmentState, Slot,
+    StoreError,
+    block::BlockError,
     hlc::Clock,
     keys::{self, LifeRow, RowError, SegmentRow},
     limits,
@@ -154,43 +156,82 @@ impl Engine {
         Ok(())
     }
 
-    /// Blocks, one at a time: only their outlines stay in memory.
+    /// Blocks by their outlines, as long as there is room for them in their log files: bodies are looked at when they are
+    /// wanted, and by the scrub. A block without one, or with one that does not fit, is read.
     fn read_blocks(&mut self, now: Now, report: &mut OpenReport) -> Result<BTreeMap<SegmentId, RangeSet>, EngineError> {
         let mut covered = BTreeMap::new();
-        for key in keys_of(&*self.reader, keys::BLOCK)? {
-            let decoded = match self.reader.get(&key) {
-                Ok(Some(bytes)) => Block::decode(bytes).map_err(Unread::from),
-                Ok(None) => Err(Unread::Damaged("vanished while opening".to_owned())),
-                Err(error) => Err(Unread::Damaged(error.to_string())),
-            };
-            match decoded {
-                Ok(block) if Ok((block.segment(), block.first())) == keys::parse_numbered(&key) => {
-                    self.adopt(&block, now, &mut covered);
+        let mut outlines = self.read_outlines(report)?;
+        for (key, bytes) in keys_of(&*self.reader, keys::BLOCK)? {
+            let (id, first) = match keys::parse_numbered(&key) {
+                Ok(name) => name,
+                Err(error) => {
+                    refuse_or_note(report, "block", &key, error.into())?;
+                    continue;
                 }
-                Ok(_) => damaged(report, "block", &key, &"lies under another block's key"),
-                Err(error) => refuse_or_note(report, "block", &key, error)?,
+            };
+            if self.is_finished(id) {
+                self.queue.strays.push(key);
+                continue;
+            }
+            if let (Some(row), Some(bytes)) = (outlines.remove(&(id, first)), bytes) {
+                match keys::decode::<Outline<'_>>(&row) {
+                    Ok(outline) if outline.fits(first, bytes) => {
+                        self.adopt(id, first, &outline, now, &mut covered);
+                        continue;
+                    }
+                    Ok(_) => damaged(report, "outline", &key, &"it is that of another block"),
+                    Err(error) => refuse_or_note(report, "outline", &key, error.into())?,
+                }
+            }
+            match self.stored_block(id, first) {
+                Ok(Some(block)) => self.adopt(id, first, &Outline::of(&block), now, &mut covered),
+                Ok(None) => damaged(report, "block", &key, &"vanished while opening"),
+                Err(EngineError::Block { source, .. }) => refuse_or_note(report, "block", &key, source.into())?,
+                Err(error) => damaged(report, "block", &key, &error),
             }
         }
+        // Of blocks that are gone.
+        self.queue.strays.extend(outlines.into_keys().map(|(id, first)| keys::outline(id, first)));
         Ok(covered)
     }
 
+    fn read_outlines(&self, report: &mut OpenReport) -> Result<BTreeMap<(SegmentId, Slot), Bytes>, EngineError> {
+        let mut outlines = BTreeMap::new();
+        for (key, row) in rows(&*self.reader, keys::OUTLINE, report)? {
+            match keys::parse_numbered(&key) {
+                Ok(name) => _ = outlines.insert(name, row),
+                Err(error) => refuse_or_note(report, "outline", &key, error.into())?,
+            }
+        }
+        Ok(outlines)
+    }
+
     /// Takes a block in, and notes whose bodies it has.
-    fn adopt(&mut self, block: &Block, now: Now, covered: &mut BTreeMap<SegmentId, RangeSet>) {
-        let id = block.segment();
+    fn adopt(
+        &mut self,
+        id: SegmentId,
+        first: Slot,
+        outline: &Outline<'_>,
+        now: Now,
+        covered: &mut BTreeMap<SegmentId, RangeSet>,
+    ) {
         if self.is_finished(id) {
             return;
         }
-        let state = self.state_of(id);
-        let replica = self.replicas.entry(id).or_insert_with(|| Replica { state, ..Replica::default() });
-        // A valid block vouches for itself, even if the segment's row was damaged.
-        replica.state.known.union_with(block.slots());
-        let live = block.slots().difference(&replica.state.removed);
-        let meta = Self::hold(replica, block, now.mono_ms);
+        if !self.replicas.contains_key(&id) {
+            let state = self.state_of(id);
+            self.replicas.insert(id, Replica { state, ..Replica::default() });
+        }
+        let Some(replica) = self.replicas.get_mut(&id) else { return };
+        // A block vouches for itself, even if the segment's row was damaged.
+        replica.state.known.union_with(&outline.slots);
+        let live = outline.slots.difference(&replica.state.removed.clip(first, outline.last));
+        let meta = Self::hold(replica, outline, now.mono_ms);
         for (inbox, first, last) in &meta.runs {
             self.index.add(inbox, id, &live.clip(*first, *last));
         }
-        replica.blocks.insert(block.first(), meta);
-        covered.entry(id).or_default().union_with(block.slots());
+        replica.blocks.insert(first, meta);
+        covered.entry(id).or_default().union_with(&outline.slots);
     }
 
     /// Whatever `known - removed` has no body is not known after all.
@@ -296,11 +337,12 @@ fn damaged(report: &mut OpenReport, what: &str, key: &[u8], why: &dyn std::fmt::
     report.damaged_rows.push(format!("{what} {key}: {why}"));
 }
 
-fn keys_of(reader: &dyn Read, prefix: u8) -> Result<Vec<Bytes>, EngineError> {
+/// The keys of one key space, with the lengths of their values.
+fn keys_of(reader: &dyn Read, prefix: u8) -> Result<Vec<(Bytes, Option<u64>)>, EngineError> {
     let (from, to) = keys::space(prefix);
     let mut found = Vec::new();
-    reader.scan_keys(&from, &to, &mut |key| {
-        found.push(Bytes::copy_from_slice(key));
+    reader.scan_keys(&from, &to, &mut |key, bytes| {
+        found.push((Bytes::copy_from_slice(key), bytes));
         ControlFlow::Continue(())
     })?;
     Ok(found)
@@ -309,7 +351,17 @@ fn keys_of(reader: &dyn Read, prefix: u8) -> Result<Vec<Bytes>, EngineError> {
 /// Small rows of one key space; those that do not read are reported.
 fn rows(reader: &dyn Read, prefix: u8, report: &mut OpenReport) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
     let mut found = Vec::new();
-    for key in keys_of(reader, prefix)? {
+    let (from, to) = keys::space(prefix);
+    let at_once = reader.scan(&from, &to, &mut |key, value| {
+        found.push((Bytes::copy_from_slice(key), value));
+        ControlFlow::Continue(())
+    });
+    if at_once.is_ok() {
+        return Ok(found);
+    }
+    // Some do not read: one by one, to tell which.
+    found.clear();
+    for (key, _) in keys_of(reader, prefix)? {
         match reader.get(&key) {
             Ok(Some(value)) => found.push((key, value)),
             Ok(None) => {}

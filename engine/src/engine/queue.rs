@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use super::{Engine, EngineError, OpenSegment};
+use super::{Engine, EngineError, OpenSegment, stage::Staged};
 use crate::{
     Dot, Entry, Now, RangeSet, Retired, SegmentId, SegmentState, Slot, StoreError,
     block::{Block, BlockError},
@@ -68,6 +68,8 @@ pub(super) struct Queue {
     pub(super) unregister: BTreeSet<Key>,
     pub(super) retired: Retired,
     pub(super) life: Option<LifeRow>,
+    /// Keys of rows that stand for nothing any more; the first commit deletes them.
+    pub(super) strays: Vec<Bytes>,
     #[cfg(feature = "mistakes")]
     pub(super) known_without_bodies: BTreeMap<SegmentId, RangeSet>,
 }
@@ -85,6 +87,7 @@ impl Queue {
             && self.registry.is_empty()
             && self.unregister.is_empty()
             && self.retired.is_empty()
+            && self.strays.is_empty()
             && self.life.is_none()
     }
 
@@ -258,7 +261,7 @@ impl Engine {
         // A read that failed says nothing about the body: only what was read and is wrong is given up. The cache may
         // still have what the disk has not; and a row that is gone may have been deleted by the commit under way.
         let damaged = match self.stored_block(dot.segment, first) {
-            Ok(Some(_)) => false,
+            Ok(Some(block)) => self.is_settled(dot.segment) && !meta.is_of(&block),
             Ok(None) => self.is_settled(dot.segment),
             Err(error) => matches!(error, EngineError::Block { .. } | EngineError::Store(StoreError::Damaged { .. })),
         };
@@ -332,7 +335,8 @@ impl Engine {
     /// Whether nothing about the segment waits for a commit: its state here is what the disk says.
     pub fn is_settled(&self, id: SegmentId) -> bool {
         let queue = &self.queue;
-        self.staged.as_ref().is_none_or(|staged| !staged.segments.contains_key(&id))
+        let is_rewritten = |staged: &Staged| staged.rewritten.iter().any(|block| block.segment() == id);
+        self.staged.as_ref().is_none_or(|staged| !staged.segments.contains_key(&id) && !is_rewritten(staged))
             && queue.blocks.range((id, 0)..=(id, Slot::MAX)).next().is_none()
             && !(queue.removals.contains_key(&id) || queue.lengths.contains_key(&id))
             && !(queue.damaged.contains_key(&id) || queue.drops.contains(&id) || queue.folds.contains(&id))

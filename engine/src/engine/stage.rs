@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     BlockRef, Engine, Replica,
+    outline::{delete_block, put_block},
     queue::{Ticket, Unit},
 };
 use crate::{
@@ -119,6 +120,8 @@ impl Engine {
             batch.push(Self::put(keys::meta("life"), &life));
             staged.life = Some(life);
         }
+        // Ahead of everything: a block of the same name may come in this commit, with its outline.
+        batch.extend(std::mem::take(&mut self.queue.strays).into_iter().map(Op::Delete));
         self.stage_units(&mut staged);
         self.stage_received(&mut staged);
         self.stage_retired(&mut staged);
@@ -334,7 +337,7 @@ impl Engine {
         let replica = self.replicas.get(&id).unwrap_or(&none);
         if change.outcome != Outcome::Keep {
             batch.push(Op::Delete(keys::segment(id)));
-            batch.extend(replica.blocks.keys().map(|&first| Op::Delete(keys::block(id, first))));
+            replica.blocks.iter().for_each(|(&first, meta)| delete_block(batch, id, first, meta.bytes));
             let pages = pages_of(&replica.state.removed, prefix_of(&replica.state.removed));
             batch.extend(pages.into_iter().map(|page| Op::Delete(keys::removed(id, page))));
             return;
@@ -345,12 +348,14 @@ impl Engine {
         };
         for (block, _) in &change.blocks {
             if lives(block) {
-                batch.push(Op::Put(keys::block(id, block.first()), block.bytes().clone()));
+                put_block(batch, block, replica.blocks.get(&block.first()).map(|meta| meta.bytes));
             }
         }
         let replaced = |first: &Slot| change.blocks.iter().any(|(block, _)| block.first() == *first && lives(block));
-        let emptied = change.emptied.iter().filter(|first| !replaced(first));
-        batch.extend(emptied.map(|&first| Op::Delete(keys::block(id, first))));
+        for &first in change.emptied.iter().filter(|first| !replaced(first)) {
+            let bytes = replica.blocks.get(&first).map_or(u32::MAX, |meta| meta.bytes);
+            delete_block(batch, id, first, bytes);
+        }
         let (old, new) = (prefix_of(&replica.state.removed), change.prefix(replica));
         for page in pages_of(&change.removed, new) {
             let (first, last) = page_bounds(page);

@@ -2,6 +2,7 @@
 //! is left is what was confirmed and never consumed.
 
 mod failed;
+mod outlines;
 mod rows;
 
 use std::collections::{BTreeMap, BTreeSet};

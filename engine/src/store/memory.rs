@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Batch, Op, Read, Store, StoreError};
+use super::{Batch, KeyVisitor, Op, Read, Store, StoreError};
 
 type Rows = Arc<BTreeMap<Bytes, Bytes>>;
 
@@ -193,13 +193,8 @@ impl Read for Synced {
         self.visit(from, to, &mut |key, value| visit(key, value.clone()))
     }
 
-    fn scan_keys(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        self.visit(from, to, &mut |key, _| visit(key))
+    fn scan_keys(&self, from: &[u8], to: &[u8], visit: &mut KeyVisitor<'_>) -> Result<(), StoreError> {
+        self.visit(from, to, &mut |key, value| visit(key, Some(value.len() as u64)))
     }
 }
 

@@ -106,10 +106,19 @@ pub enum StoreError {
     },
 }
 
+/// Takes keys, with the lengths of their values, until it breaks.
+pub type KeyVisitor<'a> = dyn FnMut(&[u8], Option<u64>) -> ControlFlow<()> + 'a;
+
 /// Reading. Sees every committed batch at once; what is not synced yet is not visible. Cheap to share between threads.
 pub trait Read: Send + Sync {
     /// The value under `key`, verified against its checksum where it comes from disk.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
+
+    /// As [`Read::get`], but a value that vouches for itself, such as a block, may come unverified: the caller checks it,
+    /// and so it is hashed once.
+    fn get_sealed(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.get(key)
+    }
 
     /// Visits keys in `from..to` in order until `visit` breaks. No snapshot: only the writer's owner may rely on what
     /// it sees while writing.
@@ -120,14 +129,10 @@ pub trait Read: Send + Sync {
         visit: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
     ) -> Result<(), StoreError>;
 
-    /// Visits the keys alone, in order, until `visit` breaks: reads no values, so a damaged one does not stop it.
-    fn scan_keys(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        self.scan(from, to, &mut |key, _| visit(key))
+    /// Visits the keys alone, in order, until `visit` breaks, with the lengths of their values: `None` where it is plain
+    /// without reading that there is no value any more. Reads no values, so a damaged one does not stop it.
+    fn scan_keys(&self, from: &[u8], to: &[u8], visit: &mut KeyVisitor<'_>) -> Result<(), StoreError> {
+        self.scan(from, to, &mut |key, value| visit(key, Some(value.len() as u64)))
     }
 }
 

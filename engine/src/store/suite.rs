@@ -75,7 +75,7 @@ pub(super) fn compare(reader: &dyn Read, model: &Model) {
     let (from, to) = (Bytes::from_static(&[7, 7]), Bytes::from_static(&[23]));
     let within: Vec<_> = model.range(from.clone()..to.clone()).map(|(key, _)| key.clone()).collect();
     let mut keys = Vec::new();
-    let mut visit = |key: &[u8]| {
+    let mut visit = |key: &[u8], _: Option<u64>| {
         keys.push(Bytes::copy_from_slice(key));
         if keys.len() < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };

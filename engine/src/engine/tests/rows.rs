@@ -39,7 +39,7 @@ fn bodies(replica: &Replica3) -> Vec<Bytes> {
 fn rows(replica: &Replica3, prefix: u8) -> usize {
     let (from, to) = keys::space(prefix);
     let mut count = 0;
-    let mut visit = |_: &[u8]| {
+    let mut visit = |_: &[u8], _: Option<u64>| {
         count += 1;
         std::ops::ControlFlow::Continue(())
     };

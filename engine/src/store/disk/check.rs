@@ -197,7 +197,7 @@ impl LogCheck<'_> {
         checked: &mut Checked,
         found: &mut dyn FnMut(Finding),
     ) -> io::Result<()> {
-        let (mut bytes, unreadable) = read_what_can_be_read(file)?;
+        let (mut bytes, unreadable) = read_what_can_be_read(file, from as usize)?;
         bytes.truncate(end as usize);
         for (at, len, error) in unreadable {
             found(self.finding(number, at, len, &format!("can't be read: {error}")));

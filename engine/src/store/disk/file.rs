@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use super::frame::FILE_HEADER;
 use crate::StoreError;
 
 /// The process, or the system, has as many files open as it may.
@@ -24,6 +25,12 @@ pub(super) trait LogFile: Send + Sync {
     fn truncate(&self, len: u64) -> io::Result<()>;
     /// Fills `bytes` from `offset`.
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()>;
+    /// As many bytes from `offset`. A file that has a way need not fill them with zeros first.
+    fn read_vec(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        self.read_at(&mut bytes, offset)?;
+        Ok(bytes)
+    }
     /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Asks the system to forget what it keeps of the file in memory, so that the next read is one of the device.
@@ -81,6 +88,21 @@ impl LogFile for File {
         self.read_exact_at(bytes, offset)
     }
 
+    fn read_vec(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            // The vector may have room for more than it was asked for: what is read beyond is cut off again.
+            let at = offset + bytes.len() as u64;
+            match rustix::io::pread(self, rustix::buffer::spare_capacity(&mut bytes), at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
@@ -92,35 +114,35 @@ impl LogFile for File {
     }
 }
 
-/// The whole contents of a log file.
-pub(super) fn read_all(file: &dyn LogFile) -> io::Result<Vec<u8>> {
-    let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
-    let mut bytes = vec![0; len];
-    file.read_at(&mut bytes, 0)?;
-    Ok(bytes)
-}
-
 /// Places of a file that the device does not give: offset, length, why.
 pub(super) type Unreadable = Vec<(u64, u64, String)>;
 
 /// How much of a file is given up with one sector that can not be read.
 const PIECE: usize = 64 << 10;
 
-/// The whole contents of a log file, with zeros for what can not be read.
-pub(super) fn read_what_can_be_read(file: &dyn LogFile) -> io::Result<(Vec<u8>, Unreadable)> {
-    match read_all(file) {
-        Ok(bytes) => return Ok((bytes, Unreadable::new())),
+/// The contents of a log file, with zeros for what can not be read, and for what lies between its header and `from`,
+/// which nobody will look at.
+pub(super) fn read_what_can_be_read(file: &dyn LogFile, from: usize) -> io::Result<(Vec<u8>, Unreadable)> {
+    let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
+    let mut bytes = vec![0; len];
+    let (head, from) = (len.min(FILE_HEADER), from.clamp(len.min(FILE_HEADER), len));
+    let whole = file.read_at(&mut bytes[..head], 0).and_then(|()| file.read_at(&mut bytes[from..], from as u64));
+    match whole {
+        Ok(()) => return Ok((bytes, Unreadable::new())),
         Err(error) if is_unreadable(&error) => {}
         Err(error) => return Err(error),
     }
-    let mut bytes = vec![0; usize::try_from(file.len()?).map_err(io::Error::other)?];
     let mut unreadable = Unreadable::new();
     for (index, piece) in bytes.chunks_mut(PIECE).enumerate() {
-        match file.read_at(piece, (index * PIECE) as u64) {
+        let at = index * PIECE;
+        if index > 0 && at + piece.len() <= from {
+            continue;
+        }
+        match file.read_at(piece, at as u64) {
             Ok(()) => {}
             Err(error) if is_unreadable(&error) => {
                 piece.fill(0);
-                unreadable.push(((index * PIECE) as u64, piece.len() as u64, error.to_string()));
+                unreadable.push((at as u64, piece.len() as u64, error.to_string()));
             }
             Err(error) => return Err(error),
         }

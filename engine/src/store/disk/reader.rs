@@ -17,9 +17,9 @@ use super::{
     frame::checksum,
     index::Index,
     log::{FileTable, Position},
-    row::Row,
+    row::{Row, is_whole, seal_of},
 };
-use crate::{Read, StoreError};
+use crate::{Read, StoreError, store::KeyVisitor};
 
 /// Rows that changed since the last checkpoint; `None` stands for a deleted key.
 pub(super) type Overlay = BTreeMap<Bytes, Option<Row>>;
@@ -27,8 +27,14 @@ pub(super) type Overlay = BTreeMap<Bytes, Option<Row>>;
 /// Takes the rows of a walk, one by one, until it breaks or fails.
 pub(super) type RowVisitor<'a> = dyn FnMut(&Bytes, Row) -> Result<ControlFlow<()>, StoreError> + 'a;
 
+/// Rows in order; `None` stands for a deleted key.
+type Chunk = Vec<(Bytes, Option<Row>)>;
+
+/// [`value_in`] or [`bytes_in`].
+type ReadValue = fn(&FileTable, &Row) -> Result<Option<Bytes>, StoreError>;
+
 /// Rows taken at once from each layer by a scan.
-const CHUNK: usize = 256;
+const CHUNK: usize = 1024;
 /// How often a read looks a key up again because the log file it was sent to had just been cleaned away.
 const ATTEMPTS: usize = 4;
 
@@ -117,16 +123,29 @@ impl Shared {
     }
 
     /// The value of a key, given the row that a scan saw: cleaning may have moved the value since.
-    fn value_now(&self, key: &[u8], mut row: Option<Row>) -> Result<Option<Bytes>, StoreError> {
+    fn value_now(&self, key: &[u8], mut row: Option<Row>, read: ReadValue) -> Result<Option<Bytes>, StoreError> {
         for _ in 0..ATTEMPTS {
             let Some(found) = row else { return Ok(None) };
-            if let Some(value) = self.value(&found)? {
+            if let Some(value) = read(&self.table, &found)? {
                 return Ok(Some(value));
             }
             row = self.row(key)?;
         }
         let place = row.map_or_else(String::new, |row| self.table.path(row.file()).display().to_string());
         Err(StoreError::Damaged { place, detail: "the log file is missing".to_owned() })
+    }
+
+    /// The length of a row's value, if there is room for it in its log file.
+    fn len_if_there(&self, row: &Row, sizes: &mut BTreeMap<u64, Option<u64>>) -> Option<u64> {
+        match row {
+            Row::Inline { bytes, .. } => Some(bytes.len() as u64),
+            Row::Lost { .. } => None,
+            Row::Pointer { file, offset, len, .. } | Row::Sealed { file, offset, len, .. } => {
+                let size = sizes.entry(*file);
+                let size = size.or_insert_with(|| self.table.get(*file).and_then(|file| file.len()).ok());
+                size.filter(|size| offset.saturating_add(u64::from(*len)) <= *size).map(|_| u64::from(*len))
+            }
+        }
     }
 
     /// Visits rows in order, with no lock held while `visit` runs.
@@ -151,7 +170,7 @@ impl Shared {
     }
 
     /// Both layers merged from `from` on, and the last key up to which they are; `None` means all of `..to`.
-    fn chunk(&self, from: &[u8], to: &[u8]) -> Result<(Overlay, Option<Bytes>), StoreError> {
+    fn chunk(&self, from: &[u8], to: &[u8]) -> Result<(Chunk, Option<Bytes>), StoreError> {
         let range = (Bound::Included(from), Bound::Excluded(to));
         let mut changed: Overlay = {
             let overlay = self.overlay();
@@ -162,49 +181,79 @@ impl Shared {
         let end = covered.as_ref().map_or_else(|| to.to_vec(), |last| [&last[..], &[0]].concat());
         let indexed = self.with_index(|index| index.range(from, &end, CHUNK))?;
         if let Some((last, _)) = indexed.last().filter(|_| indexed.len() == CHUNK) {
-            changed
-                .split_off(&last[..])
-                .remove(last)
-                .into_iter()
-                .for_each(|row| drop(changed.insert(last.clone(), row)));
+            let mut beyond = changed.split_off(&last[..]);
+            if let Some(row) = beyond.remove(last) {
+                changed.insert(last.clone(), row);
+            }
             covered = Some(last.clone());
         }
-        for (key, row) in indexed {
-            changed.entry(key).or_insert(Some(row));
+        let indexed = indexed.into_iter().map(|(key, row)| (key, Some(row)));
+        if changed.is_empty() {
+            return Ok((indexed.collect(), covered));
         }
-        Ok((changed, covered))
+        for (key, row) in indexed {
+            changed.entry(key).or_insert(row);
+        }
+        Ok((changed.into_iter().collect(), covered))
     }
 }
 
-/// The value of a row; `Ok(None)` when its log file is gone.
+/// The value of a row, verified; `Ok(None)` when its log file is gone.
 pub(super) fn value_in(table: &FileTable, row: &Row) -> Result<Option<Bytes>, StoreError> {
-    let (file, offset, len, expected) = match row {
+    let Some(bytes) = bytes_in(table, row)? else { return Ok(None) };
+    if matches!(row, Row::Sealed { .. }) && !is_whole(&bytes) {
+        return Err(damaged(table, row, "a value does not match its hash"));
+    }
+    Ok(Some(bytes))
+}
+
+/// The value of a row. Whether a sealed one is whole is for the caller to find out.
+fn bytes_in(table: &FileTable, row: &Row) -> Result<Option<Bytes>, StoreError> {
+    let (file, offset, len) = match row {
         Row::Inline { bytes, .. } => return Ok(Some(bytes.clone())),
         Row::Lost { place, .. } => {
             let detail = "the value was damaged and could not be carried on".to_owned();
             return Err(StoreError::Damaged { place: place.clone(), detail });
         }
-        Row::Pointer { file, offset, len, checksum } => (*file, *offset, *len, checksum),
+        Row::Pointer { file, offset, len, .. } | Row::Sealed { file, offset, len, .. } => (*file, *offset, *len),
     };
-    let path = table.path(file);
-    let damaged = |detail: &str| StoreError::Damaged {
-        place: format!("{} at {offset}", path.display()),
-        detail: format!("{detail} ({len} bytes)"),
+    let bytes = match table.get(file).and_then(|file| file.read_vec(len as usize, offset)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            return Err(damaged(table, row, "the file ends before a value"));
+        }
+        Err(error) => return Err(io_error("reading", &table.path(file), error)),
     };
-    let mut bytes = vec![0; len as usize];
-    match table.get(file).and_then(|file| file.read_at(&mut bytes, offset)) {
-        Ok(()) if checksum(&bytes) == *expected => Ok(Some(Bytes::from(bytes))),
-        Ok(()) => Err(damaged("a value does not match its checksum")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(damaged("the file ends before a value")),
-        Err(error) => Err(io_error("reading", &path, error)),
+    match row {
+        Row::Pointer { checksum: expected, .. } if checksum(&bytes) != *expected => {
+            Err(damaged(table, row, "a value does not match its checksum"))
+        }
+        Row::Sealed { seal, .. } if seal_of(&bytes) != *seal => {
+            Err(damaged(table, row, "a value does not end in its hash"))
+        }
+        _ => Ok(Some(Bytes::from(bytes))),
     }
+}
+
+fn damaged(table: &FileTable, row: &Row, detail: &str) -> StoreError {
+    let path = table.path(row.file());
+    let (offset, len) = match row {
+        Row::Pointer { offset, len, .. } | Row::Sealed { offset, len, .. } => (*offset, *len),
+        Row::Inline { .. } | Row::Lost { .. } => (0, 0),
+    };
+    StoreError::Damaged { place: format!("{} at {offset}", path.display()), detail: format!("{detail} ({len} bytes)") }
 }
 
 impl Read for Shared {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let row = self.row(key)?;
-        self.value_now(key, row)
+        self.value_now(key, row, value_in)
+    }
+
+    fn get_sealed(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let row = self.row(key)?;
+        self.value_now(key, row, bytes_in)
     }
 
     fn scan(
@@ -214,17 +263,13 @@ impl Read for Shared {
         visit: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         self.rows(from, to, &mut |key, row| {
-            let value = self.value_now(key, Some(row))?;
+            let value = self.value_now(key, Some(row), value_in)?;
             Ok(value.map_or(ControlFlow::Continue(()), |value| visit(key, value)))
         })
     }
 
-    fn scan_keys(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        self.rows(from, to, &mut |key, _| Ok(visit(key)))
+    fn scan_keys(&self, from: &[u8], to: &[u8], visit: &mut KeyVisitor<'_>) -> Result<(), StoreError> {
+        let mut sizes = BTreeMap::new();
+        self.rows(from, to, &mut |key, row| Ok(visit(key, self.len_if_there(&row, &mut sizes))))
     }
 }

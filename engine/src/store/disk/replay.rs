@@ -86,7 +86,7 @@ impl Source<'_> {
         replayed: &mut Replayed,
         sink: &mut dyn FnMut(Found<'_>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let (bytes, unreadable) = self.read(number)?;
+        let (bytes, unreadable) = self.read(number, from)?;
         let len = bytes.len() as u64;
         let is_last = self.numbers.last() == Some(&number);
         let header = decode_file_header(&bytes);
@@ -164,8 +164,8 @@ impl Source<'_> {
         true
     }
 
-    fn read(&self, number: u64) -> Result<(Vec<u8>, Unreadable), StoreError> {
-        let read = self.table.get(number).and_then(|file| read_what_can_be_read(&*file));
+    fn read(&self, number: u64, from: u64) -> Result<(Vec<u8>, Unreadable), StoreError> {
+        let read = self.table.get(number).and_then(|file| read_what_can_be_read(&*file, from as usize));
         read.map_err(|error| io_error("reading", &self.table.path(number), error))
     }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::frame::{Checksum, Kind, Record, checksum, u32_at, u64_at, weight};
+use crate::keys;
 
 /// Values below this size (bytes) lie in the index, larger ones in the log alone.
 pub(super) const INLINE_LIMIT: usize = 512;
@@ -19,6 +20,14 @@ pub(super) enum Row {
         offset: u64,
         len: u32,
         checksum: Checksum,
+    },
+    /// As a pointer, to a value that ends in the hash of what comes before: that is its checksum, and it is hashed once.
+    Sealed {
+        file: u64,
+        offset: u64,
+        len: u32,
+        /// The first half of the hash.
+        seal: Checksum,
     },
     /// The value was found damaged when its log file had to go; `place` says where that was.
     Lost {
@@ -37,6 +46,12 @@ impl Row {
             Kind::Put if record.value.len() < INLINE_LIMIT => {
                 Some(Self::Inline { file, bytes: Bytes::copy_from_slice(record.value) })
             }
+            Kind::Put if keys::is_sealed(record.key) => Some(Self::Sealed {
+                file,
+                offset: value_at,
+                len: record.value.len() as u32,
+                seal: seal_of(record.value),
+            }),
             Kind::Put => Some(Self::Pointer {
                 file,
                 offset: value_at,
@@ -48,7 +63,10 @@ impl Row {
 
     pub(super) fn file(&self) -> u64 {
         match self {
-            Self::Inline { file, .. } | Self::Pointer { file, .. } | Self::Lost { file, .. } => *file,
+            Self::Inline { file, .. }
+            | Self::Pointer { file, .. }
+            | Self::Sealed { file, .. }
+            | Self::Lost { file, .. } => *file,
         }
     }
 
@@ -56,7 +74,7 @@ impl Row {
     pub(super) fn weight(&self, key: &[u8]) -> u64 {
         let value = match self {
             Self::Inline { bytes, .. } => bytes.len() as u64,
-            Self::Pointer { len, .. } => u64::from(*len),
+            Self::Pointer { len, .. } | Self::Sealed { len, .. } => u64::from(*len),
             Self::Lost { place, .. } => place.len() as u64,
         };
         weight(key.len(), value)
@@ -68,13 +86,14 @@ impl Row {
             Self::Inline { file, .. } => (1, file),
             Self::Pointer { file, .. } => (2, file),
             Self::Lost { file, .. } => (3, file),
+            Self::Sealed { file, .. } => (4, file),
         };
         out.push(kind);
         out.extend_from_slice(&file.to_le_bytes());
         match self {
             Self::Inline { bytes, .. } => out.extend_from_slice(bytes),
             Self::Lost { place, .. } => out.extend_from_slice(place.as_bytes()),
-            Self::Pointer { offset, len, checksum, .. } => {
+            Self::Pointer { offset, len, checksum, .. } | Self::Sealed { offset, len, seal: checksum, .. } => {
                 out.extend_from_slice(&offset.to_le_bytes());
                 out.extend_from_slice(&len.to_le_bytes());
                 out.extend_from_slice(checksum);
@@ -91,15 +110,38 @@ impl Row {
         let (file, rest) = (u64_at(bytes, 1), &bytes[9..]);
         match bytes[0] {
             1 => Some(Self::Inline { file, bytes: Bytes::copy_from_slice(rest) }),
-            2 if rest.len() == 28 => {
+            kind @ (2 | 4) if rest.len() == 28 => {
                 let mut checksum = [0; 16];
                 checksum.copy_from_slice(&rest[12..]);
-                Some(Self::Pointer { file, offset: u64_at(rest, 0), len: u32_at(rest, 8), checksum })
+                let (offset, len) = (u64_at(rest, 0), u32_at(rest, 8));
+                if kind == 2 {
+                    return Some(Self::Pointer { file, offset, len, checksum });
+                }
+                Some(Self::Sealed { file, offset, len, seal: checksum })
             }
             3 => Some(Self::Lost { file, place: String::from_utf8_lossy(rest).into_owned() }),
             _ => None,
         }
     }
+}
+
+/// Bytes of the hash that a sealed value ends in.
+const SEAL: usize = 32;
+
+/// The first half of the hash that a sealed value ends in. Whoever reads the value finds out whether it is right.
+pub(super) fn seal_of(value: &[u8]) -> Checksum {
+    let mut seal = [0; 16];
+    let at = value.len().saturating_sub(SEAL);
+    if let Some(half) = value.get(at..at + seal.len()) {
+        seal.copy_from_slice(half);
+    }
+    seal
+}
+
+/// Whether a sealed value is what its seal says.
+pub(super) fn is_whole(value: &[u8]) -> bool {
+    let content = value.len().saturating_sub(SEAL);
+    blake3::hash(&value[..content]).as_bytes()[..] == value[content..]
 }
 
 /// A checksum of a whole table: the sum of its rows' hashes, so rows can be taken out and put in, in any order.
@@ -134,12 +176,13 @@ mod tests {
             Row::Inline { file: 7, bytes: Bytes::new() },
             Row::Inline { file: 7, bytes: Bytes::from_static(b"abc") },
             Row::Pointer { file: 1, offset: 2, len: 3, checksum: [4; 16] },
+            Row::Sealed { file: 1, offset: 2, len: 3, seal: [4; 16] },
             Row::Lost { file: 9, place: "log/1 at 5".to_owned() },
         ];
         for row in rows {
             assert_eq!(Row::decode(&row.encode()), Some(row));
         }
-        for bad in [&[][..], &[1; 8], &[2; 20], &[4; 9]] {
+        for bad in [&[][..], &[1; 8], &[2; 20], &[4; 20], &[5; 9]] {
             assert_eq!(Row::decode(bad), None);
         }
     }

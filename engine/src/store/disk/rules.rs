@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::{Damage, reader::RowVisitor, row::Row};
 use crate::{
     Block, RangeSet, RetiredLife, SegmentId, Slot, StoreError,
+    engine::Outline,
     keys::{self, LifeRow, SegmentRow},
     limits,
     registry::{Key, Value},
@@ -167,7 +168,16 @@ impl Round<'_, '_> {
                 }
                 let Some((row, value)) = self.value_of(&key, row)? else { continue };
                 let (cost, seen) = match value {
-                    Ok(value) => (value.len() as u64, check_block(id, first, value, row)),
+                    Ok(value) => {
+                        let cost = value.len() as u64;
+                        match check_block(id, first, value) {
+                            Ok(block) => {
+                                self.outline(&key, &row, &block)?;
+                                (cost, Seen::Good { slots: block.slots().clone() })
+                            }
+                            Err(what) => (cost, Seen::Broken { row, what }),
+                        }
+                    }
                     Err(what) => (0, Seen::Broken { row, what }),
                 };
                 self.checked.blocks += 1;
@@ -183,6 +193,24 @@ impl Round<'_, '_> {
         }
         self.judge(id, settled, &blocks);
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// An outline must be that of its block, if there is one: earlier versions wrote none.
+    fn outline(&mut self, block_key: &[u8], block_row: &Row, block: &Block) -> Result<(), StoreError> {
+        let key = keys::outline(block.segment(), block.first());
+        let Some(row) = self.rows.row(&key)? else { return Ok(()) };
+        let Some((row, value)) = self.value_of(&key, row)? else { return Ok(()) };
+        self.checked.rows += 1;
+        let wrong = match value {
+            Ok(value) if value == keys::encode(&Outline::of(block)) => return Ok(()),
+            Ok(_) => "the outline is not that of its block".to_owned(),
+            Err(what) => what,
+        };
+        // Both change together: the outline was read after the block, and the block is still the same.
+        if self.rows.row(block_key)?.as_ref() == Some(block_row) {
+            self.broken_row(Some(block.segment()), &key, &row, &wrong);
+        }
+        Ok(())
     }
 
     /// What is wrong with a segment. Without marks that hold still, only blocks that are broken by themselves are told.
@@ -320,7 +348,7 @@ impl Round<'_, '_> {
 
     fn damage(&self, row: &Row, what: String) -> Damage {
         let (offset, len) = match row {
-            Row::Pointer { offset, len, .. } => (*offset, u64::from(*len)),
+            Row::Pointer { offset, len, .. } | Row::Sealed { offset, len, .. } => (*offset, u64::from(*len)),
             Row::Inline { .. } | Row::Lost { .. } => (0, 0),
         };
         let what = match row {
@@ -331,10 +359,10 @@ impl Round<'_, '_> {
     }
 }
 
-fn check_block(id: SegmentId, first: Slot, value: Bytes, row: Row) -> Seen {
+fn check_block(id: SegmentId, first: Slot, value: Bytes) -> Result<Block, String> {
     match Block::decode(value) {
-        Ok(block) if (block.segment(), block.first()) == (id, first) => Seen::Good { slots: block.slots().clone() },
-        Ok(_) => Seen::Broken { row, what: "lies under another block's key".to_owned() },
-        Err(error) => Seen::Broken { row, what: error.to_string() },
+        Ok(block) if (block.segment(), block.first()) == (id, first) => Ok(block),
+        Ok(_) => Err("lies under another block's key".to_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }

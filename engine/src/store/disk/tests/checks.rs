@@ -307,3 +307,26 @@ fn a_copy_of_a_store_in_use_is_the_store_as_of_a_moment() {
         Err(crate::store::BackupError::NotEmpty(_))
     ));
 }
+
+#[test]
+fn an_outline_that_is_not_that_of_its_block_is_named() {
+    let mut host = Host::sample();
+    let segment = host.engine.segments().next().unwrap();
+    let waiting = host.engine.waiting_in(segment);
+    let blocks = host.engine.blocks_with(segment, &waiting);
+    let reader = host.disk.get_mut().reader();
+    let outlines: Vec<_> = blocks.iter().map(|&first| crate::keys::outline(segment, first)).collect();
+    let outlines: Vec<_> = outlines.iter().filter(|key| reader.get(key).unwrap().is_some()).collect();
+    let other = reader.get(outlines[1]).unwrap().unwrap();
+    host.disk.get_mut().commit(&[vec![Op::Put(outlines[0].clone(), other)]]).unwrap();
+    let found = host.check();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].part == Part::Row && found[0].damage.what.contains("outline"), "{found:?}");
+    let (found, _) = {
+        let dir = host.disk.path().to_owned();
+        drop(host.engine);
+        host.disk.store.take();
+        closed(&dir)
+    };
+    assert_eq!(found.len(), 1, "{found:?}");
+}

@@ -104,7 +104,7 @@ fn open_damaged_copy(copied: TempDir, model: &Model, what: &str) -> Result<(Open
             Err(error) => panic!("{error}"),
         }
     }
-    let mut visit = |key: &[u8]| {
+    let mut visit = |key: &[u8], _: Option<u64>| {
         differs |= !model.contains_key(key);
         std::ops::ControlFlow::Continue(())
     };
