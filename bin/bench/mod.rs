@@ -70,7 +70,8 @@ pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<String> {
     let BenchArgs { size, rounds, round_ms, .. } = args;
     Ok(format!(
         "{size} B messages, median of {rounds} rounds of {round_ms} ms; MB/s counts bodies only;\n\
-         `reached`: the first line of the batch against this one, median of the rounds' own ratios.\n\n{}",
+         `reached`: the first line of the batch against this one, median of the rounds' own ratios; `p50`: of one group commit,\n\
+         where they come one after the other, and `p50 ratio` its first line against this one.\n\n{}",
         figures::table(&figures)
     ))
 }

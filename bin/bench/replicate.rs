@@ -57,7 +57,7 @@ async fn measure(args: &BenchArgs, batch: u32) -> anyhow::Result<Series> {
         let config = RimConfig::new(([127, 0, 0, 1], 0).into(), rhizomq_engine::Epoch(0), "");
         let body_bytes = ours.body_bytes.max(RAW_BYTES);
         let elapsed = raw_stream_throughput(body_bytes, CHUNK, config.max_mtu).await?;
-        series.things[1].1.push(Sample { messages: body_bytes / u64::from(args.size), body_bytes, elapsed });
+        series.things[1].1.push(Sample { messages: body_bytes / u64::from(args.size), body_bytes, elapsed, p50: None });
         let start = Instant::now();
         let mut commits = 0;
         while start.elapsed() < round {
@@ -66,7 +66,7 @@ async fn measure(args: &BenchArgs, batch: u32) -> anyhow::Result<Series> {
         }
         let messages = commits * u64::from(batch);
         let body_bytes = messages * u64::from(args.size);
-        series.things[2].1.push(Sample { messages, body_bytes, elapsed: start.elapsed() });
+        series.things[2].1.push(Sample { messages, body_bytes, elapsed: start.elapsed(), p50: None });
     }
     Ok(series)
 }
@@ -126,7 +126,7 @@ impl Pair {
             }
         }
         let messages = sent as u64 * u64::from(self.batch);
-        Ok(Sample { messages, body_bytes: messages * u64::from(self.size), elapsed: start.elapsed() })
+        Ok(Sample { messages, body_bytes: messages * u64::from(self.size), elapsed: start.elapsed(), p50: None })
     }
 
     fn order(&self, order: Order) -> anyhow::Result<()> {

@@ -44,10 +44,16 @@ fn timed(
     mut commit: impl FnMut() -> anyhow::Result<()>,
 ) -> anyhow::Result<Sample> {
     let start = Instant::now();
-    let mut messages = 0;
-    while start.elapsed() < round {
+    let mut times = Vec::new();
+    let mut last = Duration::ZERO;
+    while last < round {
         commit()?;
-        messages += u64::from(batch);
+        let now = start.elapsed();
+        times.push(now - last);
+        last = now;
     }
-    Ok(Sample { messages, body_bytes: messages * u64::from(size), elapsed: start.elapsed() })
+    let messages = times.len() as u64 * u64::from(batch);
+    times.sort_unstable();
+    let p50 = times.get(times.len() / 2).copied();
+    Ok(Sample { messages, body_bytes: messages * u64::from(size), elapsed: last, p50 })
 }
