@@ -135,6 +135,10 @@ pub(crate) struct ServeArgs {
     /// How fast the data files are read again and again to find damage, in MB a second, or `off` [default: 4]
     #[arg(long, value_name = "MB|off", env = "RHIZOMQ_SCRUB")]
     pub(crate) scrub: Option<String>,
+    /// Bytes of memory for what was read from disk: four fifths for messages, one for the index; with a unit (KiB, MiB,
+    /// GiB, or K, M, G) or without; from 8 MiB to 1 TiB [default: 80 MiB]
+    #[arg(long, value_name = "BYTES", env = "RHIZOMQ_MEMORY")]
+    pub(crate) memory: Option<String>,
     /// TOML file with any of these options as keys
     #[arg(long, value_name = "FILE", env = "RHIZOMQ_CONFIG")]
     pub(crate) config: Option<PathBuf>,

@@ -7,7 +7,10 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::cli::ServeArgs;
+use crate::{
+    cli::ServeArgs,
+    memory::{self, Memory},
+};
 
 /// Where STOMP clients connect unless told otherwise.
 pub(crate) const DEFAULT_STOMP: &str = "127.0.0.1:61613";
@@ -43,6 +46,8 @@ pub(crate) struct Settings {
     pub(crate) confirm: u32,
     /// Bytes a second; None: the store is not read again.
     pub(crate) scrub: Option<u64>,
+    /// For what could be read from disk again.
+    pub(crate) memory: Memory,
     pub(crate) json: bool,
     pub(crate) log: String,
 }
@@ -62,7 +67,8 @@ struct File {
     site: Option<String>,
     copies: Option<u32>,
     confirm: Option<u32>,
-    scrub: Option<Scrub>,
+    scrub: Option<NumberOrText>,
+    memory: Option<NumberOrText>,
     json: Option<bool>,
     log: Option<String>,
 }
@@ -70,9 +76,18 @@ struct File {
 /// In a file a number needs no quotes.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Scrub {
+enum NumberOrText {
     Number(u64),
     Text(String),
+}
+
+impl NumberOrText {
+    fn into_text(self) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Text(text) => text,
+        }
+    }
 }
 
 /// The settings cannot be used. Every text says what to change.
@@ -92,6 +107,13 @@ pub(crate) enum ConfigError {
     Confirm { confirm: u32, copies: u32 },
     #[error("--scrub is `{0}`; it must be a number of MB a second from 1 to {MAX_SCRUB}, or `off`")]
     Scrub(String),
+    #[error(
+        "--memory is `{0}`; it must be a number of bytes from {min} MiB to {max} GiB, with a unit (KiB, MiB, GiB, K, M, G) or \
+         without, such as 128MiB",
+        min = memory::MIN >> 20,
+        max = memory::MAX >> 30
+    )]
+    Memory(String),
     #[error("--confirm is 0; a RECEIPT means that a message is on disk, so at least 1 is needed")]
     ConfirmNothing,
     #[error("{what} `{text}` must have 1 to {MAX_NAME_BYTES} bytes and no control characters or spaces")]
@@ -106,12 +128,11 @@ impl Settings {
     /// Puts together what the command line and the environment say (`args`), the file they name, and the defaults.
     pub(crate) fn resolve(args: ServeArgs) -> Result<Self, ConfigError> {
         let file = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
-        let scrub = args.scrub.or(file.scrub.map(|scrub| match scrub {
-            Scrub::Number(number) => number.to_string(),
-            Scrub::Text(text) => text,
-        }));
+        let scrub = args.scrub.or(file.scrub.map(NumberOrText::into_text));
+        let memory = args.memory.or(file.memory.map(NumberOrText::into_text));
         let settings = Self {
             scrub: scrub.map_or(Ok(Some(DEFAULT_SCRUB << 20)), |text| parse_scrub(&text))?,
+            memory: memory.map_or(Ok(Memory::default()), |text| Memory::parse(&text).ok_or(ConfigError::Memory(text)))?,
             data: args.data.or(file.data).unwrap_or_else(|| "./rhizomq-data".into()),
             name: args.name.or(file.name),
             stomp: args.stomp.or(file.stomp).unwrap_or_else(|| fixed(DEFAULT_STOMP)),
@@ -230,6 +251,19 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_a_number_or_text_and_a_flag_outweighs_it() {
+        let memory = |text: &str, flag: Option<&str>| {
+            let args = ServeArgs { memory: flag.map(str::to_owned), ..ServeArgs::default() };
+            with_file(text, args).unwrap().memory
+        };
+        let bytes = |text| Memory::parse(text).unwrap();
+        assert_eq!(memory("", None), Memory::default());
+        assert_eq!(memory("memory = 16777216", None), bytes("16M"));
+        assert_eq!(memory("memory = \"16MiB\"", None), bytes("16M"));
+        assert_eq!(memory("memory = \"16MiB\"", Some("1G")), bytes("1G"));
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         let refuse = |text: &str| with_file(text, ServeArgs::default()).unwrap_err();
         assert!(matches!(refuse("copies = 0"), ConfigError::Copies(0)));
@@ -238,6 +272,9 @@ mod tests {
         assert!(matches!(refuse("scrub = \"fast\""), ConfigError::Scrub(_)));
         let scrub = |text: &str| with_file(text, ServeArgs::default()).unwrap().scrub;
         assert_eq!((scrub(""), scrub("scrub = 9"), scrub("scrub = \"off\"")), (Some(4 << 20), Some(9 << 20), None));
+        assert!(matches!(refuse("memory = 1"), ConfigError::Memory(_)));
+        assert!(matches!(refuse("memory = \"64 MB\""), ConfigError::Memory(_)));
+        assert!(with_file("memory = -1", ServeArgs::default()).is_err());
         assert!(matches!(refuse("confirm = 0"), ConfigError::ConfirmNothing));
         assert!(matches!(refuse("copies = 2\nconfirm = 3"), ConfigError::Confirm { .. }));
         assert!(matches!(refuse("name = \"a b\""), ConfigError::Name { .. }));

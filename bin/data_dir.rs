@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rhizomq_engine::{
     StoreError,
-    store::{DiskStore, IndexState, OpenReport},
+    store::{DiskOptions, DiskStore, IndexState, OpenReport},
 };
 use rhizomq_net::{
     Ticket,
@@ -61,14 +61,14 @@ impl DataDirError {
 
 impl DataDir {
     /// Opens the directory, created if missing. The store comes first: its lock says whether the directory is ours.
-    pub(crate) fn open(path: &Path, join: Option<&Ticket>) -> Result<Self, DataDirError> {
+    pub(crate) fn open(path: &Path, join: Option<&Ticket>, options: DiskOptions) -> Result<Self, DataDirError> {
         let create = |source| DataDirError::Create { path: path.to_owned(), source };
         std::fs::create_dir_all(path).map_err(create)?;
         let path = path.canonicalize().map_err(create)?;
         if path.join(UNFINISHED).exists() {
             return Err(DataDirError::Unfinished(path));
         }
-        let (store, report, set_aside) = quarantine::open_or_set_aside(&path.join("store"))?;
+        let (store, report, set_aside) = quarantine::open_or_set_aside(&path.join("store"), options)?;
         if let Some(SetAside { place, why }) = &set_aside {
             tracing::error!(
                 set_aside = %place.display(),

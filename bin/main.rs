@@ -12,6 +12,7 @@ mod door;
 mod findings;
 mod lives;
 mod log;
+mod memory;
 mod quarantine;
 mod serve;
 mod status_table;

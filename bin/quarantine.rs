@@ -20,8 +20,8 @@ pub(crate) struct SetAside {
 }
 
 /// Opens the store in `dir`; a panic on the way is an error like others.
-pub(crate) fn open(dir: &Path) -> Result<(DiskStore, OpenReport), StoreError> {
-    let opened = catch_unwind(AssertUnwindSafe(|| DiskStore::open(dir, DiskOptions::default())));
+pub(crate) fn open(dir: &Path, options: DiskOptions) -> Result<(DiskStore, OpenReport), StoreError> {
+    let opened = catch_unwind(AssertUnwindSafe(|| DiskStore::open(dir, options)));
     opened.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
         let detail = format!("opening it panicked: {}", text.unwrap_or("without a word"));
@@ -30,8 +30,11 @@ pub(crate) fn open(dir: &Path) -> Result<(DiskStore, OpenReport), StoreError> {
 }
 
 /// As [`open`]; a store that is beyond repair is moved out of the way first.
-pub(crate) fn open_or_set_aside(dir: &Path) -> Result<(DiskStore, OpenReport, Option<SetAside>), StoreError> {
-    let error = match open(dir) {
+pub(crate) fn open_or_set_aside(
+    dir: &Path,
+    options: DiskOptions,
+) -> Result<(DiskStore, OpenReport, Option<SetAside>), StoreError> {
+    let error = match open(dir, options.clone()) {
         Ok((store, report)) => return Ok((store, report, None)),
         Err(error) if is_beyond_repair(&error, dir) => error,
         Err(error) => return Err(error),
@@ -40,7 +43,7 @@ pub(crate) fn open_or_set_aside(dir: &Path) -> Result<(DiskStore, OpenReport, Op
     let Some(place) = (1..u32::MAX).find(free).map(|number| with_suffix(dir, number)) else { return Err(error) };
     let context = format!("setting {} aside", dir.display());
     std::fs::rename(dir, &place).map_err(|source| StoreError::Io { context, source })?;
-    let (store, report) = open(dir)?;
+    let (store, report) = open(dir, options)?;
     Ok((store, report, Some(SetAside { place, why: error.to_string() })))
 }
 
@@ -75,6 +78,14 @@ mod tests {
     use rhizomq_engine::{Op, Store};
 
     use super::*;
+
+    fn open(dir: &Path) -> Result<(DiskStore, OpenReport), StoreError> {
+        super::open(dir, DiskOptions::default())
+    }
+
+    fn open_or_set_aside(dir: &Path) -> Result<(DiskStore, OpenReport, Option<SetAside>), StoreError> {
+        super::open_or_set_aside(dir, DiskOptions::default())
+    }
 
     fn store_with_a_row(dir: &Path) {
         let (mut store, _) = open(dir).unwrap();

@@ -130,7 +130,8 @@ async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeEr
     // The addresses come first: a port that is taken should not leave a half-made data directory behind.
     let (clients, stomp) = bind("--stomp", settings.stomp).await?;
     let (asking, admin) = bind("--admin", settings.admin).await?;
-    let DataDir { path, identity, secret, store, fresh, set_aside } = DataDir::open(&settings.data, ticket.as_ref())?;
+    let opened = DataDir::open(&settings.data, ticket.as_ref(), settings.memory.disk_options())?;
+    let DataDir { path, identity, secret, store, fresh, set_aside } = opened;
     let console = Console { json: settings.json };
     console.opened(&path, fresh);
     // Kept from life to life, so that clients that come in between wait instead of being refused.
@@ -254,8 +255,9 @@ impl Host {
         let started = Instant::now();
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = Now { mono_ms: 0, wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) };
-        let (engine, report) = Engine::open(store.reader(), self.identity.node(), epoch, now, Planted::default())?;
+        let (mut engine, report) = Engine::open(store.reader(), self.identity.node(), epoch, now, Planted::default())?;
         tell(&report);
+        self.settings.memory.limit(&mut engine);
         let config = NodeConfig {
             name: self.name.clone(),
             site: self.settings.site.clone(),
@@ -271,6 +273,7 @@ impl Host {
         if !report.losses.is_empty() {
             broker.handle_losses(now, &report.losses);
         }
+        let memory = self.settings.memory.status(&store);
         let driver = DriverConfig {
             store: Box::new(store),
             rim,
@@ -282,6 +285,7 @@ impl Host {
             scrub: self.settings.scrub,
             store_status: self.status.clone(),
             damaged_places: self.places,
+            memory,
         };
         let (driver, handle) = Driver::new(broker, driver)?;
         self.current.set(Some(handle));
@@ -334,7 +338,8 @@ impl Host {
                 return Ok(None);
             }
             let place = data.join("store");
-            let opened = tokio::task::spawn_blocking(move || quarantine::open(&place)).await;
+            let options = self.settings.memory.disk_options();
+            let opened = tokio::task::spawn_blocking(move || quarantine::open(&place, options)).await;
             let opened = opened
                 .map_err(|error| StoreError::Damaged { place: data.display().to_string(), detail: error.to_string() });
             let begun = match opened.and_then(|opened| opened) {

@@ -26,6 +26,8 @@ pub struct Status {
     pub damage: DamageStatus,
     /// How this node's store fares.
     pub store: StoreStatus,
+    /// Memory for what was read from disk.
+    pub memory: MemoryStatus,
 }
 
 /// Damage on a node's disk, since its process started.
@@ -52,6 +54,19 @@ pub struct StoreStatus {
     pub set_aside: Option<String>,
     /// Complete rounds of the scrub in this life.
     pub scrubs: u64,
+}
+
+/// Memory that holds what could be read from disk again, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MemoryStatus {
+    /// What `--memory` allows.
+    pub budget: u64,
+    /// How much of it sled may use for the index.
+    pub index_cache: u64,
+    /// How much of it the engine may use for blocks of messages.
+    pub block_cache: u64,
+    /// How much blocks take now; a single block may be more than allowed.
+    pub blocks: u64,
 }
 
 /// One node.

@@ -14,7 +14,7 @@ use rhizomq_net::{
     rim::{Identity, NetworkSecret, Rim, RimConfig},
 };
 use rhizomq_stomp::{
-    Broker, BrokerConfig, StoreStatus,
+    Broker, BrokerConfig, MemoryStatus, StoreStatus,
     rim::{Driver, DriverConfig, ListenerConfig},
     session::SessionConfig,
 };
@@ -96,6 +96,7 @@ async fn driver(session: SessionConfig) -> (Driver, SocketAddr) {
         scrub: None,
         store_status: StoreStatus::default(),
         damaged_places: 0,
+        memory: MemoryStatus::default(),
     };
     (Driver::new(broker, config).unwrap().0, address)
 }

@@ -188,11 +188,16 @@ fn after_a_failed_sync_nothing_is_confirmed_until_the_store_is_read_back_in_a_ne
     let Some((library, flag)) = failing_disk(dir.path()) else {
         return skipped("after_a_failed_sync...", "no C compiler here");
     };
-    let mut setup = Setup::new(dir.path(), "n");
+    let mut setup = Setup::new(dir.path(), "n").with(&["--memory", "10MiB"]);
     setup.env.push(("LD_PRELOAD".to_owned(), library.display().to_string()));
     let mut node = Node::start(setup);
     let epoch = |node: &Node| node.status().map(|status| status["nodes"][0]["epoch"].to_string());
     let first = epoch(&node).unwrap();
+    let memory = |node: &Node| {
+        let memory = node.status().unwrap()["memory"].clone();
+        ["budget", "index_cache", "block_cache"].map(|name| memory[name].as_u64().expect("a number") >> 20)
+    };
+    assert_eq!(memory(&node), [10, 2, 8]);
     node.client().send_confirmed("/queue/q", b"before").unwrap();
 
     fs::write(&flag, "").unwrap();
@@ -206,6 +211,7 @@ fn after_a_failed_sync_nothing_is_confirmed_until_the_store_is_read_back_in_a_ne
     assert_ne!(epoch(&node).unwrap(), first, "a new life has a new epoch");
     let status = node.status().unwrap();
     assert!(status["store"]["reopened_because"].as_str().unwrap().contains("sync"), "{status}");
+    assert_eq!(memory(&node), [10, 2, 8], "the new life has the same budget");
     // At the same address.
     eventually("a confirmation", || Client::connect(node.stomp)?.send_confirmed("/queue/q", b"after").map(drop));
     let wanted = BTreeSet::from(["before".to_owned(), "after".to_owned()]);

@@ -74,6 +74,11 @@ impl BlockCache {
         self.shrink();
     }
 
+    /// Held, and allowed.
+    pub(super) fn bytes(&self) -> (usize, usize) {
+        (self.bytes, self.budget)
+    }
+
     pub(super) fn get(&self, id: SegmentId, first: Slot) -> Option<Arc<Block>> {
         self.blocks.get(&(id, first)).cloned()
     }
@@ -81,11 +86,10 @@ impl BlockCache {
     pub(super) fn insert(&mut self, block: Arc<Block>) {
         let name = (block.segment(), block.first());
         self.bytes += block.weight();
-        if let Some(old) = self.blocks.insert(name, block) {
-            self.bytes -= old.weight();
-            return;
+        match self.blocks.insert(name, block) {
+            Some(old) => self.bytes -= old.weight(),
+            None => self.order.push_back(name),
         }
-        self.order.push_back(name);
         self.shrink();
     }
 

@@ -357,6 +357,11 @@ impl Engine {
         self.cache.borrow_mut().set_budget(bytes);
     }
 
+    /// How many bytes the decoded blocks in memory take, and how many they may.
+    pub fn cache_bytes(&self) -> (usize, usize) {
+        self.cache.borrow().bytes()
+    }
+
     /// A block by its first slot, from the cache or the store.
     ///
     /// # Errors

@@ -35,7 +35,7 @@ use self::{
 use crate::{
     dispatch::{Dispatch, Effect, TakeoverTiming},
     session::{Delivery, Session, SessionConfig},
-    status::{DamageStatus, NodeStatus, QueueStatus, Status, StoreStatus},
+    status::{DamageStatus, MemoryStatus, NodeStatus, QueueStatus, Status, StoreStatus},
 };
 
 /// A client's connection, named by the driver; never used twice in a process life.
@@ -286,6 +286,8 @@ impl Broker {
             consumers: total.consumers,
         };
         let DamageCount { found, repaired, lost } = self.node.damage();
+        let (blocks, block_cache) = self.node.engine().cache_bytes();
+        let (blocks, block_cache) = (blocks as u64, block_cache as u64);
         Status {
             node: self.node.id().to_string(),
             nodes: self.node.roster().into_iter().map(member).collect(),
@@ -296,6 +298,7 @@ impl Broker {
             topic_drops: self.topic_drops,
             damage: DamageStatus { places: 0, found, repaired, lost },
             store: StoreStatus::default(),
+            memory: MemoryStatus { blocks, block_cache, ..MemoryStatus::default() },
         }
     }
 

@@ -27,7 +27,7 @@ use super::{
     scrub::{Jobs, MaintenanceError, Scrubber, Verified},
     writer::{Writer, Written},
 };
-use crate::{Broker, Output, Status, StoreStatus};
+use crate::{Broker, MemoryStatus, Output, Status, StoreStatus};
 
 /// Inputs of each kind taken in one turn, before outputs are handed out: heart-beats must leave in time.
 const TURN: usize = 256;
@@ -66,6 +66,8 @@ pub struct DriverConfig {
     pub store_status: StoreStatus,
     /// Places found broken in earlier lives of this process.
     pub damaged_places: u64,
+    /// How the memory was shared out, for the status.
+    pub memory: MemoryStatus,
 }
 
 /// Why the loop ended before it was told to.
@@ -145,6 +147,7 @@ pub struct Driver {
     findings: mpsc::Receiver<Finding>,
     damage: DamageLog,
     store_status: StoreStatus,
+    memory: MemoryStatus,
     stopped: bool,
 }
 
@@ -186,6 +189,7 @@ impl Driver {
             findings,
             damage: DamageLog::new(config.damaged_places),
             store_status: config.store_status,
+            memory: config.memory,
             stopped: false,
         };
         if !driver.join.is_empty() {
@@ -354,6 +358,8 @@ impl Driver {
                 let mut status = self.broker.status();
                 status.damage.places = self.damage.places();
                 status.store = StoreStatus { scrubs: self.scrubber.rounds(), ..self.store_status.clone() };
+                let MemoryStatus { budget, index_cache, .. } = self.memory;
+                status.memory = MemoryStatus { budget, index_cache, ..status.memory };
                 let _ = answer.send(status);
             }
         }

@@ -207,6 +207,11 @@ impl DiskStore {
         }
     }
 
+    /// Bytes of memory that sled's cache may take; see [`DiskOptions::index_cache`].
+    pub fn index_cache(&self) -> usize {
+        self.options.index_cache
+    }
+
     /// Keeps what the reserve gave back for small commits, until there is room again.
     fn admit(&mut self, bytes: u64) -> Result<(), StoreError> {
         if !self.is_full || bytes <= SMALL_COMMIT {
