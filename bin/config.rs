@@ -132,7 +132,8 @@ impl Settings {
         let memory = args.memory.or(file.memory.map(NumberOrText::into_text));
         let settings = Self {
             scrub: scrub.map_or(Ok(Some(DEFAULT_SCRUB << 20)), |text| parse_scrub(&text))?,
-            memory: memory.map_or(Ok(Memory::default()), |text| Memory::parse(&text).ok_or(ConfigError::Memory(text)))?,
+            memory: memory
+                .map_or(Ok(Memory::default()), |text| Memory::parse(&text).ok_or(ConfigError::Memory(text)))?,
             data: args.data.or(file.data).unwrap_or_else(|| "./rhizomq-data".into()),
             name: args.name.or(file.name),
             stomp: args.stomp.or(file.stomp).unwrap_or_else(|| fixed(DEFAULT_STOMP)),

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rhizomq_engine::{
     StoreError,
-    store::{DiskOptions, DiskStore, IndexState, OpenReport},
+    store::{DiskOptions, DiskStore, IndexState, Manifest, OpenReport},
 };
 use rhizomq_net::{
     Ticket,
@@ -42,6 +42,12 @@ pub(crate) struct DataDir {
 pub(crate) enum DataDirError {
     #[error("cannot create the data directory {path}: {source}", path = path.display())]
     Create { path: PathBuf, source: std::io::Error },
+    #[error(
+        "{dir} is a backup and stays one: its `manifest` says so; make a node's directory of it and start that: rhizomq \
+         restore {dir} --data DIR",
+        dir = .0.display()
+    )]
+    Backup(PathBuf),
     #[error("{} holds a backup that was not restored to its end; empty it and restore again", .0.display())]
     Unfinished(PathBuf),
     #[error(transparent)]
@@ -67,6 +73,10 @@ impl DataDir {
         let path = path.canonicalize().map_err(create)?;
         if path.join(UNFINISHED).exists() {
             return Err(DataDirError::Unfinished(path));
+        }
+        // Two nodes with one identity might come of it, and the backup would be none any more.
+        if Manifest::is_in(&path) {
+            return Err(DataDirError::Backup(path));
         }
         let (store, report, set_aside) = quarantine::open_or_set_aside(&path.join("store"), options)?;
         if let Some(SetAside { place, why }) = &set_aside {

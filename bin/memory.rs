@@ -87,7 +87,8 @@ mod tests {
         ] {
             assert_eq!(bytes(text), Some(expected), "{text}");
         }
-        for text in ["", "M", "8388607", "-1", "1.5G", "64MB", "64 M B", "1025G", "99999999999999999999", "20000000000G"]
+        for text in
+            ["", "M", "8388607", "-1", "1.5G", "64MB", "64 M B", "1025G", "99999999999999999999", "20000000000G"]
         {
             assert_eq!(bytes(text), None, "{text}");
         }

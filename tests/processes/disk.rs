@@ -323,3 +323,33 @@ fn a_backup_alone_has_all_that_was_confirmed_before_it_and_a_damaged_one_is_refu
     let failed = Node::try_start(Setup::new(dir.path(), "n")).err().expect("half a restore");
     assert!(failed.log.contains("restore again"), "{failed}");
 }
+
+#[test]
+fn a_node_does_not_run_on_a_backup_and_says_how_to_make_a_node_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::start(Setup::new(dir.path(), "n"));
+    publish_all(&node, "/queue/q", &texts("m", 5));
+    let backup = dir.path().join("backup");
+    node.ask("backup", &[backup.to_str().unwrap()]).unwrap();
+    node.terminate();
+    let files = || {
+        let store = [backup.clone(), backup.join("store"), backup.join("store/log")];
+        let entries = store.iter().flat_map(|dir| fs::read_dir(dir).unwrap());
+        let files = entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+        files.map(|path| (path.clone(), fs::read(path).unwrap())).collect::<Vec<_>>()
+    };
+    let before = files();
+    let failed = Node::try_start(Setup::new(dir.path(), "backup")).err().expect("a backup is no node");
+    assert_eq!(failed.status.and_then(|status| status.code()), Some(3), "{failed}");
+    assert!(failed.log.contains("is a backup") && failed.log.contains("rhizomq restore"), "{failed}");
+    assert!(files() == before, "the backup was changed");
+    let output = rhizomq(&["verify", "--data", backup.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "a backup can be checked: {}", text(&output));
+    assert!(files() == before, "the backup was changed");
+    let data = dir.path().join("again");
+    let restored = rhizomq(&["restore", backup.to_str().unwrap(), "--data", data.to_str().unwrap()]);
+    assert!(restored.status.success(), "{}", text(&restored));
+    node.setup.data = data;
+    node.restart();
+    consume_all(&node, "/queue/q", &texts("m", 5), &mut Ledger::default());
+}

@@ -60,6 +60,11 @@ impl Manifest {
         write().map_err(|source| BackupError::Io { context: format!("writing {}", path.display()), source })
     }
 
+    /// Whether `dir` is a backup: has a manifest, whatever is in it.
+    pub fn is_in(dir: &Path) -> bool {
+        dir.join(FILE).is_file()
+    }
+
     /// Reads the manifest of the backup in `dir`.
     ///
     /// # Errors
@@ -131,7 +136,9 @@ mod tests {
         let file = |name: &str| BackupFile { name: name.to_owned(), bytes: 3, hash: [9; 32] };
         let manifest = Manifest { node: NodeId([1; 16]), taken_ms: 5, files: vec![file("store/log/1 x"), file("b")] };
         assert!(matches!(Manifest::read(dir.path()), Err(BackupError::Damaged { .. })));
+        assert!(!Manifest::is_in(dir.path()));
         manifest.write(dir.path()).unwrap();
+        assert!(Manifest::is_in(dir.path()));
         assert_eq!(Manifest::read(dir.path()).unwrap(), manifest);
         let path = dir.path().join(FILE);
         let good = fs::read(&path).unwrap();
