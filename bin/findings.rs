@@ -76,7 +76,7 @@ mod tests {
         let damage = Damage { file: "log/1.log".to_owned(), offset: 7, len: 9, what: "hash".to_owned() };
         let segment = SegmentId { node: NodeId([1; 16]), epoch: Epoch(2), number: 3 };
         let slots = RangeSet::from_range(4, 6);
-        let found = [Finding { part: Part::Block, damage, segment: Some(segment), slots }];
+        let found = [Finding { part: Part::Block, damage, segment: Some(segment), slots, row: None }];
         let object = report(&Checked::default(), &found, 2, &["a remark".to_owned()]);
         assert_eq!((&object["ok"], &object["broken"][0]["slots"]), (&json!(false), &json!([[4, 6]])));
         let text = render(&object);

@@ -353,3 +353,27 @@ fn a_node_does_not_run_on_a_backup_and_says_how_to_make_a_node_of_it() {
     node.restart();
     consume_all(&node, "/queue/q", &texts("m", 5), &mut Ledger::default());
 }
+
+#[test]
+fn a_broken_small_row_of_a_running_node_is_written_again_from_its_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut setup = Setup::new(dir.path(), "n");
+    // So many that the node's record is too large to lie in the index: it lies in the log alone.
+    for number in 0..60 {
+        let address = format!("[2001:db8:6161:6161:6161:6161:6161:{number:x}]:{}", 1000 + number);
+        setup.args.extend(["--advertise".to_owned(), address]);
+    }
+    let mut node = Node::start(setup);
+    node.client().send_confirmed("/queue/q", b"m").unwrap();
+    eventually("all is well", || node.ask("verify", &[]));
+    flip_body(&node, "aaaaaaaaaa");
+    let report = node.ask("verify", &[]).unwrap_err() + &node.log();
+    assert!(report.contains("written again from memory"), "{report}");
+    eventually("the row and the log are whole", || node.ask("verify", &[]));
+    assert!(damage(&node, "places") >= 2 && damage(&node, "found") == 0);
+    node.terminate();
+    let (code, report) = verify(&node.setup.data);
+    assert_eq!(code, Some(0), "{report}");
+    node.restart();
+    assert_eq!(node.status().unwrap()["nodes"][0]["addresses"].as_array().unwrap().len(), 60);
+}

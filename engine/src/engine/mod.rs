@@ -10,6 +10,7 @@
 //! - `open.rs`: reading all of it back, verified
 //! - `outline.rs`: what is stored of a block beside it, so that opening reads no bodies
 //! - `compact.rs`: rewriting blocks of which most is consumed
+//! - `mend.rs`: writing small rows again that the disk has lost
 //! - `own.rs`: sets, registers and inboxes under names of a library user's own
 //! - `delta.rs`: bringing two engines together without the rest of Rhizomq
 //! - `index.rs`: which slots wait in which inbox; the block cache
@@ -22,6 +23,7 @@ mod fixtures;
 mod index;
 #[cfg(test)]
 mod laws;
+mod mend;
 mod open;
 mod outline;
 mod own;

@@ -64,6 +64,8 @@ pub(super) struct Queue {
     pub(super) folds: BTreeSet<SegmentId>,
     /// Remnants to put in the place of blocks that are here.
     pub(super) rewrites: BTreeMap<(SegmentId, Slot), Block>,
+    /// Keys of rows to write again from memory.
+    pub(super) rows: BTreeSet<Bytes>,
     pub(super) registry: BTreeMap<Key, Value>,
     pub(super) unregister: BTreeSet<Key>,
     pub(super) retired: Retired,
@@ -84,6 +86,7 @@ impl Queue {
             && self.drops.is_empty()
             && self.folds.is_empty()
             && self.rewrites.is_empty()
+            && self.rows.is_empty()
             && self.registry.is_empty()
             && self.unregister.is_empty()
             && self.retired.is_empty()

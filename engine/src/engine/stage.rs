@@ -155,6 +155,7 @@ impl Engine {
         }
         staged.unregistered = std::mem::take(&mut self.queue.unregister).into_iter().collect();
         batch.extend(staged.unregistered.iter().map(|key| Op::Delete(keys::registry(key.as_bytes()))));
+        self.stage_rows(&mut batch);
         Some((staged, batch))
     }
 
@@ -372,16 +373,16 @@ impl Engine {
 }
 
 /// All slots up to this one are removed.
-fn prefix_of(removed: &RangeSet) -> Slot {
+pub(super) fn prefix_of(removed: &RangeSet) -> Slot {
     removed.iter_ranges().next().filter(|(first, _)| *first == 1).map_or(0, |(_, last)| last)
 }
 
-fn page_bounds(page: u32) -> (Slot, Slot) {
+pub(super) fn page_bounds(page: u32) -> (Slot, Slot) {
     (page * limits::REMOVED_PAGE_SLOTS + 1, (page + 1) * limits::REMOVED_PAGE_SLOTS)
 }
 
 /// Pages with any of `slots` that are not wholly below the prefix.
-fn pages_of(slots: &RangeSet, prefix: Slot) -> Vec<u32> {
+pub(super) fn pages_of(slots: &RangeSet, prefix: Slot) -> Vec<u32> {
     let page_of = |slot: Slot| (slot - 1) / limits::REMOVED_PAGE_SLOTS;
     let mut pages: Vec<u32> = slots
         .iter_ranges()

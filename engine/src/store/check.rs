@@ -2,6 +2,8 @@
 
 use std::{fmt, ops::ControlFlow, path::Path};
 
+use bytes::Bytes;
+
 use super::{BackupError, BackupFile, Damage, StoreError};
 use crate::{RangeSet, SegmentId};
 
@@ -47,6 +49,8 @@ pub struct Finding {
     pub segment: Option<SegmentId>,
     /// Messages that can't be shown because of it.
     pub slots: RangeSet,
+    /// The row to be written again, if what it said may be in memory: see [`Engine::rewrite_row`](crate::Engine::rewrite_row).
+    pub row: Option<Bytes>,
 }
 
 impl fmt::Display for Finding {

@@ -477,6 +477,13 @@ impl Node {
         self.finish(now);
     }
 
+    /// A small row of the store is broken: what it said is written again, if memory has it. Whether it is.
+    pub fn rewrite_row(&mut self, now: Now, key: &[u8]) -> bool {
+        let is_here = self.engine.rewrite_row(key);
+        self.finish(now);
+        is_here
+    }
+
     /// What the driver is to do next.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()

@@ -308,6 +308,13 @@ impl Broker {
         self.turn(now);
     }
 
+    /// A small row of the store is broken. Whether it is written again from memory.
+    pub fn handle_broken_row(&mut self, now: Now, key: &[u8]) -> bool {
+        let is_here = self.node.rewrite_row(now, key);
+        self.turn(now);
+        is_here
+    }
+
     /// What opening the engine found missing.
     pub fn handle_losses(&mut self, now: Now, losses: &[Loss]) {
         self.node.note_losses(losses);

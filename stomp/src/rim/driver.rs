@@ -367,8 +367,15 @@ impl Driver {
 
     /// Something on the disk is broken: it is told once, given up, and what is still good of the file is written anew.
     fn handle_finding(&mut self, finding: &Finding) {
-        if self.damage.is_new(finding) {
+        let is_new = self.damage.is_new(finding);
+        if is_new {
             tracing::error!("damage on the disk: {finding}");
+        }
+        if let Some(key) = &finding.row {
+            let is_here = self.broker.handle_broken_row(now(self.started), key);
+            if is_new && is_here {
+                tracing::info!(segment = ?finding.segment, "the broken row is written again from memory");
+            }
         }
         if let (Some(segment), Some(slot)) = (finding.segment, finding.slots.first()) {
             let now = now(self.started);

@@ -155,3 +155,94 @@ fn a_barrier_is_the_commit_that_holds_what_is_queued_by_now() {
     a.engine.remove(Dot { segment, slot: 2 });
     assert_eq!(a.engine.barrier(), last + 2, "too late for that one");
 }
+
+/// Replicas with pages and a prefix, a folded and a finished life, a set and a register.
+fn everything() -> Replica3 {
+    let (mut a, segment) = five();
+    let over = SegmentId { node: node(2), epoch: Epoch(9), number: 1 };
+    let mut retired = Retired::default();
+    retired.finish(over);
+    a.engine.merge_retired(&retired);
+    a.engine.set("set").add([1]).expect("lawful");
+    a.engine.register("register").set(b"x", Now::default()).expect("lawful");
+    for slot in [1, 3] {
+        a.engine.remove(Dot { segment, slot });
+    }
+    a.settle();
+    a
+}
+
+fn small_rows(replica: &Replica3) -> BTreeMap<Bytes, Bytes> {
+    let mut found = BTreeMap::new();
+    for prefix in [keys::SEGMENT, keys::REMOVED, keys::REGISTRY, keys::RETIRED] {
+        let (from, to) = keys::space(prefix);
+        let mut visit = |key: &[u8], value: Bytes| {
+            found.insert(Bytes::copy_from_slice(key), value);
+            std::ops::ControlFlow::Continue(())
+        };
+        replica.store.reader().scan(&from, &to, &mut visit).expect("memory");
+    }
+    found
+}
+
+#[test]
+fn a_broken_row_is_written_again_as_it_was() {
+    let mut a = everything();
+    let rows = small_rows(&a);
+    let kinds: std::collections::BTreeSet<u8> = rows.keys().map(|key| key[0]).collect();
+    assert_eq!(kinds.len(), 4, "one of each kind");
+    for key in rows.keys() {
+        a.store.commit(&[vec![Op::Put(key.clone(), Bytes::from_static(b"broken"))]]).expect("memory");
+        assert!(a.engine.rewrite_row(key) && a.engine.has_queued());
+        a.settle();
+        assert!(small_rows(&a) == rows, "{key:?}");
+    }
+    // All at once.
+    a.store.commit(&[rows.keys().map(|key| Op::Delete(key.clone())).collect()]).expect("memory");
+    rows.keys().for_each(|key| assert!(a.engine.rewrite_row(key)));
+    a.settle();
+    assert!(small_rows(&a) == rows);
+}
+
+#[test]
+fn a_row_is_not_written_again_as_it_was_when_it_changes_in_the_same_commit() {
+    let mut a = everything();
+    let segment = a.engine.open_segment().expect("a message opened it");
+    let queue_all = |a: &mut Replica3| small_rows(a).keys().for_each(|key| assert!(a.engine.rewrite_row(key)));
+    queue_all(&mut a);
+    a.engine.remove(Dot { segment, slot: 4 });
+    a.engine.set("set").remove([1]).expect("lawful");
+    a.settle();
+    let digest = a.engine.digest(|_| true);
+    a.restart(0);
+    assert_eq!((bodies(&a), a.engine.digest(|_| true)), (vec![Bytes::from("2"), Bytes::from("5")], digest));
+    // The replica goes, and with it all its rows.
+    queue_all(&mut a);
+    a.engine.drop_replica(segment);
+    a.settle();
+    assert_eq!((rows(&a, keys::SEGMENT), rows(&a, keys::REMOVED)), (0, 0));
+}
+
+#[test]
+fn of_a_row_that_memory_does_not_know_nothing_is_said_but_a_page_without_marks_goes() {
+    let (mut a, segment) = five();
+    let elsewhere = SegmentId { node: node(2), epoch: Epoch(9), number: 1 };
+    let unknown = [
+        keys::segment(elsewhere),
+        keys::removed(elsewhere, 0),
+        keys::retired(node(2), Epoch(9)),
+        keys::registry(Key::set("?").as_bytes()),
+        keys::meta("life"),
+        Bytes::from_static(b"S"),
+        Bytes::from_static(b"R?"),
+        Bytes::new(),
+    ];
+    for key in &unknown {
+        assert!(!a.engine.rewrite_row(key), "{key:?}");
+    }
+    assert!(!a.engine.has_queued());
+    a.store.commit(&[vec![Op::Put(keys::removed(segment, 7), Bytes::from_static(b"broken"))]]).expect("memory");
+    assert!(a.engine.rewrite_row(&keys::removed(segment, 7)));
+    a.settle();
+    assert_eq!(rows(&a, keys::REMOVED), 0);
+}

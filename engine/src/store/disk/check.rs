@@ -95,7 +95,7 @@ impl LogCheck<'_> {
     pub(super) fn finding(&self, number: u64, offset: u64, len: u64, what: &str) -> Finding {
         let file = self.places.name(&self.table.path(number));
         let damage = Damage { file, offset, len, what: what.to_owned() };
-        Finding { part: Part::Log, damage, segment: None, slots: RangeSet::new() }
+        Finding { part: Part::Log, damage, segment: None, slots: RangeSet::new(), row: None }
     }
 
     /// Checks all files, up to a place in one of them.

@@ -90,7 +90,7 @@ pub fn verify_closed(
 
 fn index_finding(file: String, what: String) -> Finding {
     let damage = Damage { file, offset: 0, len: 0, what };
-    Finding { part: Part::Index, damage, segment: None, slots: RangeSet::new() }
+    Finding { part: Part::Index, damage, segment: None, slots: RangeSet::new(), row: None }
 }
 
 struct Closed<'a> {
@@ -143,7 +143,7 @@ impl<'a> Closed<'a> {
         }
         let is_damaged = !damages.is_empty();
         for damage in damages {
-            found(Finding { part: Part::Log, damage, segment: None, slots: RangeSet::new() });
+            found(Finding { part: Part::Log, damage, segment: None, slots: RangeSet::new(), row: None });
         }
         let sizes = self.numbers.iter().filter_map(|number| self.table.get(*number).ok()?.len().ok());
         let checked = Checked { log_bytes: sizes.sum(), frames: replayed.frames, ..Checked::default() };

@@ -46,7 +46,7 @@ pub(super) fn check_rows(
         // The index itself does not read: the next start rebuilds it from the log.
         Err(StoreError::Damaged { place, detail }) => {
             let damage = Damage { file: place, offset: 0, len: 0, what: detail };
-            (round.found)(Finding { part: Part::Index, damage, segment: None, slots: RangeSet::new() });
+            (round.found)(Finding { part: Part::Index, damage, segment: None, slots: RangeSet::new(), row: None });
             Ok(ControlFlow::Continue(()))
         }
         Err(error) => Err(error),
@@ -249,39 +249,47 @@ impl Round<'_, '_> {
             slots.insert(first);
             missing.remove_range(first, next);
             let damage = self.damage(row, what.clone());
-            (self.found)(Finding { part: Part::Block, damage, segment: Some(id), slots });
+            (self.found)(Finding { part: Part::Block, damage, segment: Some(id), slots, row: None });
         }
         if !missing.is_empty() {
             let what = "messages that this node vouches for have no block".to_owned();
             let damage = Damage { file: String::new(), offset: 0, len: 0, what };
-            (self.found)(Finding { part: Part::Coverage, damage, segment: Some(id), slots: missing });
+            (self.found)(Finding { part: Part::Coverage, damage, segment: Some(id), slots: missing, row: None });
         }
     }
 
     fn check_marks(&mut self, id: SegmentId, row: &SegmentRow, pages: &BTreeMap<u32, RangeSet>, removed: &RangeSet) {
         let mut wrong = Vec::new();
         if !removed.is_subset(&row.known) {
-            wrong.push((removed.difference(&row.known), "slots are marked as consumed and not as known"));
+            wrong.push((
+                keys::segment(id),
+                removed.difference(&row.known),
+                "slots are marked as consumed and not as known",
+            ));
         }
         if let (Some(length), Some(last)) = (row.length, row.known.last())
             && last > length
         {
-            wrong.push((row.known.clip(length + 1, last), "slots beyond the segment's length"));
+            wrong.push((keys::segment(id), row.known.clip(length + 1, last), "slots beyond the segment's length"));
         }
         for (&page, slots) in pages {
             let last = page.saturating_add(1).saturating_mul(limits::REMOVED_PAGE_SLOTS);
             let first = page.saturating_mul(limits::REMOVED_PAGE_SLOTS).saturating_add(1);
             if last <= row.removed_prefix {
-                wrong.push((slots.clone(), "a page of consumed slots that the prefix mark covers already"));
+                wrong.push((
+                    keys::removed(id, page),
+                    slots.clone(),
+                    "a page of consumed slots that the prefix mark covers already",
+                ));
             }
             let outside = slots.difference(&slots.clip(first, last));
             if !outside.is_empty() {
-                wrong.push((outside, "slots on a page that is not theirs"));
+                wrong.push((keys::removed(id, page), outside, "slots on a page that is not theirs"));
             }
         }
-        for (slots, what) in wrong {
+        for (key, slots, what) in wrong {
             let damage = Damage { file: String::new(), offset: 0, len: 0, what: what.to_owned() };
-            (self.found)(Finding { part: Part::Prefix, damage, segment: Some(id), slots });
+            (self.found)(Finding { part: Part::Prefix, damage, segment: Some(id), slots, row: Some(key) });
         }
     }
 
@@ -343,7 +351,13 @@ impl Round<'_, '_> {
     fn broken_row(&mut self, segment: Option<SegmentId>, key: &[u8], row: &Row, what: &str) {
         let name: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
         let damage = self.damage(row, format!("row {name}: {what}"));
-        (self.found)(Finding { part: Part::Row, damage, segment, slots: RangeSet::new() });
+        (self.found)(Finding {
+            part: Part::Row,
+            damage,
+            segment,
+            slots: RangeSet::new(),
+            row: Some(Bytes::copy_from_slice(key)),
+        });
     }
 
     fn damage(&self, row: &Row, what: String) -> Damage {

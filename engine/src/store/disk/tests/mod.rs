@@ -11,6 +11,7 @@ mod full_disk;
 mod interrupted;
 mod kill;
 mod lost_pages;
+mod mend;
 mod sealed;
 
 use std::{fs, path::PathBuf, time::Duration};
