@@ -10,13 +10,19 @@ use super::{
     tests::{Replica3, entry, exchange, open, waiting},
     *,
 };
-use crate::{Key, hlc::Stamp, store::MemoryStore};
+use crate::{Key, hlc::Stamp, limits, store::MemoryStore};
 
 /// One step of a history on three replicas.
 #[derive(Clone, Debug)]
 enum Step {
     Publish(usize, u8),
     Consume(usize, usize),
+    /// All of a block but one message.
+    ConsumeMost(usize, usize),
+    /// Blocks of which most is consumed give way to their remnants.
+    Rewrite(usize),
+    /// The same, but it is left to the commit of whatever comes next.
+    RewriteLater(usize),
     Add(usize, u8),
     Remove(usize, u8),
     Write(usize, u64),
@@ -38,8 +44,11 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let n = || 0..3usize;
     prop_oneof![
-        4 => (n(), 1..4u8).prop_map(|(n, count)| Step::Publish(n, count)),
+        4 => (n(), 1..9u8).prop_map(|(n, count)| Step::Publish(n, count)),
         5 => (n(), any::<usize>()).prop_map(|(n, which)| Step::Consume(n, which)),
+        4 => (n(), any::<usize>()).prop_map(|(n, which)| Step::ConsumeMost(n, which)),
+        3 => n().prop_map(Step::Rewrite),
+        3 => n().prop_map(Step::RewriteLater),
         3 => (n(), 0..4u8).prop_map(|(n, member)| Step::Add(n, member)),
         2 => (n(), 0..4u8).prop_map(|(n, member)| Step::Remove(n, member)),
         2 => (n(), 0..50u64).prop_map(|(n, wall_ms)| Step::Write(n, wall_ms)),
@@ -95,6 +104,11 @@ impl Model {
 const SET: &str = "set";
 const REGISTER: &str = "register";
 
+/// A few of these make a block that is worth rewriting.
+fn message(name: u64, at: u8) -> crate::Entry {
+    entry("q", &format!("{name}/{at} {}", "x".repeat(limits::REWRITE_BYTES as usize / 4)))
+}
+
 fn members(engine: &Engine) -> Vec<Vec<u8>> {
     engine.registry().set_members(&Key::own_set(SET))
 }
@@ -122,7 +136,7 @@ fn run(steps: &[Step]) -> Run {
     for (name, step) in (0u64..).zip(steps) {
         let changed = match *step {
             Step::Publish(n, count) => {
-                let entries: Vec<_> = (0..count).map(|at| entry("q", &format!("{name}/{at}"))).collect();
+                let entries: Vec<_> = (0..count).map(|at| message(name, at)).collect();
                 replicas[n].engine.publish(Unit { entries, removals: Vec::new() }).expect("within limits");
                 for report in replicas[n].settle() {
                     for block in report.blocks.iter().map(|new| &new.block) {
@@ -139,6 +153,35 @@ fn run(steps: &[Step]) -> Run {
                     replicas[n].engine.remove(*dot);
                     models[n].consumed.insert(*dot);
                     replicas[n].settle();
+                }
+                n
+            }
+            Step::ConsumeMost(n, which) => {
+                let engine = &mut replicas[n].engine;
+                let here: Vec<Dot> = waiting(engine).into_keys().collect();
+                if let Some(dot) = here.get(which % here.len().max(1)) {
+                    let (&first, meta) =
+                        engine.replicas[&dot.segment].blocks.range(..=dot.slot).next_back().expect("it waits in one");
+                    let block = first..=meta.last;
+                    for other in here.iter().filter(|other| other.segment == dot.segment && *other != dot) {
+                        if block.contains(&other.slot) {
+                            engine.remove(*other);
+                            models[n].consumed.insert(*other);
+                        }
+                    }
+                    replicas[n].settle();
+                }
+                n
+            }
+            Step::Rewrite(n) | Step::RewriteLater(n) => {
+                let engine = &mut replicas[n].engine;
+                // Each time all blocks are old enough.
+                let now = Now { mono_ms: (name + 1) * limits::REWRITE_AGE_MS, ..Now::default() };
+                engine.compact(now);
+                if matches!(step, Step::Rewrite(_)) {
+                    let before = engine.summary();
+                    replicas[n].settle();
+                    assert!(replicas[n].engine.summary() == before, "a rewriting changes no state");
                 }
                 n
             }
@@ -281,7 +324,7 @@ fn state(replica: &mut Replica3) -> (Summary, BTreeMap<Dot, Bytes>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
     fn any_history_is_what_the_model_says_and_converges(steps in proptest::collection::vec(step(), 1..70)) {
