@@ -16,8 +16,9 @@ use std::{net::SocketAddr, path::PathBuf};
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{ConnectInfo, DefaultBodyLimit, State},
+    extract::{ConnectInfo, State},
     http::{HeaderMap, StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -26,10 +27,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::door::{Caller, Door};
-
-/// The longest body worth reading holds a path.
-const MAX_BODY_BYTES: usize = 8 << 10;
+use crate::door::{self, Caller, Door};
 
 /// What the admin interface asks of the running node.
 pub(crate) trait Source: Clone + Send + Sync + 'static {
@@ -51,8 +49,16 @@ pub(crate) async fn serve<S: Source>(
     source: S,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
+    serve_through(Door::new(listener, door::PATIENCE), source, stop).await
+}
+
+async fn serve_through<S: Source>(
+    door: Door,
+    source: S,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
     let app = router(source).into_make_service_with_connect_info::<Caller>();
-    axum::serve(Door::new(listener), app).with_graceful_shutdown(stop).await
+    axum::serve(door, app).with_graceful_shutdown(stop).await
 }
 
 fn router<S: Source>(source: S) -> Router {
@@ -72,7 +78,7 @@ fn router<S: Source>(source: S) -> Router {
                 "GET for /health and /status, POST for /ticket, /verify, /backup and /forget",
             )
         })
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn(door::take_whole))
         .with_state(source)
 }
 
@@ -89,10 +95,10 @@ async fn status<S: Source>(State(source): State<S>) -> Response {
 
 async fn ticket<S: Source>(
     State(source): State<S>,
-    ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
     headers: HeaderMap,
 ) -> Response {
-    if let Some(refusal) = refuse_strangers("a join ticket", caller, &headers) {
+    if let Some(refusal) = refuse_strangers("a join ticket", caller.address, &headers) {
         return refusal;
     }
     Json(json!({ "ticket": source.ticket() })).into_response()
@@ -100,10 +106,10 @@ async fn ticket<S: Source>(
 
 async fn verify<S: Source>(
     State(source): State<S>,
-    ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
     headers: HeaderMap,
 ) -> Response {
-    match refuse_strangers("a check", caller, &headers) {
+    match refuse_strangers("a check", caller.address, &headers) {
         Some(refusal) => refusal,
         None => answer(source.verify().await),
     }
@@ -121,11 +127,11 @@ struct BackupRequest {
 
 async fn backup<S: Source>(
     State(source): State<S>,
-    ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    if let Some(refusal) = refuse_strangers("a backup", caller, &headers) {
+    if let Some(refusal) = refuse_strangers("a backup", caller.address, &headers) {
         return refusal;
     }
     match serde_json::from_slice(&body) {
@@ -136,11 +142,11 @@ async fn backup<S: Source>(
 
 async fn forget<S: Source>(
     State(source): State<S>,
-    ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    if let Some(refusal) = refuse_strangers("such a decision", caller, &headers) {
+    if let Some(refusal) = refuse_strangers("such a decision", caller.address, &headers) {
         return refusal;
     }
     let node = serde_json::from_slice(&body).ok().and_then(|ForgetRequest { node }| node.parse().ok());
@@ -188,13 +194,18 @@ fn refusal(status: StatusCode, reason: &str) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+        time::Duration,
+    };
 
     use super::*;
 
     #[derive(Clone)]
     struct Fake {
         up: bool,
+        patience: Duration,
     }
 
     impl Source for Fake {
@@ -207,6 +218,10 @@ mod tests {
         }
 
         async fn verify(&self) -> Result<Value, String> {
+            // It takes long, if callers are to be quick.
+            if self.patience < door::PATIENCE {
+                tokio::time::sleep(2 * self.patience).await;
+            }
             Ok(json!({ "ok": self.up }))
         }
 
@@ -219,26 +234,118 @@ mod tests {
         }
     }
 
-    /// Sends the raw request to a server in a thread of its own; returns the whole answer.
-    fn ask(up: bool, request: &str) -> String {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let server = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async move {
-                let listener = TcpListener::from_std(listener).unwrap();
-                serve(listener, Fake { up }, async { stopped.await.unwrap_or_default() }).await.unwrap();
+    /// A server in a thread of its own.
+    struct Server {
+        address: SocketAddr,
+        stop: Option<tokio::sync::oneshot::Sender<()>>,
+        thread: Option<std::thread::JoinHandle<()>>,
+    }
+
+    impl Server {
+        fn start(up: bool, patience: Duration) -> Self {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.set_nonblocking(true).unwrap();
+            let address = listener.local_addr().unwrap();
+            let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+            let thread = std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async move {
+                    let door = Door::new(TcpListener::from_std(listener).unwrap(), patience);
+                    let stop = async { stopped.await.unwrap_or_default() };
+                    serve_through(door, Fake { up, patience }, stop).await.unwrap();
+                });
             });
+            Self { address, stop: Some(stop), thread: Some(thread) }
+        }
+
+        /// Whoever waits for ever for an answer fails.
+        fn connect(&self) -> TcpStream {
+            let stream = TcpStream::connect(self.address).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            stream
+        }
+
+        /// Sends the raw request; the whole answer.
+        fn ask(&self, request: &str) -> String {
+            let mut stream = self.connect();
+            stream.write_all(request.replace('\n', "\r\n").as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        }
+    }
+
+    impl Drop for Server {
+        fn drop(&mut self) {
+            drop(self.stop.take());
+            if let Some(Err(panic)) = self.thread.take().map(std::thread::JoinHandle::join) {
+                assert!(std::thread::panicking(), "{panic:?}");
+            }
+        }
+    }
+
+    fn ask(up: bool, request: &str) -> String {
+        Server::start(up, door::PATIENCE).ask(request)
+    }
+
+    const SHORT: Duration = Duration::from_millis(100);
+    const STATUS: &str = "GET /status HTTP/1.1\nHost: localhost\nConnection: close\n\n";
+
+    #[test]
+    fn who_asks_nothing_makes_room_for_others() {
+        let server = Server::start(true, SHORT);
+        let silent: Vec<_> = (0..2 * door::CALLERS).map(|_| server.connect()).collect();
+        assert!(server.ask(STATUS).starts_with("HTTP/1.1 200"));
+        // Half a head, or half a body, is nothing asked.
+        let halves = ["GET /status HT", "POST /backup HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"];
+        for half in halves {
+            let mut slow: Vec<_> = (0..door::CALLERS).map(|_| server.connect()).collect();
+            slow.iter_mut().for_each(|stream| _ = stream.write_all(half.as_bytes()));
+            assert!(server.ask(STATUS).starts_with("HTTP/1.1 200"), "{half}");
+        }
+        drop(silent);
+    }
+
+    #[test]
+    fn bytes_that_trickle_in_are_no_request() {
+        let server = Server::start(true, SHORT);
+        let mut stream = server.connect();
+        stream.set_nonblocking(true).unwrap();
+        stream.write_all(b"GET /status HTTP/1.1\r\nx: ").unwrap();
+        let is_closed = (0..6_000).any(|_| {
+            std::thread::sleep(SHORT / 10);
+            let end = stream.read(&mut [0; 64]);
+            let would_block = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+            stream.write_all(b"x").is_err() || !end.is_err_and(|error| would_block(&error))
         });
-        let mut stream = std::net::TcpStream::connect(address).unwrap();
-        stream.write_all(request.replace('\n', "\r\n").as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        stop.send(()).unwrap();
-        server.join().unwrap();
-        answer
+        assert!(is_closed, "it is still there");
+    }
+
+    #[test]
+    fn an_answer_may_take_longer_than_a_question_and_more_may_be_asked_then() {
+        let server = Server::start(true, 10 * SHORT);
+        let mut stream = server.connect();
+        for _ in 0..2 {
+            stream.write_all(b"POST /verify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n").unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"}") {
+                let mut some = [0; 512];
+                let len = stream.read(&mut some).unwrap();
+                assert!(len > 0, "{}", String::from_utf8_lossy(&answer));
+                answer.extend_from_slice(&some[..len]);
+            }
+            assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+        }
+        // And then it ends by itself.
+        assert_eq!(stream.read(&mut [0; 64]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_body_that_is_too_long_is_refused_in_words() {
+        let body = "x".repeat(door::MAX_BODY_BYTES + 1);
+        let head = format!("Host: localhost\nContent-Length: {}\nConnection: close\n\n", body.len());
+        let answer = ask(true, &format!("POST /backup HTTP/1.1\n{head}{body}"));
+        assert!(answer.contains(" 413 ") && answer.contains("{\"error\":"), "{answer}");
     }
 
     #[test]

@@ -252,3 +252,12 @@ fn more_clients_than_files_may_be_open_take_nothing_from_the_store() {
     };
     assert!(failed.log.contains("ulimit -n"), "{failed}");
 }
+
+#[test]
+fn idle_connections_do_not_keep_others_from_the_admin_interface() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(Setup::new(dir.path(), "n"));
+    let idle: Vec<_> = (0..64).map(|_| std::net::TcpStream::connect(node.admin).unwrap()).collect();
+    eventually("the status", || node.status().map(drop));
+    drop(idle);
+}
