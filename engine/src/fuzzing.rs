@@ -4,6 +4,8 @@
 //! A law panics when it is broken. It returns whether the bytes got past the first checks, so that a seed which a change
 //! of format has made useless is noticed.
 
+mod delta;
+
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -17,6 +19,7 @@ use crate::{
     registry::{Key, Registry, Value},
 };
 
+pub use self::delta::delta;
 pub use crate::store::fuzzing::commit_log;
 
 /// One fuzz target.
@@ -34,6 +37,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "block", law: block, seeds: block_seeds },
     Target { name: "store_rows", law: store_rows, seeds: store_rows_seeds },
     Target { name: "registry", law: registry, seeds: registry_seeds },
+    Target { name: "delta", law: delta, seeds: delta::delta_seeds },
     Target { name: "commit_log", law: commit_log, seeds: crate::store::fuzzing::commit_log_seeds },
 ];
 

@@ -170,7 +170,7 @@ impl Engine {
         self.delta_within(there, limits::DELTA_BYTES)
     }
 
-    pub(super) fn delta_within(&self, there: &Summary, limit: usize) -> Result<Delta, EngineError> {
+    pub(crate) fn delta_within(&self, there: &Summary, limit: usize) -> Result<Delta, EngineError> {
         let mut delta = Delta { retired: self.retired.delta(&there.retired), ..Delta::default() };
         let mut bytes = 0;
         for (&id, replica) in self.replicas.iter().filter(|(id, _)| !there.retired.is_finished(**id)) {
