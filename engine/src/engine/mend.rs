@@ -10,10 +10,11 @@ use bytes::Bytes;
 
 use super::{
     Engine,
+    outline::outline_of,
     stage::{page_bounds, pages_of, prefix_of},
 };
 use crate::{
-    Batch, Op, SegmentId,
+    Batch, Op, SegmentId, Slot,
     keys::{self, SegmentRow},
     limits,
     registry::Key,
@@ -61,10 +62,22 @@ impl Engine {
                 let value = Key::from_bytes(&key[1..]).ok().and_then(|name| self.registry.get(&name));
                 value.map(|value| Op::Put(Bytes::copy_from_slice(key), value.encode())).into_iter().collect()
             }
+            Some(&keys::OUTLINE) => {
+                keys::parse_numbered(key).map(|(id, first)| self.outline(id, first)).unwrap_or_default()
+            }
             Some(&keys::RETIRED) => {
                 let life = keys::parse_retired(key).ok().and_then(|(node, epoch)| self.retired.life(node, epoch));
                 life.map(|life| Self::put(Bytes::copy_from_slice(key), life)).into_iter().collect()
             }
+            _ => Batch::new(),
+        }
+    }
+
+    /// The outline of a block that is here and reads.
+    fn outline(&self, id: SegmentId, first: Slot) -> Batch {
+        let is_here = self.replicas.get(&id).is_some_and(|replica| replica.blocks.contains_key(&first));
+        match self.block(id, first) {
+            Ok(Some(block)) if is_here && self.is_settled(id) => outline_of(&block).into_iter().collect(),
             _ => Batch::new(),
         }
     }

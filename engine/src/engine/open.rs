@@ -182,6 +182,7 @@ impl Engine {
                     Ok(_) => damaged(report, "outline", &key, &"it is that of another block"),
                     Err(error) => refuse_or_note(report, "outline", &key, error.into())?,
                 }
+                self.queue.rows.insert(keys::outline(id, first));
             }
             match self.stored_block(id, first) {
                 Ok(Some(block)) => self.adopt(id, first, &Outline::of(&block), now, &mut covered),

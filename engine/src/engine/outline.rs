@@ -57,8 +57,14 @@ impl<'a> Outline<'a> {
     }
 }
 
+/// The row of a block's outline, if it has one.
+pub(super) fn outline_of(block: &Block) -> Option<Op> {
+    let key = keys::outline(block.segment(), block.first());
+    has_outline(block.bytes().len()).then(|| Op::Put(key, keys::encode(&Outline::of(block))))
+}
+
 /// Whether a block of so many bytes has an outline.
-pub(crate) fn has_outline(bytes: usize) -> bool {
+fn has_outline(bytes: usize) -> bool {
     bytes >= limits::OUTLINE_BYTES
 }
 
@@ -66,8 +72,8 @@ pub(crate) fn has_outline(bytes: usize) -> bool {
 pub(super) fn put_block(batch: &mut Batch, block: &Block, old: Option<u32>) {
     let (id, first) = (block.segment(), block.first());
     batch.push(Op::Put(keys::block(id, first), block.bytes().clone()));
-    if has_outline(block.bytes().len()) {
-        batch.push(Op::Put(keys::outline(id, first), keys::encode(&Outline::of(block))));
+    if let Some(outline) = outline_of(block) {
+        batch.push(outline);
     } else if old.is_some_and(|bytes| has_outline(bytes as usize)) {
         batch.push(Op::Delete(keys::outline(id, first)));
     }

@@ -85,6 +85,9 @@ fn a_block_is_read_when_its_outline_is_missing_broken_or_that_of_another() {
         let report = reopened(&mut a);
         assert_eq!((report.losses.len(), report.damaged_rows.len()), (0, usize::from(is_told)), "{report:?}");
         assert_eq!(waiting(&a.engine), before);
+        let block = a.engine.block(segment, 1).expect("reads").expect("there");
+        let right = keys::encode(&Outline::of(&block));
+        assert_eq!(outline_row(&a, segment, 1), is_told.then_some(right), "a wrong one is written again");
     }
 }
 
