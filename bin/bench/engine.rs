@@ -162,6 +162,8 @@ fn opened_and_read(args: &EngineArgs) -> anyhow::Result<Vec<Line>> {
         times.files.push(timed(|| read_files(dir.path()))?.1);
         let (subject, seconds) = timed(|| Subject::open(dir.path(), BATCH, args.size))?;
         times.opened.push(seconds);
+        times.opened_store.push(subject.opened_in.0);
+        times.opened_engine.push(subject.opened_in.1);
         times.opened_empty.push(timed(|| Subject::open(empty.path(), BATCH, args.size))?.1);
         times.cached_log.push(timed(|| read_files(&log))?.1);
         times.cached.push(timed(|| all_of(&subject, args))?.1);
@@ -175,12 +177,15 @@ fn opened_and_read(args: &EngineArgs) -> anyhow::Result<Vec<Line>> {
     }
     let bodies = f64::from(args.messages / BATCH * BATCH) * f64::from(args.size) / 1e6;
     let log = files_of(&log)?.iter().map(|(_, bytes)| *bytes as f64 / 1e6).sum::<f64>();
-    let Times { files, opened, opened_empty, cached, cached_log, cold, cold_log } = times;
+    let Times { files, opened, opened_store, opened_engine, opened_empty, cached, cached_log, cold, cold_log } = times;
+    let [opened_store, opened_engine] = [opened_store, opened_engine].map(median);
     let [files, opened, opened_empty] = [files, opened, opened_empty].map(median);
     let [cached, cached_log, cold, cold_log] = [cached, cached_log, cold, cold_log].map(median);
     let once = "reading all its files once";
     Ok(vec![
         Line::new("opening", (opened, "s"), (once, files)).target("<= 1"),
+        Line::new("- of it, sled and a sum over its rows", (opened_store, "s"), (once, files)),
+        Line::new("- of it, the rows of states and outlines", (opened_engine, "s"), (once, files)),
         Line::new("opening an empty store", (opened_empty, "s"), (once, files)),
         Line::new(
             "reading all in order, from the disk",
@@ -201,6 +206,8 @@ fn opened_and_read(args: &EngineArgs) -> anyhow::Result<Vec<Line>> {
 struct Times {
     files: Vec<f64>,
     opened: Vec<f64>,
+    opened_store: Vec<f64>,
+    opened_engine: Vec<f64>,
     opened_empty: Vec<f64>,
     cached: Vec<f64>,
     cached_log: Vec<f64>,

@@ -21,20 +21,25 @@ pub(super) struct Subject {
     store: DiskStore,
     entries: Vec<Entry>,
     started: Instant,
+    /// Seconds that opening the store took, and the engine on it.
+    pub(super) opened_in: (f64, f64),
 }
 
 impl Subject {
     pub(super) fn open(dir: &Path, batch: u32, size: u32) -> anyhow::Result<Self> {
+        let start = Instant::now();
         let (store, _) = DiskStore::open(dir.join("store"), DiskOptions::default())?;
+        let store_s = start.elapsed().as_secs_f64();
         let now = Now::default();
         // A life of its own for each opening, as for a node.
         let epoch = Epoch(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64);
         let (engine, report) = Engine::open(store.reader(), NodeId([1; 16]), epoch, now, Planted::default())?;
+        let opened_in = (store_s, start.elapsed().as_secs_f64() - store_s);
         anyhow::ensure!(report.losses.is_empty() && report.damaged_rows.is_empty(), "damaged: {report:?}");
         let body = noise(size);
         let head = Bytes::from_static(b"destination:/queue/bench\ncontent-type:text/plain\n");
         let entry = Entry { inboxes: vec![INBOX.to_owned()], head, body, persistent: true };
-        Ok(Self { engine, store, entries: vec![entry; batch as usize], started: Instant::now() })
+        Ok(Self { engine, store, entries: vec![entry; batch as usize], started: Instant::now(), opened_in })
     }
 
     /// Consumes so many messages, the oldest first, in one commit.

@@ -158,7 +158,7 @@ fn the_benchmarks_put_every_figure_beside_its_limit() {
     let output = rhizomq(&[&brief[..], &[dir.path().to_str().unwrap()]].concat());
     assert!(output.status.success(), "engine: {}", stderr(&output));
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(result["lines"].as_array().unwrap().len(), 10, "{result}");
+    assert_eq!(result["lines"].as_array().unwrap().len(), 12, "{result}");
     assert!(result["lines"].as_array().unwrap().iter().all(|line| line["ratio"].as_f64().unwrap() > 0.0), "{result}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "what was written is deleted");
 }
