@@ -119,7 +119,7 @@ impl DiskStore {
         let weight = |(key, row): (&Bytes, &Option<Row>)| row.as_ref().map_or(0, |row| row.encode().len() + key.len());
         let needed = ROOM + 3 * rows.iter().map(weight).sum::<usize>() as u64;
         let root = &self.places.root;
-        let available = || fs2::available_space(root).map_err(|error| io_error("asking for the room at", root, error));
+        let available = || self.log.table.room().map_err(|error| io_error("asking for the room at", root, error));
         if available()? >= needed {
             return Ok(());
         }

@@ -42,7 +42,7 @@ impl DiskStore {
             gone += size.copied().unwrap_or_default();
             if let Some(bytes) = self.live.get(&front) {
                 // Carrying frees space only afterwards; it must not eat what a full disk has left for removals.
-                let room = fs2::available_space(&self.places.root).unwrap_or(u64::MAX);
+                let room = self.log.table.room().unwrap_or(u64::MAX);
                 if self.is_full || room < 2 * bytes + self.options.reserve {
                     break;
                 }

@@ -43,6 +43,14 @@ pub(super) trait Files: Send + Sync {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn LogFile>>;
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn LogFile>>;
+    /// Makes the entries of a directory durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+    /// Bytes that can still be written where this is.
+    fn room(&self, dir: &Path) -> io::Result<u64> {
+        fs2::available_space(dir)
+    }
 }
 
 /// The operating system's files.
@@ -157,7 +165,7 @@ pub(super) fn is_unreadable(error: &io::Error) -> bool {
 
 /// Makes the entries of a directory (creations, removals, renames) durable.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| io_error("syncing the directory", dir, error))
+    OsFiles.sync_dir(dir).map_err(|error| io_error("syncing the directory", dir, error))
 }
 
 /// Replaces a small file so that a crash leaves either the old contents or the new ones.

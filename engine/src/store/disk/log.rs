@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    file::{Files, LogFile, io_error, sync_dir},
+    file::{Files, LogFile, io_error},
     frame::{FILE_HEADER, FRAME_HEADER, FrameKey, Record, Salt, encode_file_header},
 };
 use crate::StoreError;
@@ -47,6 +47,16 @@ impl FileTable {
         }
         open.insert(number, file.clone());
         Ok(file)
+    }
+
+    /// Makes the creation and the removal of log files durable.
+    pub(super) fn sync_dir(&self) -> Result<(), StoreError> {
+        self.files.sync_dir(&self.dir).map_err(|error| io_error("syncing the directory", &self.dir, error))
+    }
+
+    /// Bytes that can still be written where the log is.
+    pub(super) fn room(&self) -> io::Result<u64> {
+        self.files.room(&self.dir)
     }
 
     fn forget(&self, number: u64) {
@@ -238,7 +248,7 @@ impl Log {
             let error = io_error("creating", &path, error);
             return Err(self.uncreated(number, error));
         }
-        if let Err(error) = sync_dir(&self.table.dir) {
+        if let Err(error) = self.table.sync_dir() {
             return Err(self.uncreated(number, error));
         }
         (self.head, self.end) = (number, FILE_HEADER as u64);
@@ -256,6 +266,6 @@ impl Log {
         }
         self.table.forget(number);
         self.sizes.remove(&number);
-        sync_dir(&self.table.dir)
+        self.table.sync_dir()
     }
 }

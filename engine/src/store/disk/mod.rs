@@ -217,7 +217,7 @@ impl DiskStore {
         if !self.is_full || bytes <= SMALL_COMMIT {
             return Ok(());
         }
-        let room = fs2::available_space(&self.places.root).unwrap_or(0);
+        let room = self.log.table.room().unwrap_or(0);
         if room >= self.options.reserve + bytes {
             self.make_reserve();
         }

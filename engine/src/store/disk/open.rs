@@ -284,7 +284,7 @@ fn remove_if_there(path: &Path) -> Result<(), StoreError> {
 fn drop_leftovers(places: &Places, table: &FileTable, first: u64) -> Result<(), StoreError> {
     for number in log::list(&places.log)?.into_iter().filter(|number| *number < first) {
         remove_if_there(&table.path(number))?;
-        sync_dir(&places.log)?;
+        table.sync_dir()?;
     }
     Ok(())
 }

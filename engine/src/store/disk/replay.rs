@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     Damage,
-    file::{Unreadable, io_error, read_what_can_be_read, sync_dir},
+    file::{Unreadable, io_error, read_what_can_be_read},
     format::Places,
     frame::{
         FILE_HEADER, FRAME_HEADER, Frame, FrameKey, Salt, VERSION, decode_file_header, encode_file_header, records,
@@ -174,6 +174,7 @@ impl Source<'_> {
     }
 
     /// Cuts the torn tail off and says where the log goes on: never at a place that the marker knows to have been used.
+    /// The cut is durable after [`Source::write_tail_again`]: before that nothing may be written behind it.
     pub(super) fn mend(&self, replayed: &Replayed, marker: Option<&Marker>) -> Result<Position, StoreError> {
         let at_least = marker.map(|marker| marker.writing_to.unwrap_or(marker.replay_from));
         let sequence = replayed.sequence.unwrap_or(1).max(at_least.map_or(1, |at| at.sequence));
@@ -205,7 +206,7 @@ impl Source<'_> {
                     file.write_at(&frame, end)?;
                     (end, sequence) = (end + frame.len() as u64, sequence + 1);
                 }
-                file.sync()
+                Ok(())
             };
             cut().map_err(|error| io_error("mending", &self.table.path(last), error))?;
         }
@@ -214,7 +215,7 @@ impl Source<'_> {
 }
 
 impl Source<'_> {
-    /// Writes the last group of frames once more, and syncs it. It was read, which proves nothing: a process that was
+    /// Writes the last group of frames once more, and syncs the file and the cut that was made in it. The group was read, which proves nothing: a process that was
     /// killed before its sync leaves it in the system's cache, and after a failed sync the system takes pages for written
     /// that never were. All groups before the last were synced, or nothing would have been written behind them.
     pub(super) fn write_tail_again(&self, replayed: &Replayed) -> Result<(), StoreError> {
@@ -237,7 +238,7 @@ impl Source<'_> {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
             result => result.map_err(|error| io_error("writing again the end of", &self.table.path(last), error))?,
         }
-        sync_dir(&self.places.log)
+        self.table.sync_dir()
     }
 }
 

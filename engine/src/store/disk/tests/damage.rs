@@ -277,3 +277,43 @@ fn a_body_that_looks_like_a_frame_is_never_taken_for_one() {
     assert_eq!(report.damages.len(), 1, "{report:?}");
     assert_eq!((disk.value("forged").unwrap(), disk.value("last").unwrap().unwrap()), (None, Bytes::from("1")));
 }
+
+/// The marker says which frame comes first behind the checkpoint: one that is not there leaves no other trace.
+#[test]
+fn a_frame_that_is_gone_right_behind_the_checkpoint_is_reported() {
+    let frames_after = |keys: &[&str]| {
+        let mut disk = Disk::new();
+        disk.put("before", "1");
+        disk.get_mut().checkpoint().unwrap();
+        let start = fs::metadata(disk.log(1)).unwrap().len() as usize;
+        let mut ends = Vec::new();
+        for key in keys {
+            disk.put(key, "1");
+            ends.push(fs::metadata(disk.log(1)).unwrap().len() as usize);
+        }
+        disk.close();
+        (disk, start, ends)
+    };
+    let (mut disk, start, ends) = frames_after(&["a", "b", "c"]);
+    let mut bytes = fs::read(disk.log(1)).unwrap();
+    bytes.drain(start..ends[0]);
+    fs::write(disk.log(1), &bytes).unwrap();
+    let report = disk.open().unwrap();
+    assert_eq!(disk.value("a").unwrap(), None);
+    let [damage] = &report.damages[..] else { panic!("{report:?}") };
+    assert_eq!((damage.file.as_str(), damage.offset), ("log/0000000001.log", start as u64));
+    assert_eq!(damage.what, "1 frames are missing before this place");
+    assert_eq!(disk.value("b").unwrap().unwrap(), "1");
+
+    // An old frame in the place of the first new one.
+    let (mut disk, start, ends) = frames_after(&["before", "b", "c"]);
+    let mut bytes = fs::read(disk.log(1)).unwrap();
+    let len = ends[0] - start;
+    assert_eq!(start - 68, len, "the old frame and the new one are equally long");
+    bytes.copy_within(68..start, start);
+    fs::write(disk.log(1), &bytes).unwrap();
+    let report = disk.open().unwrap();
+    let told: Vec<_> = report.damages.iter().map(|damage| (damage.offset, damage.what.as_str())).collect();
+    assert_eq!(told[0], (start as u64, "a frame that was there before"), "{report:?}");
+    assert_eq!(report.damages.len(), 2, "and the one that is missing: {report:?}");
+}

@@ -76,6 +76,41 @@ fn a_small_commit_gets_the_reserve() {
 }
 
 #[test]
+fn what_a_full_disk_gave_back_is_for_small_commits_until_there_is_room() {
+    let mut faulty = Faulty::new();
+    let reserve = faulty.dir.path().join("reserve");
+    faulty.files.arm(Fault::Write(7, ErrorKind::StorageFull));
+    assert!(matches!(faulty.commit("lost", 20_000), Err(StoreError::Full { .. })));
+    // It would fit now, into what was set aside for removals.
+    faulty.files.arm(Fault::Room(small().reserve + 20_000));
+    let written = faulty.store.as_ref().unwrap().stats().written;
+    assert!(matches!(faulty.commit("large", 20_000), Err(StoreError::Full { .. })));
+    assert_eq!(faulty.store.as_ref().unwrap().stats().written, written);
+    faulty.commit("removal", 600).unwrap();
+    assert!(!faulty.has("large") && faulty.has("removal") && !reserve.exists());
+    faulty.files.disarm();
+    faulty.commit("large", 20_000).unwrap();
+    assert!(reserve.exists(), "there is room for both");
+    assert_eq!(faulty.reopen().damages, []);
+    assert!(faulty.has("large") && faulty.has("removal"));
+}
+
+#[test]
+fn a_checkpoint_that_has_no_room_is_refused_before_it_touches_the_index() {
+    let mut faulty = Faulty::new();
+    faulty.commit("key", 10).unwrap();
+    faulty.files.arm(Fault::Room(1000));
+    assert!(matches!(faulty.store.as_mut().unwrap().checkpoint(), Err(StoreError::Full { .. })));
+    assert!(!faulty.dir.path().join("reserve").exists(), "it might have been enough");
+    assert!(matches!(faulty.commit("large", 20_000), Err(StoreError::Full { .. })));
+    faulty.files.disarm();
+    faulty.store.as_mut().unwrap().checkpoint().unwrap();
+    faulty.commit("large", 20_000).unwrap();
+    assert_eq!(faulty.reopen().index, crate::store::IndexState::Intact);
+    assert!(faulty.has("key") && faulty.has("large"));
+}
+
+#[test]
 fn a_full_disk_while_a_file_is_rolled_costs_no_more() {
     let mut faulty = Faulty::new();
     faulty.commit("big", 20 << 10).unwrap();

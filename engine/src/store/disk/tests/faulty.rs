@@ -25,6 +25,8 @@ pub(super) enum Fault {
     Create,
     /// The next file can not be created, for the process may open no more.
     NoDescriptor,
+    /// So many bytes are left on the device, until disarmed.
+    Room(u64),
 }
 
 /// Too many open files.
@@ -64,6 +66,14 @@ impl Files for FaultyFiles {
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
         Ok(Arc::new(FaultyFile { file: OsFiles.open(path)?, faults: self.clone() }))
+    }
+
+    fn room(&self, dir: &Path) -> io::Result<u64> {
+        let room = self.0.lock().unwrap().iter().find_map(|fault| match fault {
+            Fault::Room(bytes) => Some(*bytes),
+            _ => None,
+        });
+        room.map_or_else(|| OsFiles.room(dir), Ok)
     }
 }
 

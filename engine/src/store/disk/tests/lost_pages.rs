@@ -1,105 +1,12 @@
-//! A system that forgets pages after a failed sync: what is read back from its cache is not on the disk. Then the power
-//! goes.
+//! What the system has and the disk has not: pages after a failed sync, names of new files, cuts. Then the power goes.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    ops::Range,
-    path::Path,
-    sync::{Arc, Mutex},
-};
+use std::{path::Path, sync::Arc};
 
 use super::{
-    super::file::{Files, LogFile, OsFiles},
+    super::file::Files,
+    power::{CachedFiles, Kept},
     *,
 };
-
-/// Log files with a page cache (the real files) over a disk (kept here).
-#[derive(Clone, Default)]
-struct CachedFiles(Arc<Mutex<Device>>);
-
-#[derive(Default)]
-struct Device {
-    disk: BTreeMap<PathBuf, Vec<u8>>,
-    dirty: BTreeMap<PathBuf, Vec<Range<u64>>>,
-    /// The next sync fails, and its pages count as clean from then on, as Linux has it.
-    sync_fails: bool,
-}
-
-impl CachedFiles {
-    fn fail_next_sync(&self) {
-        self.0.lock().unwrap().sync_fails = true;
-    }
-
-    /// The cache is gone; what the files hold now is what the disk has.
-    fn cut_power(&self) {
-        let mut device = self.0.lock().unwrap();
-        device.dirty.clear();
-        for (path, bytes) in &device.disk {
-            if path.exists() {
-                fs::write(path, bytes).unwrap();
-            }
-        }
-    }
-}
-
-impl Files for CachedFiles {
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
-        self.0.lock().unwrap().disk.insert(path.to_owned(), Vec::new());
-        Ok(Arc::new(CachedFile { file: OsFiles.create(path)?, path: path.to_owned(), device: self.clone() }))
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
-        Ok(Arc::new(CachedFile { file: OsFiles.open(path)?, path: path.to_owned(), device: self.clone() }))
-    }
-}
-
-struct CachedFile {
-    file: Arc<dyn LogFile>,
-    path: PathBuf,
-    device: CachedFiles,
-}
-
-impl LogFile for CachedFile {
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_at(bytes, offset)?;
-        let mut device = self.device.0.lock().unwrap();
-        device.dirty.entry(self.path.clone()).or_default().push(offset..offset + bytes.len() as u64);
-        Ok(())
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        let mut device = self.device.0.lock().unwrap();
-        let dirty = device.dirty.remove(&self.path).unwrap_or_default();
-        if std::mem::take(&mut device.sync_fails) {
-            return Err(io::Error::from_raw_os_error(5));
-        }
-        let disk = device.disk.entry(self.path.clone()).or_default();
-        for range in dirty {
-            let mut bytes = vec![0; (range.end - range.start) as usize];
-            self.file.read_at(&mut bytes, range.start)?;
-            disk.resize(disk.len().max(range.end as usize), 0);
-            disk[range.start as usize..range.end as usize].copy_from_slice(&bytes);
-        }
-        Ok(())
-    }
-
-    fn truncate(&self, len: u64) -> io::Result<()> {
-        self.file.truncate(len)?;
-        if let Some(disk) = self.device.0.lock().unwrap().disk.get_mut(&self.path) {
-            disk.truncate(len as usize);
-        }
-        Ok(())
-    }
-
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_at(bytes, offset)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-}
 
 fn open(dir: &Path, files: &CachedFiles) -> (DiskStore, OpenReport) {
     DiskStore::open_on(dir, small(), Arc::new(files.clone())).unwrap()
@@ -126,10 +33,58 @@ fn what_is_shown_after_a_failed_sync_survives_a_power_cut() {
         put(&mut store, "after", 10).unwrap();
         drop(store);
 
-        files.cut_power();
+        files.cut_power(Kept::Nothing);
         let (store, report) = open(dir.path(), &files);
         assert_eq!(report.damages, [], "{len}");
         assert_eq!(store.reader().get(b"unconfirmed").unwrap(), shown, "{len}");
         assert!(store.reader().get(b"before").unwrap().is_some() && store.reader().get(b"after").unwrap().is_some());
     }
+}
+
+#[test]
+fn a_confirmed_commit_in_a_new_file_survives_a_power_cut() {
+    // In the first file of all, and in one that follows.
+    for before in [0, 1] {
+        let (dir, files) = (tempfile::tempdir().unwrap(), CachedFiles::default());
+        let (mut store, _) = open(dir.path(), &files);
+        for number in 0..before {
+            put(&mut store, &format!("before {number}"), 20_000).unwrap();
+        }
+        put(&mut store, "first", 10).unwrap();
+        assert_eq!(store.stats().files, before + 1);
+        drop(store);
+        files.cut_power(Kept::Nothing);
+        let (store, report) = open(dir.path(), &files);
+        assert_eq!(report.damages, []);
+        assert!(store.reader().get(b"first").unwrap().is_some(), "{before} files before");
+    }
+}
+
+/// Else what was cut off would come back behind a later write of the same length, as if it belonged to that.
+#[test]
+fn what_was_cut_off_at_open_does_not_come_back() {
+    let (dir, files) = (tempfile::tempdir().unwrap(), CachedFiles::default());
+    let (mut store, _) = open(dir.path(), &files);
+    put(&mut store, "before", 600).unwrap();
+    let put_of = |key: &'static str| vec![Op::Put(Bytes::from(key), Bytes::from(vec![7; 600]))];
+    let path = super::super::log::path(&dir.path().join("log"), 1);
+    let start = fs::metadata(&path).unwrap().len();
+    // A write of two batches whose sync never came: the first is half there, the second whole.
+    store.commit(&[put_of("first"), put_of("other")]).unwrap();
+    drop(store);
+    let file = files.open(&path).unwrap();
+    file.write_at(&[0; 50], start + 100).unwrap();
+    file.sync().unwrap();
+
+    let (mut store, report) = open(dir.path(), &files);
+    assert_eq!(report.torn_tail.unwrap().offset, start);
+    assert_eq!(fs::metadata(&path).unwrap().len(), start);
+    files.cut_next_sync_short();
+    put(&mut store, "again", 600).unwrap_err();
+    drop(store);
+    files.cut_power(Kept::Bytes);
+
+    let (store, report) = open(dir.path(), &files);
+    assert_eq!(report.damages, []);
+    assert!(store.reader().get(b"again").unwrap().is_some() && store.reader().get(b"other").unwrap().is_none());
 }

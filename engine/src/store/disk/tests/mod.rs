@@ -12,6 +12,7 @@ mod interrupted;
 mod kill;
 mod lost_pages;
 mod mend;
+mod power;
 mod sealed;
 
 use std::{fs, path::PathBuf, time::Duration};
