@@ -98,9 +98,9 @@ impl Peer {
 
     pub(super) fn note_sent(&mut self, now: Now, segment: SegmentId, first: Slot, last: Slot, bytes: usize) {
         let pushed = Pushed { last, bytes, at_ms: now.mono_ms };
-        if self.on_the_way.insert((segment, first), pushed).is_none() {
-            self.on_the_way_bytes += bytes;
-        }
+        // Sent again, it may have another size, for some of it may have been consumed meanwhile.
+        let before = self.on_the_way.insert((segment, first), pushed).map_or(0, |pushed| pushed.bytes);
+        self.on_the_way_bytes = self.on_the_way_bytes - before + bytes;
     }
 
     /// The peer has these on disk. Whether the window has room again after it had none.
@@ -128,5 +128,45 @@ impl Peer {
             }
         }
         slots
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rhizomq_engine::{Epoch, NodeId};
+
+    use super::*;
+
+    const NOW: Now = Now { wall_ms: 0, mono_ms: 0 };
+    const SEGMENT: SegmentId = SegmentId { node: NodeId([1; 16]), epoch: Epoch(1), number: 1 };
+
+    fn peer() -> Peer {
+        let hello = PeerHello { node: NodeId([2; 16]), epoch: Epoch(1), name: String::new(), wall_ms: 0 };
+        Peer::new(LinkId(1), hello, NOW)
+    }
+
+    #[test]
+    fn a_block_that_is_sent_again_takes_the_window_once() {
+        let mut peer = peer();
+        for _ in 0..3 {
+            peer.note_sent(NOW, SEGMENT, 1, 5, PUSH_WINDOW_BYTES / 2);
+            assert!(peer.has_room());
+        }
+        peer.note_sent(NOW, SEGMENT, 6, 9, PUSH_WINDOW_BYTES / 2);
+        assert!(!peer.has_room());
+        assert!(peer.note_stored(SEGMENT, &RangeSet::from_range(1, 5)), "there is room again");
+        assert!(!peer.note_stored(SEGMENT, &RangeSet::from_range(1, 9)), "there was room before");
+        assert_eq!(peer.on_the_way_bytes, 0);
+    }
+
+    #[test]
+    fn a_block_that_is_sent_again_with_another_size_counts_as_it_was_sent_last() {
+        let mut peer = peer();
+        for bytes in [100, 300, 50] {
+            peer.note_sent(NOW, SEGMENT, 1, 5, bytes);
+            assert_eq!(peer.on_the_way_bytes, bytes);
+        }
+        peer.forget_pushed(|_, _, _| false);
+        assert_eq!(peer.on_the_way_bytes, 0);
     }
 }
