@@ -41,6 +41,7 @@ mod reader;
 mod replay;
 mod row;
 mod rules;
+mod table;
 #[cfg(test)]
 mod tests;
 mod verify;

@@ -1,7 +1,18 @@
-//! Checking a store that nobody uses, without changing anything in it: the log is replayed in memory, and the index is
-//! looked at in a copy, for sled writes to what it opens.
+//! Checking a store that nobody uses, without changing anything in it: the log is replayed into an index of its own, and
+//! the store's index is looked at in a copy, for sled writes to what it opens. Both lie in a scratch directory, which needs
+//! about twice as much room as the index has.
+//!
+//! Memory does not grow with the store: it has one log file at a time, [`ROWS_IN_MEMORY`] rows of the log, what changed
+//! since the last checkpoint (which the node holds, too), the names of all segments and, of one segment at a time, which
+//! slots its blocks have.
 
-use std::{collections::BTreeMap, fs, io, ops::ControlFlow, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -9,8 +20,8 @@ use super::{
     Damage, DiskOptions,
     file::{ReadOnlyFiles, io_error},
     format::{Found, Places, lock_as_it_is, read_format},
-    frame::{AFTER_ALL, FrameKey, Salt},
-    index::{Index, Unusable},
+    frame::{FrameKey, Salt},
+    index::Unusable,
     log::{self, FileTable},
     marker::Marker,
     open::load,
@@ -18,14 +29,15 @@ use super::{
     replay::{Source, apply},
     row::Row,
     rules::{Rows, check_rows},
+    table::Table,
 };
 use crate::{
     RangeSet, StoreError,
     store::check::{Checked, Finding, Part},
 };
 
-/// Rows read from the index at a time.
-const CHUNK: usize = 256;
+/// Rows of the log that are held in memory before they go to the scratch directory.
+const ROWS_IN_MEMORY: usize = 65_536;
 
 /// The store could not be checked.
 #[derive(Debug, thiserror::Error)]
@@ -43,13 +55,22 @@ pub enum VerifyError {
 }
 
 /// Checks the store in `dir` in full. Nothing in it is changed; `scratch` is an empty directory that takes a copy of the
-/// index. Remarks on what is no damage come second.
+/// index, and another one made from the log when the store is not small. Remarks on what is no damage come second.
 ///
 /// # Errors
 /// See [`VerifyError`]; damage is no error, `found` is told of it.
 pub fn verify_closed(
     dir: &Path,
     scratch: &Path,
+    found: &mut dyn FnMut(Finding),
+) -> Result<(Checked, Vec<String>), VerifyError> {
+    verify_with(dir, scratch, ROWS_IN_MEMORY, found)
+}
+
+pub(super) fn verify_with(
+    dir: &Path,
+    scratch: &Path,
+    rows_in_memory: usize,
     found: &mut dyn FnMut(Finding),
 ) -> Result<(Checked, Vec<String>), VerifyError> {
     let places = Places::new(dir);
@@ -78,7 +99,8 @@ pub fn verify_closed(
         }
     };
     let closed = Closed::new(&places, salt, marker)?;
-    let (log, mut checked, damaged) = closed.check_log(&mut notes, found)?;
+    let of_log = scratch.join("rows-of-the-log");
+    let (log, mut checked, damaged) = closed.check_log(&of_log, rows_in_memory, &mut notes, found)?;
     let rows = match marker {
         Some(marker) => closed.check_index(&marker, &log, damaged, scratch, found)?,
         None => None,
@@ -118,16 +140,18 @@ impl<'a> Closed<'a> {
     /// All rows as the log alone has them, and whether anything of it is damaged.
     fn check_log(
         &self,
+        scratch: &PathBuf,
+        rows_in_memory: usize,
         notes: &mut Vec<String>,
         found: &mut dyn FnMut(Finding),
-    ) -> Result<(Overlay, Checked, bool), StoreError> {
+    ) -> Result<(Table, Checked, bool), StoreError> {
         let source = self.source(self.places);
-        let (mut rows, mut live, mut bad) = (Overlay::new(), BTreeMap::new(), Vec::new());
+        let (mut rows, mut bad) = (Table { newest: Overlay::new(), index: None }, Vec::new());
         let replayed = source.replay(None, &mut |frame| {
-            if !apply(&mut rows, &mut live, frame.file, frame.payload_at, frame.payload) {
+            if !apply(&mut rows.newest, &mut BTreeMap::new(), frame.file, frame.payload_at, frame.payload) {
                 bad.push(source.unreadable(&frame));
             }
-            Ok(())
+            if rows.newest.len() >= rows_in_memory { rows.spill(scratch) } else { Ok(()) }
         })?;
         let mut damages = [replayed.damages, bad].concat();
         if let Some(marker) = self.marker {
@@ -154,11 +178,11 @@ impl<'a> Closed<'a> {
     fn check_index(
         &self,
         marker: &Marker,
-        log: &Overlay,
+        log: &Table,
         log_is_damaged: bool,
         scratch: &Path,
         found: &mut dyn FnMut(Finding),
-    ) -> Result<Option<Overlay>, StoreError> {
+    ) -> Result<Option<Table>, StoreError> {
         let copy = Places { index: scratch.join("sled"), ..self.places.clone() };
         let name = self.places.name(&self.places.index);
         match copy_tree(&self.places.index, &copy.index) {
@@ -178,29 +202,12 @@ impl<'a> Closed<'a> {
                 return Ok(None);
             }
         };
-        let mut rows = all_rows(&opened.loaded.index)?;
-        if !log_is_damaged {
-            let of_log = |key: &Bytes| log.get(key).and_then(Option::as_ref);
-            let is_settled = |key: &Bytes| !opened.overlay.contains_key(key);
-            let strange = rows.iter().filter(|(key, row)| is_settled(key) && of_log(key) != row.as_ref()).count();
-            let lacking = log.iter().filter(|(key, row)| row.is_some() && is_settled(key) && !rows.contains_key(*key));
-            let wrong = strange + lacking.count();
-            if wrong > 0 {
-                found(index_finding(name, format!("{wrong} rows are not what the log says")));
-            }
+        let rows = Table { newest: opened.overlay, index: Some(opened.loaded.index) };
+        let wrong = if log_is_damaged { 0 } else { rows.differences(log)? };
+        if wrong > 0 {
+            found(index_finding(name, format!("{wrong} rows are not what the log says")));
         }
-        rows.extend(opened.overlay);
         Ok(Some(rows))
-    }
-}
-
-fn all_rows(index: &Index) -> Result<Overlay, StoreError> {
-    let (mut rows, mut from) = (Overlay::new(), Vec::new());
-    loop {
-        let chunk = index.range(&from, &AFTER_ALL, CHUNK)?;
-        let Some((last, _)) = chunk.last() else { return Ok(rows) };
-        from = [&last[..], &[0]].concat();
-        rows.extend(chunk.into_iter().map(|(key, row)| (key, Some(row))));
     }
 }
 
@@ -221,27 +228,19 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Rows in memory, their values in the log.
+/// Rows as they were put together, their values in the log.
 struct View<'a> {
     closed: &'a Closed<'a>,
-    rows: &'a Overlay,
+    rows: &'a Table,
 }
 
 impl Rows for View<'_> {
     fn visit(&self, from: &[u8], to: &[u8], visit: &mut RowVisitor<'_>) -> Result<(), StoreError> {
-        let bounds = (std::ops::Bound::Included(from), std::ops::Bound::Excluded(to));
-        for (key, row) in self.rows.range::<[u8], _>(bounds) {
-            if let Some(row) = row
-                && visit(key, row.clone())?.is_break()
-            {
-                return Ok(());
-            }
-        }
-        Ok(())
+        self.rows.visit(from, to, visit)
     }
 
     fn row(&self, key: &[u8]) -> Result<Option<Row>, StoreError> {
-        Ok(self.rows.get(key).cloned().flatten())
+        self.rows.row(key)
     }
 
     fn value(&self, row: &Row) -> Result<Option<Bytes>, StoreError> {

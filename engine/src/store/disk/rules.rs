@@ -157,15 +157,20 @@ impl Round<'_, '_> {
         let mut settled = None;
         for _ in 0..ATTEMPTS {
             let before = self.marks(id)?;
-            let listed = self.listed(&keys::block(id, 0), &keys::block(id, Slot::MAX))?;
-            let slots: BTreeSet<Slot> =
-                listed.keys().filter_map(|key| keys::parse_numbered(key).ok()).map(|(_, slot)| slot).collect();
+            // Names only: small blocks lie in their rows, and a segment may have very many.
+            let mut slots = BTreeSet::new();
+            self.rows.visit(&keys::block(id, 0), &keys::block(id, Slot::MAX), &mut |key, _| {
+                slots.extend(keys::parse_numbered(key).ok().map(|(_, slot)| slot));
+                Ok(ControlFlow::Continue(()))
+            })?;
+            self.checked.rows += slots.len() as u64;
             blocks.retain(|slot, _| slots.contains(slot));
-            for (key, row) in listed {
-                let Ok((_, first)) = keys::parse_numbered(&key) else { continue };
+            for first in slots {
                 if blocks.contains_key(&first) {
                     continue;
                 }
+                let key = keys::block(id, first);
+                let Some(row) = self.rows.row(&key)? else { continue };
                 let Some((row, value)) = self.value_of(&key, row)? else { continue };
                 let (cost, seen) = match value {
                     Ok(value) => {

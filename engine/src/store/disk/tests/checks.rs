@@ -82,8 +82,17 @@ fn engine(disk: &mut Disk, life: u64) -> (Engine, crate::OpenReport) {
 }
 
 fn closed(dir: &Path) -> (Vec<Finding>, Vec<String>) {
-    let (scratch, mut found) = (tempfile::tempdir().unwrap(), Vec::new());
-    let (_, notes) = verify_closed(dir, scratch.path(), &mut |finding| found.push(finding)).unwrap();
+    // However little of it is held in memory.
+    let results = [10, usize::MAX].map(|rows_in_memory| {
+        let (scratch, mut found) = (tempfile::tempdir().unwrap(), Vec::new());
+        let mut note = |finding| found.push(finding);
+        let verified = super::super::offline::verify_with(dir, scratch.path(), rows_in_memory, &mut note);
+        let (checked, notes) = verified.unwrap();
+        assert_eq!(scratch.path().join("rows-of-the-log").exists(), rows_in_memory < 100, "{checked:?}");
+        (found, notes, checked)
+    });
+    assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{results:?}");
+    let [(found, notes, _), ..] = results;
     (found, notes)
 }
 
