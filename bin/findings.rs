@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use rhizomq_engine::store::{Checked, Finding};
+use rhizomq_net::rim::KeyProblem;
 use serde_json::{Value, json};
 
 /// The object that `verify --json` shows.
@@ -17,6 +18,19 @@ pub(crate) fn report(checked: &Checked, findings: &[Finding], more: u64, notes: 
         "more": more,
         "notes": notes,
     })
+}
+
+/// Adds what is wrong with the secret files of the data directory, in which they lie beside the store.
+pub(crate) fn add_keys(report: &mut Value, problems: &[KeyProblem]) {
+    for KeyProblem { file, what } in problems {
+        report["ok"] = json!(false);
+        if let Some(broken) = report["broken"].as_array_mut() {
+            broken.push(json!({
+                "part": "key", "file": file, "offset": 0, "len": 0, "segment": null, "slots": [], "what": what,
+                "text": format!("key: {file}: {what}"),
+            }));
+        }
+    }
 }
 
 fn finding(finding: &Finding) -> Value {

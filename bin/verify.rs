@@ -1,4 +1,4 @@
-//! `rhizomq verify`: checks a stopped node's directory without changing it, or asks a running node to check itself.
+//! `rhizomq verify`: checks a stopped node's directory, its keys included, without changing it, or asks a running node to check itself.
 
 use std::{path::Path, process::ExitCode};
 
@@ -6,6 +6,7 @@ use rhizomq_engine::{
     StoreError,
     store::{VerifyError, verify_closed},
 };
+use rhizomq_net::rim::check_keys;
 use serde_json::Value;
 
 use crate::{
@@ -13,6 +14,9 @@ use crate::{
     client::{self, ClientError},
     findings,
 };
+
+/// Findings that are told one by one; the others are counted.
+const MAX_TOLD: usize = 10_000;
 
 /// The check could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -48,10 +52,16 @@ pub(crate) fn run(args: &VerifyArgs) -> ExitCode {
 
 fn closed(data: &Path) -> Result<Value, Unchecked> {
     let scratch = tempfile::tempdir().map_err(Unchecked::Scratch)?;
-    let mut broken = Vec::new();
-    let checked = verify_closed(&data.join("store"), scratch.path(), &mut |finding| broken.push(finding));
+    let (mut broken, mut more) = (Vec::new(), 0);
+    let checked = verify_closed(&data.join("store"), scratch.path(), &mut |finding| {
+        if broken.len() < MAX_TOLD { broken.push(finding) } else { more += 1 }
+    });
     match checked {
-        Ok((checked, notes)) => Ok(findings::report(&checked, &broken, 0, &notes)),
+        Ok((checked, notes)) => {
+            let mut report = findings::report(&checked, &broken, more, &notes);
+            findings::add_keys(&mut report, &check_keys(data));
+            Ok(report)
+        }
         Err(VerifyError::Store(StoreError::Locked { .. })) => {
             Err(Unchecked::Running { data: data.display().to_string() })
         }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::atomic::{AtomicBool, Ordering},
@@ -78,6 +79,19 @@ fn a_stopped_node_is_checked_without_being_changed_and_damage_is_named() {
     let (code, report) = verify(&data);
     assert_eq!((code, &report["ok"]), (Some(0), &Value::Bool(true)), "{report}");
     assert!(report["checked"]["blocks"].as_u64() > Some(0), "{report}");
+
+    // The keys beside the store count, too.
+    let [key, aside] = ["identity.key", "aside"].map(|name| data.join(name));
+    fs::rename(&key, &aside).unwrap();
+    fs::set_permissions(data.join("network.secret"), fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, report) = verify(&data);
+    let broken = report["broken"].as_array().unwrap();
+    assert_eq!((code, broken.len()), (Some(1), 2), "{report}");
+    assert!(broken[0]["part"] == "key" && broken[0]["file"] == "identity.key" && !key.exists(), "{report}");
+    let output = text(&rhizomq(&["verify", "--data", data.to_str().unwrap()]));
+    assert!(output.contains("BROKEN key: network.secret: other users") && output.contains("damage found"), "{output}");
+    fs::rename(&aside, &key).unwrap();
+    fs::set_permissions(data.join("network.secret"), fs::Permissions::from_mode(0o600)).unwrap();
 
     let (file, at) = flip_body(&node, "m-0007-x");
     let (code, report) = verify(&data);

@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::keyfile::{self, KeyFileError};
 
-const FILE: &str = "identity.key";
+pub(super) const FILE: &str = "identity.key";
 const KIND: &str = "identity";
 
 /// The key pair and certificate of this node. `Debug` shows the node's id only.
@@ -24,16 +24,21 @@ impl Identity {
     /// # Errors
     /// The file can't be read or written, or is damaged: a node does not change its name because of a bad sector.
     pub fn load_or_create(data: &Path) -> Result<Self, IdentityError> {
-        let path = data.join(FILE);
-        if let Some(bytes) = keyfile::read(&path, KIND)? {
-            let pkcs8 = PrivatePkcs8KeyDer::from(bytes);
-            let damaged = |_| KeyFileError::Damaged { path, kind: KIND, what: "it holds no Ed25519 key" };
-            let key = KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8, &PKCS_ED25519).map_err(damaged)?;
-            return Self::new(key);
+        if let Some(identity) = Self::load(data)? {
+            return Ok(identity);
         }
         let identity = Self::generate()?;
-        keyfile::write(&path, KIND, identity.key.serialized_der())?;
+        keyfile::write(&data.join(FILE), KIND, identity.key.serialized_der())?;
         Ok(identity)
+    }
+
+    pub(super) fn load(data: &Path) -> Result<Option<Self>, IdentityError> {
+        let path = data.join(FILE);
+        let Some(bytes) = keyfile::read(&path, KIND)? else { return Ok(None) };
+        let pkcs8 = PrivatePkcs8KeyDer::from(bytes);
+        let damaged = |_| KeyFileError::Damaged { path, kind: KIND, what: "it holds no Ed25519 key" };
+        let key = KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8, &PKCS_ED25519).map_err(damaged)?;
+        Self::new(key).map(Some)
     }
 
     /// A fresh identity that is kept nowhere.

@@ -126,17 +126,22 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
 
-#[cfg(unix)]
 fn warn_if_open_to_others(path: &Path, file: &File) {
-    use std::os::unix::fs::PermissionsExt;
-    let Ok(mode) = file.metadata().map(|metadata| metadata.permissions().mode()) else { return };
-    if mode & 0o077 != 0 {
+    if file.metadata().is_ok_and(|metadata| is_open_to_others(&metadata)) {
         tracing::warn!(path = %path.display(), "other users can read this secret file: `chmod 600` it");
     }
 }
 
+/// Whether others than its owner may do anything with a file.
+#[cfg(unix)]
+pub(super) fn is_open_to_others(metadata: &fs::Metadata) -> bool {
+    std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o077 != 0
+}
+
 #[cfg(not(unix))]
-fn warn_if_open_to_others(_: &Path, _: &File) {}
+pub(super) fn is_open_to_others(_: &fs::Metadata) -> bool {
+    false
+}
 
 #[cfg(test)]
 mod tests {

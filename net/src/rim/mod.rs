@@ -5,6 +5,7 @@
 //! else that a peer sends is parsed before. `table.rs` keeps one link per peer, `connection.rs` works on it, and
 //! `dial.rs` never gives up on anyone.
 
+mod check;
 mod config;
 mod connection;
 mod dial;
@@ -25,6 +26,7 @@ mod secret;
 mod table;
 mod tls;
 
+pub use check::{KeyProblem, check_keys};
 pub use config::{MAX_MESSAGE_BYTES, RimConfig};
 pub use endpoint::{Rim, RimError, RimStats};
 pub use events::{RimEvent, RimEvents};

@@ -6,7 +6,7 @@ use rhizomq_engine::NodeId;
 
 use super::keyfile::{self, KeyFileError};
 
-const FILE: &str = "network.secret";
+pub(super) const FILE: &str = "network.secret";
 const KIND: &str = "network-secret";
 const PROOF_CONTEXT: &str = "rhizomq 2026 proof of the network secret";
 
@@ -87,7 +87,7 @@ impl NetworkSecret {
         }
     }
 
-    fn load(data: &Path) -> Result<Option<Self>, SecretError> {
+    pub(super) fn load(data: &Path) -> Result<Option<Self>, SecretError> {
         let path = data.join(FILE);
         let Some(bytes) = keyfile::read(&path, KIND)? else { return Ok(None) };
         let bytes = bytes.try_into().map_err(|_| KeyFileError::Damaged { path, kind: KIND, what: "not 32 bytes" })?;
