@@ -398,3 +398,16 @@ fn damage_that_was_stepped_over_once_is_not_taken_for_an_unfinished_write_the_ne
     ];
     assert!(commit_log(&found.concat()));
 }
+
+#[cfg(test)]
+#[test]
+fn a_copy_of_a_later_frame_in_an_earlier_place_costs_only_what_it_hit() {
+    // Found by fuzzing: the fourth of five frames over the second made the third look old.
+    let frames: Vec<u8> = (1..=5).flat_map(|value| [0, 0, 1, value, 1]).collect();
+    assert!(commit_log(&[&[3, 0, 5][..], &frames, &[3, 0, 0, 132, 1, 4, 64]].concat()));
+    // And a second reader must keep the same ones, and cut off nothing more.
+    assert!(commit_log(&[
+        3, 0, 3, 0, 0, 1, 35, 1, 0, 0, 1, 223, 1, 1, 0, 1, 73, 1, 0, 1, 41, 1, 3, 87, 1, 183, 2, 63, 114, 3, 225, 1,
+        100, 2, 179, 228
+    ]));
+}

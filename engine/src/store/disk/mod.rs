@@ -20,7 +20,7 @@
 //! carries at most as much as it frees, so neither space nor writing grows beyond a constant factor.
 //!
 //! **Damage.** Frames are hashed with the store's own key. Replay steps over what is damaged to the next intact frame, and
-//! reports place and length; sequence numbers show what is missing. A tail that can only be an unconfirmed commit is cut
+//! reports place and length; sequence numbers show what is missing, and which frames lie where they do not belong. A tail that can only be an unconfirmed commit is cut
 //! off, and reported too. See [`OpenReport`] and [`DiskStore::verify`].
 
 mod backup;

@@ -15,9 +15,11 @@ use super::{
     marker::Marker,
     reader::Overlay,
     row::Row,
-    walk::{Piece, Walk, torn_tail},
+    walk::{Piece, Walk, misplaced, torn_tail},
 };
 use crate::StoreError;
+
+const THERE_BEFORE: &str = "a frame that was there before";
 
 /// The log as it is found, before anything is appended.
 pub(super) struct Source<'a> {
@@ -44,6 +46,8 @@ pub(super) struct Replayed {
     end: u64,
     /// The sequence after the last frame.
     sequence: Option<u64>,
+    /// A sequence above those of all intact frames, also of such as are not where they belong: none is given out twice.
+    unused: u64,
 }
 
 /// One intact frame, as a replay hands it out.
@@ -104,9 +108,12 @@ impl Source<'_> {
             replayed.damages.push(self.damage(number, len, from - len, what));
         }
         let pieces: Vec<Piece> = Walk::new(&bytes, self.key, from as usize).collect();
-        let torn =
-            (is_last && unreadable.is_empty()).then(|| torn_tail(&pieces, replayed.sequence.unwrap_or(0))).flatten();
+        let expected = replayed.sequence.unwrap_or(0);
+        let torn = (is_last && unreadable.is_empty()).then(|| torn_tail(&pieces, expected)).flatten();
         replayed.end = torn.map_or(len, |at| at as u64);
+        // Of what the next reader will find, too: it must come to the same.
+        let kept = pieces.iter().position(|piece| Some(piece.at()) == torn).unwrap_or(pieces.len());
+        let out_of_place = misplaced(&pieces[..kept], expected);
         if !header_is_good {
             // A crash while the file was being created leaves no frame behind.
             if is_last
@@ -132,6 +139,13 @@ impl Source<'_> {
                     replayed.damages.push(self.damage(number, at as u64, len as u64, "no intact frame"));
                     after_damage = true;
                 }
+                Piece::Frame { at, frame } if out_of_place.contains(&at) => {
+                    let before = replayed.sequence.is_some_and(|expected| frame.sequence < expected);
+                    let what = if before { THERE_BEFORE } else { "a frame that belongs further on" };
+                    let len = (frame.payload.end - at) as u64;
+                    replayed.damages.push(self.damage(number, at as u64, len, what));
+                    replayed.unused = replayed.unused.max(frame.sequence + 1);
+                }
                 Piece::Frame { at, frame } => {
                     if self.follows(number, at, &frame, after_damage, replayed) {
                         let (payload_at, payload) = (frame.payload.start as u64, &bytes[frame.payload]);
@@ -153,7 +167,7 @@ impl Source<'_> {
         let expected = replayed.sequence.unwrap_or(frame.sequence);
         let len = (frame.payload.end - at) as u64;
         if frame.sequence < expected {
-            replayed.damages.push(self.damage(file, at as u64, len, "a frame that was there before"));
+            replayed.damages.push(self.damage(file, at as u64, len, THERE_BEFORE));
             return false;
         }
         if frame.sequence > expected && !after_damage {
@@ -177,7 +191,7 @@ impl Source<'_> {
     /// The cut is durable after [`Source::write_tail_again`]: before that nothing may be written behind it.
     pub(super) fn mend(&self, replayed: &Replayed, marker: Option<&Marker>) -> Result<Position, StoreError> {
         let at_least = marker.map(|marker| marker.writing_to.unwrap_or(marker.replay_from));
-        let sequence = replayed.sequence.unwrap_or(1).max(at_least.map_or(1, |at| at.sequence));
+        let sequence = replayed.sequence.unwrap_or(1).max(replayed.unused).max(at_least.map_or(1, |at| at.sequence));
         let newest = marker.map_or(0, |marker| marker.newest);
         let last = self.numbers.last().copied().unwrap_or(0);
         let cut_short = at_least.is_some_and(|at| last == at.file && replayed.end < at.offset);

@@ -317,3 +317,47 @@ fn a_frame_that_is_gone_right_behind_the_checkpoint_is_reported() {
     assert_eq!(told[0], (start as u64, "a frame that was there before"), "{report:?}");
     assert_eq!(report.damages.len(), 2, "and the one that is missing: {report:?}");
 }
+
+/// A device that wrote a frame of further on over an earlier one: that one is lost, and nothing of what lies between them.
+#[test]
+fn a_frame_of_further_on_in_an_early_place_costs_only_what_it_overwrote() {
+    let mut disk = Disk::new();
+    let mut ends = vec![68];
+    for key in ["a", "b", "c", "d", "e", "f"] {
+        disk.put(key, "1");
+        ends.push(fs::metadata(disk.log(1)).unwrap().len() as usize);
+    }
+    disk.close();
+    let clean = fs::read(disk.log(1)).unwrap();
+    // With what lies behind it whole, and with some of it damaged: that is no unfinished write, there is more behind.
+    for flipped in [None, Some(2)] {
+        let mut bytes = clean.clone();
+        bytes.copy_within(ends[4]..ends[5], ends[1]);
+        flipped.into_iter().for_each(|index| bytes[ends[index] + 45] ^= 1);
+        fs::write(disk.log(1), &bytes).unwrap();
+        fs::remove_file(disk.path().join("marker")).unwrap();
+        for _ in 0..2 {
+            let report = disk.open().unwrap();
+            assert_eq!(report.torn_tail, None);
+            for (index, key) in ["a", "b", "c", "d", "e", "f"].into_iter().enumerate() {
+                let is_there = disk.value(key).unwrap().is_some();
+                assert_eq!(is_there, index != 1 && Some(index) != flipped, "{key} {flipped:?}: {report:?}");
+            }
+            disk.close();
+        }
+    }
+
+    // The end is missing, too: numbers that were used are not used again.
+    let mut bytes = clean[..ends[4]].to_vec();
+    bytes.splice(ends[1]..ends[2], clean[ends[5]..].iter().copied());
+    fs::write(disk.log(1), &bytes).unwrap();
+    fs::remove_file(disk.path().join("marker")).unwrap();
+    let report = disk.open().unwrap();
+    assert!(report.damages.iter().any(|damage| damage.what == "a frame that belongs further on"), "{report:?}");
+    assert!(disk.get_mut().log.position().sequence > 6);
+    disk.put("after", "1");
+    disk.open().unwrap();
+    for (key, is_there) in [("a", true), ("b", false), ("c", true), ("d", true), ("f", false), ("after", true)] {
+        assert_eq!(disk.value(key).unwrap().is_some(), is_there, "{key}");
+    }
+}
