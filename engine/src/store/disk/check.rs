@@ -1,6 +1,11 @@
 //! A round through the whole store while it is in use: every frame of the log up to what is durable, every row, every
 //! value, and what rows say of each other. It changes nothing, holds no lock while it reads files, and pauses as often
 //! as its caller likes.
+//!
+//! Of index and log it checks that each row with a large value points to a record of its own key. That a row is the newest
+//! its key has, and that none is lacking, it does not check: the state of all keys as the log has it would have to be held,
+//! as of a moment at which rows move on. The sum over all rows vouches for that, at each opening; [`super::offline`] does
+//! compare them one by one.
 
 use std::{io, ops::ControlFlow, path::Path, sync::Arc};
 
@@ -79,6 +84,10 @@ impl Rows for InUse<'_> {
 
     fn file_name(&self, number: u64) -> String {
         self.places.name(&self.shared.table().path(number))
+    }
+
+    fn table(&self) -> &FileTable {
+        self.shared.table()
     }
 }
 

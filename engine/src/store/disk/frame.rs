@@ -29,7 +29,7 @@ pub(super) const MAX_KEY: u64 = u16::MAX as u64;
 pub(super) static AFTER_ALL: [u8; MAX_KEY as usize + 1] = [0xff; MAX_KEY as usize + 1];
 
 const FILE_MAGIC: &[u8; 8] = b"rhizolog";
-const RECORD_HEADER: usize = 7;
+pub(super) const RECORD_HEADER: usize = 7;
 
 /// The unkeyed checksum, for values and small files.
 pub(super) fn checksum(bytes: &[u8]) -> Checksum {

@@ -37,6 +37,7 @@ mod log;
 mod marker;
 mod offline;
 mod open;
+mod place;
 mod reader;
 mod replay;
 mod row;

@@ -6,13 +6,7 @@
 //! since the last checkpoint (which the node holds, too), the names of all segments and, of one segment at a time, which
 //! slots its blocks have.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    ops::ControlFlow,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fs, io, ops::ControlFlow, path::Path, sync::Arc};
 
 use bytes::Bytes;
 
@@ -140,7 +134,7 @@ impl<'a> Closed<'a> {
     /// All rows as the log alone has them, and whether anything of it is damaged.
     fn check_log(
         &self,
-        scratch: &PathBuf,
+        scratch: &Path,
         rows_in_memory: usize,
         notes: &mut Vec<String>,
         found: &mut dyn FnMut(Finding),
@@ -249,5 +243,9 @@ impl Rows for View<'_> {
 
     fn file_name(&self, number: u64) -> String {
         self.closed.places.name(&self.closed.table.path(number))
+    }
+
+    fn table(&self) -> &FileTable {
+        &self.closed.table
     }
 }

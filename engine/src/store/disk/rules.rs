@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Damage, reader::RowVisitor, row::Row};
+use super::{Damage, log::FileTable, place::is_of_key, reader::RowVisitor, row::Row};
 use crate::{
     Block, RangeSet, RetiredLife, SegmentId, Slot, StoreError,
     engine::Outline,
@@ -31,6 +31,8 @@ pub(super) trait Rows {
     fn row(&self, key: &[u8]) -> Result<Option<Row>, StoreError>;
     fn value(&self, row: &Row) -> Result<Option<Bytes>, StoreError>;
     fn file_name(&self, number: u64) -> String;
+    /// The log files that rows point into.
+    fn table(&self) -> &FileTable;
 }
 
 /// Checks all rows. `Break` when `pace` said so.
@@ -337,7 +339,8 @@ impl Round<'_, '_> {
         let mut row = row;
         loop {
             let wrong = match self.rows.value(&row) {
-                Ok(Some(value)) => return Ok(Some((row, Ok(value)))),
+                Ok(Some(value)) if is_of_key(self.rows.table(), key, &row)? => return Ok(Some((row, Ok(value)))),
+                Ok(Some(_)) => "it points to what is no value of this key".to_owned(),
                 Ok(None) => "the log file is missing".to_owned(),
                 Err(StoreError::Damaged { detail, .. }) => detail,
                 Err(StoreError::Io { source, .. }) if super::file::is_unreadable(&source) => {

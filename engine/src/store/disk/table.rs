@@ -1,6 +1,6 @@
 //! Rows that may be more than memory should hold: the newest in memory, and beneath them those of an index.
 
-use std::{collections::BTreeSet, ops::Bound, path::PathBuf};
+use std::{collections::BTreeSet, ops::Bound, path::Path};
 
 use bytes::Bytes;
 
@@ -25,7 +25,7 @@ pub(super) struct Table {
 
 impl Table {
     /// Moves what is in memory to an index at `scratch`, which is made when it is needed first.
-    pub(super) fn spill(&mut self, scratch: &PathBuf) -> Result<(), StoreError> {
+    pub(super) fn spill(&mut self, scratch: &Path) -> Result<(), StoreError> {
         let index = match self.index.take() {
             Some(index) => index,
             None => {

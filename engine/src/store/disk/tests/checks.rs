@@ -211,6 +211,35 @@ fn rows_that_contradict_each_other_are_named() {
     );
 }
 
+/// Its checksum is right, and so are the bytes: they are another key's.
+#[test]
+fn a_row_that_points_to_the_value_of_another_key_is_named() {
+    use super::super::row::Row;
+    use crate::keys;
+    let mut host = Host::sample();
+    let put = |name: &str, text: &'static str| Op::Put(keys::meta(name), Bytes::from(text.repeat(1000)));
+    let deep = [vec![7; 100], keys::meta("one").to_vec(), vec![8; 1000]].concat();
+    host.disk.get_mut().commit(&[vec![put("one", "1"), put("two", "2")]]).unwrap();
+    host.disk.get_mut().commit(&[vec![Op::Put(keys::meta("deep"), Bytes::from(deep.clone()))]]).unwrap();
+    assert_eq!(host.check(), []);
+    let shared = host.disk.get_mut().shared.clone();
+    let [one, two, in_deep] = ["one", "two", "deep"].map(|name| shared.row(&keys::meta(name)).unwrap().unwrap());
+    // And a piece of a value, right behind what looks like the name.
+    let Row::Pointer { file, offset, .. } = in_deep else { panic!("a large value") };
+    let skip = deep.iter().rposition(|byte| *byte != 8).unwrap() + 1;
+    let checksum = super::super::frame::checksum(&deep[skip..]);
+    let piece = Row::Pointer { file, offset: offset + skip as u64, len: 1000, checksum };
+    for strange in [two, piece, Row::Pointer { file, offset: 3, len: 1000, checksum: [0; 16] }] {
+        shared.overlay_mut().insert(keys::meta("one"), Some(strange.clone()));
+        let found = host.check();
+        let [Finding { part: Part::Row, damage, .. }] = &found[..] else { panic!("{strange:?}: {found:?}") };
+        let is_told = damage.what.contains("no value of this key") || damage.what.contains("checksum");
+        assert!(is_told && damage.file.starts_with("log/"), "{damage:?}");
+    }
+    shared.overlay_mut().insert(keys::meta("one"), Some(one));
+    assert_eq!(host.check(), []);
+}
+
 #[test]
 fn an_index_that_is_not_what_the_log_says_is_found_in_a_closed_store() {
     let mut host = Host::sample();
