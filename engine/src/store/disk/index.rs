@@ -141,6 +141,22 @@ impl Index {
         rows.into_iter().map(|(key, row)| Ok((Bytes::copy_from_slice(&key), self.decode(&row)?))).collect()
     }
 
+    /// All rows in order, with one walk: sled keeps little of that in memory.
+    pub(super) fn walk(&self, visit: &mut dyn FnMut(&[u8], Row) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let mut result = Ok(());
+        self.guard(|db| {
+            for entry in db.iter() {
+                let (key, bytes) = entry?;
+                result = self.decode(&bytes).and_then(|row| visit(&key, row));
+                if result.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        result
+    }
+
     /// Flushes sled and syncs every file it has: its own flush does not always.
     pub(super) fn make_durable(&self) -> Result<(), StoreError> {
         self.guard(|db| db.flush().map(drop))?;

@@ -42,6 +42,7 @@ mod reader;
 mod replay;
 mod row;
 mod rules;
+mod run;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,10 @@
-//! Checking a store that nobody uses, without changing anything in it: the log is replayed into an index of its own, and
-//! the store's index is looked at in a copy, for sled writes to what it opens. Both lie in a scratch directory, which needs
-//! about twice as much room as the index has.
+//! Checking a store that nobody uses, without changing anything in it: the log is replayed, and the store's index is looked
+//! at in a copy, for sled writes to what it opens.
 //!
-//! Memory does not grow with the store: it has one log file at a time, [`ROWS_IN_MEMORY`] rows of the log, what changed
-//! since the last checkpoint (which the node holds, too), the names of all segments and, of one segment at a time, which
-//! slots its blocks have.
+//! Memory hardly grows with the store, for rows lie in a scratch directory: those that the log makes, those of the index,
+//! and the copy. It needs about four times as much room as the index has uncompressed. Held in memory are one log file at a
+//! time, [`ROWS_IN_MEMORY`] rows of the log, what changed since the last checkpoint (which the node holds, too), one key of
+//! each 128, the names of all segments and, of one segment at a time, which slots its blocks have.
 
 use std::{collections::BTreeMap, fs, io, ops::ControlFlow, path::Path, sync::Arc};
 
@@ -19,7 +19,7 @@ use super::{
     log::{self, FileTable},
     marker::Marker,
     open::load,
-    reader::{Overlay, RowVisitor, value_in},
+    reader::{RowVisitor, value_in},
     replay::{Source, apply},
     row::Row,
     rules::{Rows, check_rows},
@@ -49,7 +49,7 @@ pub enum VerifyError {
 }
 
 /// Checks the store in `dir` in full. Nothing in it is changed; `scratch` is an empty directory that takes a copy of the
-/// index, and another one made from the log when the store is not small. Remarks on what is no damage come second.
+/// index and all rows. Remarks on what is no damage come second.
 ///
 /// # Errors
 /// See [`VerifyError`]; damage is no error, `found` is told of it.
@@ -93,8 +93,7 @@ pub(super) fn verify_with(
         }
     };
     let closed = Closed::new(&places, salt, marker)?;
-    let of_log = scratch.join("rows-of-the-log");
-    let (log, mut checked, damaged) = closed.check_log(&of_log, rows_in_memory, &mut notes, found)?;
+    let (log, mut checked, damaged) = closed.check_log(scratch, rows_in_memory, &mut notes, found)?;
     let rows = match marker {
         Some(marker) => closed.check_index(&marker, &log, damaged, scratch, found)?,
         None => None,
@@ -140,12 +139,12 @@ impl<'a> Closed<'a> {
         found: &mut dyn FnMut(Finding),
     ) -> Result<(Table, Checked, bool), StoreError> {
         let source = self.source(self.places);
-        let (mut rows, mut bad) = (Table { newest: Overlay::new(), index: None }, Vec::new());
+        let (mut rows, mut bad) = (Table::new(scratch, "of-the-log"), Vec::new());
         let replayed = source.replay(None, &mut |frame| {
             if !apply(&mut rows.newest, &mut BTreeMap::new(), frame.file, frame.payload_at, frame.payload) {
                 bad.push(source.unreadable(&frame));
             }
-            if rows.newest.len() >= rows_in_memory { rows.spill(scratch) } else { Ok(()) }
+            if rows.newest.len() >= rows_in_memory { rows.spill() } else { Ok(()) }
         })?;
         let mut damages = [replayed.damages, bad].concat();
         if let Some(marker) = self.marker {
@@ -196,7 +195,9 @@ impl<'a> Closed<'a> {
                 return Ok(None);
             }
         };
-        let rows = Table { newest: opened.overlay, index: Some(opened.loaded.index) };
+        let mut rows = Table::of_index(&opened.loaded.index, scratch, "of-the-index")?;
+        drop(opened.loaded);
+        rows.newest = opened.overlay;
         let wrong = if log_is_damaged { 0 } else { rows.differences(log)? };
         if wrong > 0 {
             found(index_finding(name, format!("{wrong} rows are not what the log says")));

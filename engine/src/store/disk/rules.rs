@@ -22,6 +22,9 @@ use crate::{
 /// round.
 const ATTEMPTS: usize = 8;
 
+/// Small rows listed at a time.
+const CHUNK: usize = 256;
+
 /// Bytes that reading a small row is taken for.
 const ROW_COST: u64 = 64;
 
@@ -121,7 +124,26 @@ impl Round<'_, '_> {
 
     /// Rows that stand for themselves.
     fn small_rows(&mut self, space: u8) -> Result<ControlFlow<()>, StoreError> {
-        for (key, row) in self.listed(&keys::space(space).0, &keys::space(space).1)? {
+        let (from, to) = keys::space(space);
+        let mut from = from.to_vec();
+        loop {
+            let mut listed = Vec::new();
+            self.rows.visit(&from, &to, &mut |key, row| {
+                listed.push((key.clone(), row));
+                let is_full = listed.len() >= CHUNK;
+                Ok(if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            })?;
+            let Some((last, _)) = listed.last() else { return Ok(ControlFlow::Continue(())) };
+            from = [&last[..], &[0]].concat();
+            self.checked.rows += listed.len() as u64;
+            if self.some_small_rows(space, listed)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+    }
+
+    fn some_small_rows(&mut self, space: u8, rows: Vec<(Bytes, Row)>) -> Result<ControlFlow<()>, StoreError> {
+        for (key, row) in rows {
             let value = match self.value_of(&key, row)? {
                 Some((_, Ok(value))) => value,
                 Some((row, Err(what))) => {
