@@ -142,6 +142,7 @@ impl Index {
     }
 
     /// All rows in order, with one walk: sled keeps little of that in memory.
+    #[allow(clippy::type_complexity)]
     pub(super) fn walk(&self, visit: &mut dyn FnMut(&[u8], Row) -> Result<(), StoreError>) -> Result<(), StoreError> {
         let mut result = Ok(());
         self.guard(|db| {

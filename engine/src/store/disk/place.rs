@@ -13,7 +13,9 @@ use crate::StoreError;
 /// Whether the log has the value of a row in a put of this very key. `true` also when that can't be told: the value is not in
 /// the log alone, or the file is gone or does not give its bytes.
 pub(super) fn is_of_key(table: &FileTable, key: &[u8], row: &Row) -> Result<bool, StoreError> {
-    let Row::Pointer { file, offset, len, .. } = row else { return Ok(true) };
+    let (Row::Pointer { file, offset, len, .. } | Row::Sealed { file, offset, len, .. }) = row else {
+        return Ok(true);
+    };
     let before = RECORD_HEADER + key.len();
     let Some(at) = offset.checked_sub(before as u64) else { return Ok(false) };
     let mut bytes = vec![0; before];

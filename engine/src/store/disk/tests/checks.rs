@@ -255,6 +255,25 @@ fn a_row_that_points_to_the_value_of_another_key_is_named() {
     }
     shared.overlay_mut().insert(keys::meta("one"), Some(one));
     assert_eq!(host.check(), []);
+    // A block of the same name as a value of something else.
+    let (mut name, mut row) = (Bytes::new(), None);
+    let (from, to) = keys::space(keys::BLOCK);
+    shared
+        .rows(&from, &to, &mut |key, found| {
+            if matches!(found, Row::Sealed { .. }) {
+                (name, row) = (key.clone(), Some(found));
+            }
+            Ok(ControlFlow::Continue(()))
+        })
+        .unwrap();
+    let copied = shared.value(&row.unwrap()).unwrap().unwrap();
+    let body = [copied.clone(), Bytes::from(vec![0; 40])].concat();
+    host.disk.get_mut().commit(&[vec![Op::Put(keys::meta("copy"), Bytes::from(body))]]).unwrap();
+    let Row::Pointer { file, offset, .. } = shared.row(&keys::meta("copy")).unwrap().unwrap() else { panic!() };
+    let seal = super::super::row::seal_of(&copied);
+    let stray = Row::Sealed { file, offset, len: copied.len() as u32, seal };
+    shared.overlay_mut().insert(name, Some(stray));
+    assert!(host.check().iter().any(|finding| finding.damage.what.contains("no value of this key")));
 }
 
 #[test]
