@@ -29,6 +29,9 @@ pub struct Loss {
     pub slots: RangeSet,
 }
 
+/// Names of blocks, with their lengths.
+type Blocks = BTreeMap<(SegmentId, Slot), Option<u64>>;
+
 /// What opening found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenReport {
@@ -157,33 +160,21 @@ impl Engine {
     }
 
     /// Blocks by their outlines, as long as there is room for them in their log files: bodies are looked at when they are
-    /// wanted, and by the scrub. A block without one, or with one that does not fit, is read.
+    /// wanted, and by the scrub. A block without one, or with one that does not fit, is read. Outlines pass by one at a
+    /// time, for there may be many.
     fn read_blocks(&mut self, now: Now, report: &mut OpenReport) -> Result<BTreeMap<SegmentId, RangeSet>, EngineError> {
         let mut covered = BTreeMap::new();
-        let mut outlines = self.read_outlines(report)?;
-        for (key, bytes) in keys_of(&*self.reader, keys::BLOCK)? {
-            let (id, first) = match keys::parse_numbered(&key) {
-                Ok(name) => name,
-                Err(error) => {
-                    refuse_or_note(report, "block", &key, error.into())?;
-                    continue;
-                }
-            };
-            if self.is_finished(id) {
-                self.queue.strays.push(key);
-                continue;
-            }
-            if let (Some(row), Some(bytes)) = (outlines.remove(&(id, first)), bytes) {
-                match keys::decode::<Outline<'_>>(&row) {
-                    Ok(outline) if outline.fits(first, bytes) => {
-                        self.adopt(id, first, &outline, now, &mut covered);
-                        continue;
-                    }
-                    Ok(_) => damaged(report, "outline", &key, &"it is that of another block"),
-                    Err(error) => refuse_or_note(report, "outline", &key, error.into())?,
-                }
-                self.queue.rows.insert(keys::outline(id, first));
-            }
+        let mut blocks = self.list_blocks(report)?;
+        let reader = self.reader.clone();
+        let mut result = Ok(());
+        let broken = each_row(&*reader, keys::OUTLINE, &mut |key, row| {
+            result = self.read_outline(key, &row, &mut blocks, now, &mut covered, report);
+            if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        result?;
+        broken.iter().for_each(|(key, error)| damaged(report, "outline", key, error));
+        for ((id, first), _) in blocks {
+            let key = keys::block(id, first);
             match self.stored_block(id, first) {
                 Ok(Some(block)) => self.adopt(id, first, &Outline::of(&block), now, &mut covered),
                 Ok(None) => damaged(report, "block", &key, &"vanished while opening"),
@@ -191,20 +182,61 @@ impl Engine {
                 Err(error) => damaged(report, "block", &key, &error),
             }
         }
-        // Of blocks that are gone.
-        self.queue.strays.extend(outlines.into_keys().map(|(id, first)| keys::outline(id, first)));
         Ok(covered)
     }
 
-    fn read_outlines(&self, report: &mut OpenReport) -> Result<BTreeMap<(SegmentId, Slot), Bytes>, EngineError> {
-        let mut outlines = BTreeMap::new();
-        for (key, row) in rows(&*self.reader, keys::OUTLINE, report)? {
-            match keys::parse_numbered(&key) {
-                Ok(name) => _ = outlines.insert(name, row),
-                Err(error) => refuse_or_note(report, "outline", &key, error.into())?,
+    /// The blocks that there are, but for those of finished segments, with their lengths.
+    fn list_blocks(&mut self, report: &mut OpenReport) -> Result<Blocks, EngineError> {
+        let (from, to) = keys::space(keys::BLOCK);
+        let (mut blocks, mut strange) = (Blocks::new(), Vec::new());
+        self.reader.scan_keys(&from, &to, &mut |key, bytes| {
+            match keys::parse_numbered(key) {
+                Ok(name) => _ = blocks.insert(name, bytes),
+                Err(error) => strange.push((Bytes::copy_from_slice(key), error)),
             }
+            ControlFlow::Continue(())
+        })?;
+        for (key, error) in strange {
+            refuse_or_note(report, "block", &key, error.into())?;
         }
-        Ok(outlines)
+        let finished: Vec<_> = blocks.keys().filter(|(id, _)| self.is_finished(*id)).copied().collect();
+        for (id, first) in finished {
+            blocks.remove(&(id, first));
+            self.queue.strays.push(keys::block(id, first));
+        }
+        Ok(blocks)
+    }
+
+    /// Takes in the block of an outline, and off the list.
+    fn read_outline(
+        &mut self,
+        key: &[u8],
+        row: &[u8],
+        blocks: &mut Blocks,
+        now: Now,
+        covered: &mut BTreeMap<SegmentId, RangeSet>,
+        report: &mut OpenReport,
+    ) -> Result<(), EngineError> {
+        let (id, first) = match keys::parse_numbered(key) {
+            Ok(name) => name,
+            Err(error) => return refuse_or_note(report, "outline", key, error.into()),
+        };
+        let Some(bytes) = blocks.get(&(id, first)) else {
+            self.queue.strays.push(Bytes::copy_from_slice(key));
+            return Ok(());
+        };
+        let Some(bytes) = *bytes else { return Ok(()) };
+        match keys::decode::<Outline<'_>>(row) {
+            Ok(outline) if outline.fits(first, bytes) => {
+                self.adopt(id, first, &outline, now, covered);
+                blocks.remove(&(id, first));
+                return Ok(());
+            }
+            Ok(_) => damaged(report, "outline", key, &"it is that of another block"),
+            Err(error) => refuse_or_note(report, "outline", key, error.into())?,
+        }
+        self.queue.rows.insert(Bytes::copy_from_slice(key));
+        Ok(())
     }
 
     /// Takes a block in, and notes whose bodies it has.
@@ -338,36 +370,47 @@ fn damaged(report: &mut OpenReport, what: &str, key: &[u8], why: &dyn std::fmt::
     report.damaged_rows.push(format!("{what} {key}: {why}"));
 }
 
-/// The keys of one key space, with the lengths of their values.
-fn keys_of(reader: &dyn Read, prefix: u8) -> Result<Vec<(Bytes, Option<u64>)>, EngineError> {
-    let (from, to) = keys::space(prefix);
-    let mut found = Vec::new();
-    reader.scan_keys(&from, &to, &mut |key, bytes| {
-        found.push((Bytes::copy_from_slice(key), bytes));
-        ControlFlow::Continue(())
-    })?;
-    Ok(found)
-}
-
 /// Small rows of one key space; those that do not read are reported.
 fn rows(reader: &dyn Read, prefix: u8, report: &mut OpenReport) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
     let mut found = Vec::new();
-    let (from, to) = keys::space(prefix);
-    let at_once = reader.scan(&from, &to, &mut |key, value| {
+    let broken = each_row(reader, prefix, &mut |key, value| {
         found.push((Bytes::copy_from_slice(key), value));
         ControlFlow::Continue(())
-    });
-    if at_once.is_ok() {
-        return Ok(found);
-    }
-    // Some do not read: one by one, to tell which.
-    found.clear();
-    for (key, _) in keys_of(reader, prefix)? {
-        match reader.get(&key) {
-            Ok(Some(value)) => found.push((key, value)),
-            Ok(None) => {}
-            Err(error) => damaged(report, "row", &key, &error),
-        }
-    }
+    })?;
+    broken.iter().for_each(|(key, error)| damaged(report, "row", key, error));
     Ok(found)
+}
+
+/// Visits the rows of one key space in order. Returned are those that do not read.
+fn each_row(
+    reader: &dyn Read,
+    prefix: u8,
+    visit: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
+) -> Result<Vec<(Bytes, StoreError)>, EngineError> {
+    let (from, to) = keys::space(prefix);
+    let mut from = from.to_vec();
+    let mut broken = Vec::new();
+    loop {
+        let mut next_from = from.clone();
+        let scanned = reader.scan(&from, &to, &mut |key, value| {
+            next_from = after(key);
+            visit(key, value)
+        });
+        from = next_from;
+        let Err(error) = scanned else { return Ok(broken) };
+        // It is the next one that does not read; if it can't be told which, nothing can be read.
+        let mut next = None;
+        reader.scan_keys(&from, &to, &mut |key, _| {
+            next = Some(Bytes::copy_from_slice(key));
+            ControlFlow::Break(())
+        })?;
+        let Some(key) = next else { return Err(error.into()) };
+        from = after(&key);
+        broken.push((key, error));
+    }
+}
+
+/// The smallest key behind this one.
+fn after(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
 }
