@@ -1,6 +1,7 @@
 //! Rhizomq nodes finding, trusting and feeding each other.
 
 mod link;
+mod membership;
 mod node;
 mod swim;
 mod ticket;
@@ -15,8 +16,10 @@ pub mod rim;
 pub use link::{
     HelloError, LinkId, MAX_HELLO_BYTES, MAX_NAME_BYTES, MAX_VERSION, MIN_VERSION, PeerHello, common_version,
 };
+pub use membership::{MAX_SIZE_CHARS, Preset, Size, SizeError, View, ViewName};
 pub use node::{
-    CommitError, DamageCount, Event, ForgetError, Forgotten, Node, NodeConfig, Output, PublishId, RosterEntry, Timing,
+    CommitError, DamageCount, Event, ForgetError, Forgotten, Node, NodeConfig, Output, PublishId, Role, RosterEntry,
+    Timing,
 };
 pub use swim::{MAX_PACKET_BYTES, Swim, SwimConfig, SwimError, SwimEvent};
 pub use ticket::{MAX_TICKET_ADDRESSES, MAX_TICKET_CHARS, Ticket, TicketError};
