@@ -94,6 +94,7 @@ impl Node {
         let mut pushed: Vec<(rhizomq_engine::Key, Value)> = Vec::new();
         for key in &report.registry {
             self.note_holders(key);
+            self.note_members(key);
             if self.changed_keys.contains(key) {
                 if !self.engine.is_key_queued(key) {
                     self.changed_keys.remove(key);

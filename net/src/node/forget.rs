@@ -9,6 +9,7 @@ use rhizomq_engine::{Key, NodeId, Now};
 
 use super::{
     Node,
+    members::ballot_of,
     placement::{holders_key, leaving_key},
     roster::{is_record, record_key, roster_key},
 };
@@ -52,6 +53,7 @@ impl Node {
             return Err(ForgetError::Alive(node));
         }
         self.strike_out(roster_key(), node);
+        self.strike_seats(node);
         let listed = self.holders.listing(node);
         for &segment in &listed {
             self.strike_out(holders_key(segment), node);
@@ -77,12 +79,20 @@ impl Node {
             self.enrol(now);
         }
         let gone: Vec<Key> = self.engine.registry().keys().filter(|key| self.is_stale_record(key)).cloned().collect();
-        gone.into_iter().for_each(|key| self.engine.unregister(key));
+        for key in gone {
+            if let Some(node) = ballot_of(&key) {
+                self.forget_ballot(node);
+            }
+            self.engine.unregister(key);
+        }
         self.holders.away_since.retain(|node, _| roster.contains(node));
     }
 
-    /// Whether the key is the record of a node that is not in the roster: it is refused, everywhere alike.
+    /// Whether the key is the record or the ballot of a node that is not in the roster: it is refused, everywhere alike.
     pub(super) fn is_stale_record(&self, key: &Key) -> bool {
-        is_record(key) && !self.roster_ids().into_iter().any(|node| record_key(node) == *key)
+        match ballot_of(key) {
+            Some(node) => !self.roster_ids().contains(&node),
+            None => is_record(key) && !self.roster_ids().into_iter().any(|node| record_key(node) == *key),
+        }
     }
 }

@@ -15,12 +15,14 @@
 //! - `forget.rs`: nodes that will never come back
 //! - `storing.rs`: who stores what it is sent, and whom nobody waits for
 //! - `roster.rs`: who is who
+//! - `members.rs`: who is a member and who observes
 
 mod commits;
 mod damage;
 mod folding;
 mod forget;
 mod handoff;
+mod members;
 mod peer;
 mod placement;
 mod roster;
@@ -37,10 +39,14 @@ use std::{
 use bytes::Bytes;
 use rhizomq_engine::{Batch, Dot, Engine, Epoch, NodeId, Now, Planted, PublishError, RangeSet, SegmentId, Unit};
 
-use self::{commits::Confirms, damage::Damages, handoff::Handoffs, peer::Peer, placement::Holders, storing::Storing};
+use self::{
+    commits::Confirms, damage::Damages, handoff::Handoffs, members::Members, peer::Peer, placement::Holders,
+    storing::Storing,
+};
 pub use self::{
     damage::DamageCount,
     forget::{ForgetError, Forgotten},
+    members::Role,
     roster::RosterEntry,
 };
 use crate::{
@@ -97,11 +103,21 @@ pub struct Timing {
     pub stall_ms: u64,
     /// After which an unanswered pull is given up.
     pub pull_ms: u64,
+    /// How long a node must be elected before it takes a seat; one that is seated leaves after twice as long. Longer than
+    /// it takes for all to hear what happened, or seats change in vain.
+    pub settle_ms: u64,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { sync_ms: 1_000, upkeep_ms: 500, successor_ms: 10_000, stall_ms: 10_000, pull_ms: 5_000 }
+        Self {
+            sync_ms: 1_000,
+            upkeep_ms: 500,
+            successor_ms: 10_000,
+            stall_ms: 10_000,
+            pull_ms: 5_000,
+            settle_ms: 3_000,
+        }
     }
 }
 
@@ -213,6 +229,7 @@ pub struct Node {
     holders: Holders,
     confirms: Confirms,
     handoffs: Handoffs,
+    members: Members,
     alive: BTreeMap<NodeId, bool>,
     /// Consumed here and not yet pushed to the other holders.
     consumed: BTreeMap<SegmentId, RangeSet>,
@@ -232,6 +249,7 @@ impl Node {
     /// A node in a new life, on an engine just opened.
     pub fn new(now: Now, engine: Engine, config: NodeConfig) -> Self {
         let swim = Swim::new(engine.node(), engine.epoch(), now.wall_ms, config.seed, config.swim.clone());
+        let members = Members::new(engine.node(), now, config.timing.settle_ms, config.copies);
         let mut node = Self {
             engine,
             swim,
@@ -240,6 +258,7 @@ impl Node {
             holders: Holders::default(),
             confirms: Confirms::default(),
             handoffs: Handoffs::default(),
+            members,
             alive: BTreeMap::new(),
             consumed: BTreeMap::new(),
             changed_keys: BTreeSet::new(),
@@ -254,7 +273,9 @@ impl Node {
             config,
         };
         node.read_holders();
+        node.read_members();
         node.enrol(now);
+        node.publish_ballot(now);
         node.dial_roster();
         node.pump(now);
         node
@@ -396,6 +417,7 @@ impl Node {
         if now.mono_ms >= self.upkeep_at {
             self.upkeep_at = now.mono_ms + self.config.timing.upkeep_ms;
             self.stay_enrolled(now);
+            self.look_at_members(now);
             self.look_at_storing(now);
             self.place(now);
             self.hand_off();

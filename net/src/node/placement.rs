@@ -43,6 +43,16 @@ impl Holders {
         named.into_iter().filter(|id| is_over(engine, *id)).collect()
     }
 
+    /// Who else holds what these nodes took, by node.
+    pub(super) fn backups_of(&self, origins: &BTreeSet<NodeId>) -> BTreeMap<NodeId, BTreeSet<NodeId>> {
+        let mut backups: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
+        let theirs = self.holders.iter().filter(|(segment, _)| origins.contains(&segment.node));
+        for (segment, nodes) in theirs {
+            backups.entry(segment.node).or_default().extend(nodes.iter().filter(|node| **node != segment.node));
+        }
+        backups
+    }
+
     pub(super) fn has(&self, segment: SegmentId, node: NodeId) -> bool {
         self.of(segment).contains(&node)
     }
@@ -157,6 +167,7 @@ impl Node {
     /// A registry key changed: follow it if it tells of holders.
     pub(super) fn note_holders(&mut self, key: &Key) {
         let Some((is_holders, segment)) = parse(key) else { return };
+        self.members.mark_dirty();
         let nodes = members(self, key);
         if is_holders {
             self.hurry_new_holders(segment, &nodes);
@@ -201,11 +212,14 @@ impl Node {
         self.note_holders(&holders_key(segment));
     }
 
-    /// Live nodes that do not hold the segment, best first.
+    /// Live nodes that do not hold the segment, best first: who stores what it is sent, members before observers.
     fn ranked_outsiders(&self, segment: SegmentId, holders: &[NodeId]) -> Vec<NodeId> {
         let candidates = self.linked().into_iter().chain([self.id()]);
         let mut outsiders: Vec<_> = candidates.filter(|node| !holders.contains(node)).collect();
-        outsiders.sort_by_cached_key(|&node| (!self.keeps_up(node), std::cmp::Reverse(weight(segment, node))));
+        outsiders.sort_by_cached_key(|&node| {
+            let is_observer = !self.members().members.contains(&node);
+            (!self.keeps_up(node), is_observer, std::cmp::Reverse(weight(segment, node)))
+        });
         outsiders
     }
 

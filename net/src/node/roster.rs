@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use rhizomq_engine::{Epoch, Key, NodeId, Now};
 use serde::{Deserialize, Serialize};
 
-use super::{Node, Output};
+use super::{Node, Output, members::Role};
 
 const RECORD: &str = "node/";
 
@@ -28,6 +28,8 @@ pub struct RosterEntry {
     pub name: String,
     /// Where it stands.
     pub site: String,
+    /// What it is in the cluster.
+    pub role: Role,
     /// The life it last published.
     pub epoch: Option<Epoch>,
     /// Whether this node holds it alive.
@@ -63,6 +65,7 @@ impl Node {
                 id,
                 name: record.as_ref().map(|record| record.name.clone()).unwrap_or_default(),
                 site: record.as_ref().map(|record| record.site.clone()).unwrap_or_default(),
+                role: self.role(id),
                 epoch: record.as_ref().map(|record| record.epoch),
                 alive: self.is_alive(id),
                 linked: id == self.id() || self.is_linked(id),
