@@ -11,6 +11,8 @@ pub struct Status {
     pub node: String,
     /// All nodes it has ever heard of, itself included, by id.
     pub nodes: Vec<NodeStatus>,
+    /// How many of them are members, and which view of that the answering node has.
+    pub members: MembersStatus,
     /// Queues of the reachable cluster, by name.
     pub queues: Vec<QueueStatus>,
     /// Deliveries by this node, since its start, that may have been second ones: after a takeover or a lost link.
@@ -28,6 +30,17 @@ pub struct Status {
     pub store: StoreStatus,
     /// Memory for what was read from disk.
     pub memory: MemoryStatus,
+}
+
+/// Who is a member, in short.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MembersStatus {
+    /// A hash of the members: equal on two nodes exactly when they elect the same.
+    pub view: String,
+    /// How many there are to be among the nodes within reach; with fewer nodes all are.
+    pub size: u32,
+    /// Why so many: `5`, `negotiate`, or `preset` with its rules.
+    pub policy: String,
 }
 
 /// Damage on a node's disk, since its process started.
@@ -83,7 +96,7 @@ pub struct NodeStatus {
     /// Whether its registry, its retired set and all that it and the answering node are both to hold were equal to the
     /// latter's when they last compared, a second ago or so; `null` for a node that is not linked and for the answering one.
     pub in_sync: Option<bool>,
-    /// Always `member` for now: all nodes take messages in.
+    /// `member` or `observer`: as the answering node elects, or, for a node out of its reach, as it last was.
     pub role: String,
     /// Where it is reached by others.
     pub addresses: Vec<SocketAddr>,

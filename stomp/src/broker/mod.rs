@@ -25,6 +25,7 @@ use bytes::Bytes;
 use rhizomq_engine::{Dot, Loss, NodeId, Now};
 use rhizomq_net::{
     CommitError, DamageCount, Event, ForgetError, Forgotten, LinkId, Node, Output as NetOutput, PeerHello, PublishId,
+    Role, Size, SizeError,
 };
 
 use self::{
@@ -35,7 +36,7 @@ use self::{
 use crate::{
     dispatch::{Dispatch, Effect, TakeoverTiming},
     session::{Delivery, Session, SessionConfig},
-    status::{DamageStatus, MemoryStatus, NodeStatus, QueueStatus, Status, StoreStatus},
+    status::{DamageStatus, MemoryStatus, MembersStatus, NodeStatus, QueueStatus, Status, StoreStatus},
 };
 
 /// A client's connection, named by the driver; never used twice in a process life.
@@ -268,6 +269,16 @@ impl Broker {
         forgotten
     }
 
+    /// Sets the policy for the number of members, see [`Node::set_size`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn set_size(&mut self, now: Now, size: &Size) -> Result<(), SizeError> {
+        let result = self.node.set_size(now, size);
+        self.turn(now);
+        result
+    }
+
     /// What this node knows, for people and tools.
     pub fn status(&mut self) -> Status {
         let member = |entry: rhizomq_net::RosterEntry| NodeStatus {
@@ -276,7 +287,10 @@ impl Broker {
             epoch: entry.epoch.map(|epoch| epoch.to_string()).unwrap_or_default(),
             alive: entry.alive,
             in_sync: entry.in_sync,
-            role: "member".to_owned(),
+            role: match entry.role {
+                Role::Member => "member".to_owned(),
+                Role::Observer => "observer".to_owned(),
+            },
             addresses: entry.addresses,
         };
         let queue = |(name, total): (crate::dispatch::Name, crate::dispatch::Total)| QueueStatus {
@@ -290,6 +304,11 @@ impl Broker {
         let (blocks, block_cache) = (blocks as u64, block_cache as u64);
         Status {
             node: self.node.id().to_string(),
+            members: MembersStatus {
+                view: self.node.members().name().to_string(),
+                size: self.node.members().size,
+                policy: self.node.size().to_string(),
+            },
             nodes: self.node.roster().into_iter().map(member).collect(),
             queues: self.dispatch.totals(&self.node).into_iter().map(queue).collect(),
             duplicates: self.dispatch.duplicates(),
