@@ -1,5 +1,7 @@
 //! Bad luck: what can happen to hosts, disks, clocks and the network, and random plans of it.
 
+use rhizomq_net::Size;
+
 use super::{agenda::Happening, rng::Rng, world::World};
 
 /// One misfortune.
@@ -33,6 +35,8 @@ pub(crate) enum Fault {
     Slow { host: usize, ms: u64 },
     /// A wall clock jumps.
     Clock { host: usize, by_ms: i64 },
+    /// An operator asks a host to set the number of members.
+    Size { host: usize, size: Size },
 }
 
 /// How often each kind of fault comes, relative to the others.
@@ -50,6 +54,7 @@ pub(crate) struct FaultMix {
     pub(crate) full_disks: u32,
     pub(crate) slow_disks: u32,
     pub(crate) clocks: u32,
+    pub(crate) sizes: u32,
     /// The mean time between two faults, in milliseconds.
     pub(crate) every_ms: u64,
 }
@@ -71,11 +76,12 @@ impl FaultMix {
             full_disks: some(1),
             slow_disks: some(1),
             clocks: some(1),
+            sizes: some(2),
             every_ms: rng.pick(&[700, 2_000, 5_000]),
         }
     }
 
-    fn weights(&self) -> [u32; 12] {
+    fn weights(&self) -> [u32; 13] {
         let network = [self.cuts, self.one_way_cuts, self.groups, self.resets];
         let [cuts, one_way, groups, resets] = network;
         let disks = [self.wipes, self.restores, self.full_disks, self.slow_disks];
@@ -93,6 +99,7 @@ impl FaultMix {
             slow,
             self.clocks,
             self.stops,
+            self.sizes,
         ]
     }
 
@@ -146,6 +153,10 @@ fn draw_fault(rng: &mut Rng, kind: usize, hosts: usize) -> Vec<(u64, Fault)> {
             return vec![(0, Fault::Slow { host, ms }), (last, Fault::Slow { host, ms: 0 })];
         }
         11 => Fault::Stop { host, back },
+        12 => {
+            let text = rng.pick(&["1", "2", "3", "9", "negotiate", "preset 1-3:all, 4+:3"]);
+            Fault::Size { host, size: text.parse().expect("a lawful size") }
+        }
         _ => Fault::Clock { host, by_ms: rng.within(0, 7_200_000) as i64 - 3_600_000 },
     };
     vec![(0, fault)]
@@ -208,6 +219,7 @@ impl World {
                 self.hosts[host].disk.full_for = times;
             }
             Fault::Slow { host, ms } => self.hosts[host].disk.slowness_ms = ms,
+            Fault::Size { host, size } => self.set_size(host, &size),
             Fault::Clock { host, by_ms } => self.hosts[host].wall_offset_ms += by_ms,
         }
     }

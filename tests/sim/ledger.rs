@@ -102,6 +102,10 @@ pub(crate) enum Kind {
     BadOpen,
     /// A node that was told to stop did not do so in order.
     BadStop,
+    /// Not as many members as there are to be, or not the same ones at all nodes.
+    Members,
+    /// Seats changed more often than there was reason to.
+    SeatChanges,
     /// The code panicked.
     Panic,
 }

@@ -386,7 +386,9 @@ impl World {
                 }
             }
         }
-        self.unrest_of_status().or_else(|| self.unbounded())
+        let whole = vec![0; self.hosts.len()];
+        let seats = self.wrong_seats(&whole, None).map(|text| (Kind::Members, text));
+        self.unrest_of_status().or_else(|| self.unbounded()).or(seats)
     }
 
     fn registry_difference(&self, host: usize) -> String {

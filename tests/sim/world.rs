@@ -13,6 +13,7 @@ use super::{
     faults::FaultMix,
     host::Host,
     ledger::{Kind, Ledger},
+    members::Seats,
     network::Network,
     rng::Rng,
     sessions::Connection,
@@ -81,6 +82,8 @@ pub(crate) struct World {
     pub(crate) marks_excused: bool,
     /// When a disk was last replaced by an older or empty one.
     pub(crate) replaced_at: Option<u64>,
+    /// Who is seated, and how often that changed.
+    pub(crate) seats: Seats,
     /// Identities that hosts lost with their disks.
     pub(crate) lost: Vec<NodeId>,
 }
@@ -107,6 +110,7 @@ impl World {
             crashed_at: None,
             marks_excused: false,
             replaced_at: None,
+            seats: Seats::default(),
             lost: Vec::new(),
         };
         for _ in 0..world.settings.hosts {
@@ -179,6 +183,7 @@ impl World {
             Happening::Fault(fault) => self.strike(fault),
             Happening::Look => {
                 self.look();
+                self.look_at_seats();
                 self.agenda.at(self.now + LOOK_MS, Happening::Look);
             }
         }
