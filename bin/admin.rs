@@ -7,6 +7,7 @@
 //! | `POST /ticket` | `{"ticket":"..."}`, only to a caller on the same machine |
 //! | `POST /verify` | the object of `rhizomq verify --json`, once the whole store is read; same machine only |
 //! | `POST /forget` with `{"node":"<32 hex digits>"}` | what forgetting it came to; same machine only |
+//! | `POST /size` with `{"size":"5"}` | the policy for the number of members: `5`, `negotiate`, `preset 1-3:all, 4+:3`; same machine only |
 //! | `POST /backup` with `{"dir":"/absolute/path"}` | node, number of files and bytes; same machine only |
 //!
 //! Every refusal is `{"error":"..."}`. The commands `ticket` and `status` are clients of this (see `client.rs`).
@@ -23,6 +24,7 @@ use axum::{
     routing::{get, post},
 };
 use rhizomq_engine::NodeId;
+use rhizomq_net::{Size, SizeError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -39,6 +41,8 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     fn verify(&self) -> impl Future<Output = Result<Value, String>> + Send;
     /// Forgets a node; the error is for people.
     fn forget(&self, node: NodeId) -> impl Future<Output = Result<Value, String>> + Send;
+    /// Sets the policy for the number of members; the error is for people.
+    fn set_size(&self, size: Size) -> impl Future<Output = Result<Value, String>> + Send;
     /// Takes a backup; the error is for people.
     fn backup(&self, dir: PathBuf) -> impl Future<Output = Result<Value, String>> + Send;
 }
@@ -69,13 +73,17 @@ fn router<S: Source>(source: S) -> Router {
         .route("/verify", post(verify::<S>))
         .route("/backup", post(backup::<S>))
         .route("/forget", post(forget::<S>))
+        .route("/size", post(size::<S>))
         .fallback(|| async {
-            refusal(StatusCode::NOT_FOUND, "there are GET /health, /status and POST /ticket, /verify, /backup, /forget")
+            refusal(
+                StatusCode::NOT_FOUND,
+                "there are GET /health, /status and POST /ticket, /verify, /backup, /forget, /size",
+            )
         })
         .method_not_allowed_fallback(|| async {
             refusal(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "GET for /health and /status, POST for /ticket, /verify, /backup and /forget",
+                "GET for /health and /status, POST for /ticket, /verify, /backup, /forget and /size",
             )
         })
         .layer(middleware::from_fn(door::take_whole))
@@ -156,6 +164,27 @@ async fn forget<S: Source>(
     }
 }
 
+#[derive(Deserialize)]
+struct SizeRequest {
+    size: String,
+}
+
+async fn size<S: Source>(
+    State(source): State<S>,
+    ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if let Some(refusal) = refuse_strangers("such a decision", caller, &headers) {
+        return refusal;
+    }
+    match serde_json::from_slice(&body).map(|SizeRequest { size }| size.parse()) {
+        Ok(Ok(size)) => answer(source.set_size(size).await),
+        Ok(Err(error)) => refusal(StatusCode::BAD_REQUEST, &SizeError::to_string(&error)),
+        Err(_) => refusal(StatusCode::BAD_REQUEST, "the body must be {\"size\":\"5\"}, or another policy in its place"),
+    }
+}
+
 fn answer(result: Result<Value, String>) -> Response {
     match result {
         Ok(value) => Json(value).into_response(),
@@ -227,6 +256,10 @@ mod tests {
 
         async fn forget(&self, node: NodeId) -> Result<Value, String> {
             Ok(json!({ "node": node.to_string() }))
+        }
+
+        async fn set_size(&self, size: Size) -> Result<Value, String> {
+            Ok(json!({ "policy": size.to_string() }))
         }
 
         async fn backup(&self, dir: PathBuf) -> Result<Value, String> {
@@ -370,6 +403,19 @@ mod tests {
     }
 
     #[test]
+    fn a_size_is_read_before_anybody_is_asked_and_a_wrong_one_is_explained() {
+        let with = |body: &str| {
+            let head = format!("Host: localhost\nContent-Length: {}\nConnection: close\n\n", body.len());
+            ask(true, &format!("POST /size HTTP/1.1\n{head}{body}"))
+        };
+        assert!(with("{\"size\":\"5\"}").ends_with("{\"policy\":\"5\"}"));
+        assert!(with("{\"size\":\"preset 1-3:all,4+:3\"}").ends_with("{\"policy\":\"preset 1-3:all, 4+:3\"}"));
+        let refused = with("{\"size\":\"0\"}");
+        assert!(refused.contains(" 400 ") && refused.contains("write 1 or more"), "{refused}");
+        assert!(with("{}").contains(" 400 "));
+    }
+
+    #[test]
     fn a_ticket_is_for_this_machine_and_for_no_web_page() {
         let with = |headers: &str| ask(true, &format!("POST /ticket HTTP/1.1\n{headers}Connection: close\n\n"));
         assert!(with("Host: 127.0.0.1:61680\n").ends_with("{\"ticket\":\"T\"}"));
@@ -378,7 +424,7 @@ mod tests {
             let answer = with(headers);
             assert!(answer.contains(" 403 ") && !answer.contains("\"T\""), "{answer}");
         }
-        for path in ["/verify", "/backup"] {
+        for path in ["/verify", "/backup", "/forget", "/size"] {
             for headers in ["Host: evil.example\n", "Host: 127.0.0.1\nOrigin: http://evil.example\n"] {
                 let request = format!("POST {path} HTTP/1.1\n{headers}Content-Length: 0\nConnection: close\n\n");
                 assert!(ask(true, &request).contains(" 403 "), "{path} {headers}");

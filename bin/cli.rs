@@ -91,6 +91,18 @@ pub(crate) enum Command {
     /// and it learns from its peers what was consumed since the backup; nothing comes back that they know to be consumed.
     /// Without peers nobody remembers that: what was consumed after the backup is delivered again.
     Restore(RestoreArgs),
+    /// Set how many nodes are members; the others observe
+    ///
+    /// Members are where new messages' copies go first; observers take clients like any other node, and take a member's
+    /// place when it fails. Any node can be told, at any time, and the policy holds for the whole cluster:
+    ///
+    ///   rhizomq size 5                                    five, or all nodes while there are fewer
+    ///   rhizomq size negotiate                            the median of what the nodes within reach propose
+    ///   rhizomq size preset "1-3:all, 4-9:3, 10+:5"       by the number of nodes within reach
+    ///
+    /// If nothing was ever set, all nodes are members. Of two policies set in two places at once the later one holds.
+    #[command(verbatim_doc_comment)]
+    Size(SizeArgs),
     /// Decide about a node of the cluster
     #[command(subcommand)]
     Node(NodeCommand),
@@ -194,6 +206,16 @@ pub(crate) struct ForgetArgs {
     /// The node's whole id, 32 hex digits, as `status --json` tells it
     #[arg(value_name = "ID", value_parser = |text: &str| text.parse::<rhizomq_engine::NodeId>())]
     pub(crate) id: rhizomq_engine::NodeId,
+    #[command(flatten)]
+    pub(crate) node: AdminArgs,
+}
+
+/// Options of `size`.
+#[derive(Debug, Args)]
+pub(crate) struct SizeArgs {
+    /// The policy: a number, `negotiate`, or `preset` and rules; nothing to be told the present one
+    #[arg(value_name = "POLICY", num_args = 0..)]
+    pub(crate) policy: Vec<String>,
     #[command(flatten)]
     pub(crate) node: AdminArgs,
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{AdminArgs, BackupArgs, ForgetArgs},
+    cli::{AdminArgs, BackupArgs, ForgetArgs, SizeArgs},
     status_table,
 };
 
@@ -58,6 +58,29 @@ pub(crate) fn forget(args: &ForgetArgs) -> Result<String, ClientError> {
          delivered as before; {} copies that it should have kept are made elsewhere.\nGiven up is to wait for what lies on \
          its disk alone. Should it come back after all, it joins anew, and that is taken in.",
         args.id, answer["waiting_here"], answer["replicas"],
+    ))
+}
+
+/// `rhizomq size`.
+pub(crate) fn size(args: &SizeArgs) -> Result<String, ClientError> {
+    let node = &args.node;
+    if args.policy.is_empty() {
+        let status = ask(node.admin, "GET", "/status", None, Some(TIMEOUT))?;
+        let members = &status["members"];
+        if node.json {
+            return Ok(members.to_string());
+        }
+        return Ok(format!("{} (here: {} members)", members["policy"].as_str().unwrap_or("-"), members["size"]));
+    }
+    let body = json!({ "size": args.policy.join(" ") });
+    let answer = ask(node.admin, "POST", "/size", Some(body), Some(TIMEOUT))?;
+    if node.json {
+        return Ok(answer.to_string());
+    }
+    Ok(format!(
+        "the number of members is now: {}, here and at every node that hears of it.\nSeats settle within some ten seconds; \
+         `rhizomq status` shows them.",
+        answer["policy"].as_str().unwrap_or("-"),
     ))
 }
 

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Command::Ticket(args) => client::ticket(&args).map_err(anyhow::Error::from),
         Command::Status(args) => client::status(&args).map_err(anyhow::Error::from),
         Command::Verify(args) => return verify::run(&args),
+        Command::Size(args) => client::size(&args).map_err(anyhow::Error::from),
         Command::Backup(args) => client::backup(&args).map_err(anyhow::Error::from),
         Command::Restore(args) => backup::restore(&args).map_err(anyhow::Error::from),
         Command::Node(NodeCommand::Forget(args)) => client::forget(&args).map_err(anyhow::Error::from),

@@ -13,7 +13,7 @@ use rhizomq_engine::{
     Engine, EngineError, Epoch, NodeId, Now, OpenReport, Planted, Store, StoreError, store::DiskStore,
 };
 use rhizomq_net::{
-    Node, NodeConfig, SwimConfig, Ticket, TicketError, Timing,
+    Node, NodeConfig, Size, SwimConfig, Ticket, TicketError, Timing,
     rim::{Identity, NetworkSecret, Rim, RimConfig, RimError, RimEvents},
 };
 use rhizomq_stomp::{
@@ -438,6 +438,12 @@ impl admin::Source for Source {
             "waiting_here": forgotten.waiting_here,
             "replicas": forgotten.replicas,
         }))
+    }
+
+    async fn set_size(&self, size: Size) -> Result<Value, String> {
+        let policy = size.to_string();
+        self.handle()?.set_size(size).await.ok_or("the node is stopping")?.map_err(|error| error.to_string())?;
+        Ok(json!({ "policy": policy }))
     }
 
     async fn backup(&self, dir: PathBuf) -> Result<Value, String> {

@@ -42,6 +42,9 @@ pub(crate) fn render(status: &Value) -> String {
         text(&status["topic_drops"]),
         short(&text(&status["digest"])),
     );
+    let members = &status["members"];
+    let (size, policy, view) = (text(&members["size"]), text(&members["policy"]), short(&text(&members["view"])));
+    let _ = writeln!(out, "members wanted {size} (policy: {policy})   view {view}");
     health(&mut out, &status["damage"], &status["store"]);
     out
 }

@@ -12,7 +12,7 @@ use rhizomq_engine::{
     store::{Copied, Finding, Part},
 };
 use rhizomq_net::{
-    CommitError, ForgetError, Forgotten, Output as NetOutput,
+    CommitError, ForgetError, Forgotten, Output as NetOutput, Size, SizeError,
     rim::{Rim, RimEvent, RimEvents},
 };
 use tokio::{
@@ -86,6 +86,7 @@ pub enum DriverError {
 enum Question {
     Status(oneshot::Sender<Status>),
     Forget(NodeId, oneshot::Sender<Result<Forgotten, ForgetError>>),
+    SetSize(Size, oneshot::Sender<Result<(), SizeError>>),
 }
 
 /// Asks the core questions from other tasks. Cheap to clone.
@@ -124,6 +125,13 @@ impl Handle {
         let (answer, forgotten) = oneshot::channel();
         self.questions.send(Question::Forget(node, answer)).await.ok()?;
         forgotten.await.ok()
+    }
+
+    /// Sets the policy for the number of members; `None` when the core has stopped. See `Node::set_size`.
+    pub async fn set_size(&self, size: Size) -> Option<Result<(), SizeError>> {
+        let (answer, done) = oneshot::channel();
+        self.questions.send(Question::SetSize(size, answer)).await.ok()?;
+        done.await.ok()
     }
 }
 
@@ -353,6 +361,13 @@ impl Driver {
                     tracing::warn!(%node, "an operator lets the cluster forget a node");
                 }
                 let _ = answer.send(forgotten);
+            }
+            Question::SetSize(size, answer) => {
+                let done = self.broker.set_size(now(self.started), &size);
+                if done.is_ok() {
+                    tracing::warn!(%size, "an operator sets the number of members");
+                }
+                let _ = answer.send(done);
             }
             Question::Status(answer) => {
                 let mut status = self.broker.status();
