@@ -324,6 +324,41 @@ fn the_size_changes_while_members_fail_and_clocks_jump() {
     expect_clean("size changes", &script, 0..2 * SEEDS);
 }
 
+/// Two sides that a bridge alone sees, and a direction that is cut: one component, and all its hosts see it alike.
+#[test]
+fn a_bridge_and_a_one_way_cut_leave_one_cluster_with_one_view() {
+    let script = |seed, printed| {
+        let mut world = cluster(seed, printed, 7, 3, None);
+        let order = world.shuffled((0..7).collect());
+        let few = &order[..2];
+        let many = &order[3..];
+        let seated = world.seated();
+        let lost = few.iter().filter(|host| seated.contains(host)).count();
+        let mut ways = Vec::new();
+        for &a in few {
+            many.iter().for_each(|&b| ways.extend([(a, b), (b, a)]));
+        }
+        world.strike(Fault::Cut { ways, last: 2 * SETTLED_MS });
+        world.run_for(SETTLED_MS);
+        world.check_seats(&[0; 7], 3, "with a bridge");
+        world.check_changes(2 * lost, "with a bridge");
+        if few.iter().any(|host| world.seated().contains(host)) && world.ledger.violation.is_none() {
+            world.violate(Kind::Members, "a member that most do not reach".to_owned());
+        }
+        world.run_for(2 * SETTLED_MS);
+        world.check_seats(&[0; 7], 3, "whole again");
+        world.check_changes(0, "whole again");
+        let (from, to) = world.rng.two_below(7);
+        world.strike(Fault::Cut { ways: vec![(from, to)], last: SETTLED_MS });
+        world.run_for(SETTLED_MS - 1_000);
+        world.check_seats(&[0; 7], 3, "one direction cut");
+        world.check_changes(0, "one direction cut");
+        world.heal_and_rest();
+        world
+    };
+    expect_clean("a bridge", &script, 0..2 * SEEDS);
+}
+
 #[test]
 fn policies_follow_what_is_within_reach() {
     let script = |seed, printed| {

@@ -220,7 +220,7 @@ impl Node {
             }
             reach.returns.retain(|at| now.mono_ms < at + LOSSES_MS);
         }
-        self.members.reach.retain(|node, reach| reach.is_reached || roster.contains(node));
+        self.members.reach.retain(|node, reach| reach.is_reached || roster.binary_search(node).is_ok());
     }
 
     /// Tells the others whom this node reaches, if that is not what they know.

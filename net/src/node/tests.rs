@@ -3,6 +3,7 @@
 
 mod lagging;
 mod leaving;
+mod seats;
 mod syncing;
 
 use std::collections::BTreeMap;
