@@ -154,7 +154,9 @@ impl Node {
     pub(super) fn note_members(&mut self, key: &Key) {
         if let Some(node) = ballot_of(key) {
             let ballot = self.engine.registry().register(key).and_then(Ballot::decode);
-            match ballot {
+            // What an earlier life of this node said of itself, and where it sat, is over, though the disk still has it.
+            let is_over = |ballot: &Ballot| node == self.id() && ballot.epoch != self.epoch();
+            match ballot.filter(|ballot| !is_over(ballot)) {
                 Some(ballot) => self.members.ballots.insert(node, ballot),
                 None => self.members.ballots.remove(&node),
             };
