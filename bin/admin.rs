@@ -171,11 +171,11 @@ struct SizeRequest {
 
 async fn size<S: Source>(
     State(source): State<S>,
-    ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    if let Some(refusal) = refuse_strangers("such a decision", caller, &headers) {
+    if let Some(refusal) = refuse_strangers("such a decision", caller.address, &headers) {
         return refusal;
     }
     match serde_json::from_slice(&body).map(|SizeRequest { size }| size.parse()) {
