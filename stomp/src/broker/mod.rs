@@ -36,7 +36,7 @@ use self::{
 use crate::{
     dispatch::{Dispatch, Effect, TakeoverTiming},
     session::{Delivery, Session, SessionConfig},
-    status::{DamageStatus, MemoryStatus, MembersStatus, NodeStatus, QueueStatus, Status, StoreStatus},
+    status::{DamageStatus, MembersStatus, MemoryStatus, NodeStatus, QueueStatus, Status, StoreStatus},
 };
 
 /// A client's connection, named by the driver; never used twice in a process life.
