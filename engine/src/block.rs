@@ -376,13 +376,9 @@ impl Block {
     }
 
     fn message_at(&self, run: &Run, index: usize) -> Message {
-        let stored = &self.messages[index];
-        Message {
-            inbox: run.inbox.clone(),
-            head: self.bytes.slice(stored.head.0 as usize..stored.head.1 as usize),
-            body: self.bytes.slice(stored.body.0 as usize..stored.body.1 as usize),
-            persistent: stored.flags & FLAG_PERSISTENT != 0,
-        }
+        let MessageRef { head, body, persistent } = self.message_ref(index);
+        let (head, body) = (self.bytes.slice_ref(head), self.bytes.slice_ref(body));
+        Message { inbox: run.inbox.clone(), head, body, persistent }
     }
 
     fn part(&self, (from, to): (u32, u32)) -> &[u8] {

@@ -6,7 +6,8 @@
 //!
 //! **Reading.** What changed since the last checkpoint is in memory (the overlay), all else in sled (the index). Values
 //! below 512 bytes lie in both; larger ones stay in the log file where they were written, and overlay and index
-//! point there, with a checksum (key-value separation, as in WiscKey and bitcask).
+//! point there, with a checksum (key-value separation, as in WiscKey and bitcask). Blocks end in their own hash, which
+//! serves as that checksum: they are *sealed*, and hashed once.
 //!
 //! **Checkpoint.** The overlay's rows go to sled, sled is flushed and all its files are synced, and last the marker is
 //! replaced: it says from where to replay, and has a sum over all rows. Sled's batches are not relied on to be atomic, nor
@@ -16,7 +17,7 @@
 //!
 //! **Cleaning.** Log files go only from the front (oldest first), and only when no row's latest put is in them: then what
 //! is left still replays to the same state, deletes included, since all that they deleted is gone too. When dead bytes
-//! outweigh live ones, what lives in the front file is put again at the head of the log. Each round through the log
+//! outweigh live ones, or hardly anything in the front file lives, that is put again at the head of the log. Each round through the log
 //! carries at most as much as it frees, so neither space nor writing grows beyond a constant factor.
 //!
 //! **Damage.** Frames are hashed with the store's own key. Replay steps over what is damaged to the next intact frame, and
