@@ -135,7 +135,7 @@ pub(crate) struct ServeArgs {
     /// Join the network of the node that printed this ticket; needed once, harmless later
     #[arg(long, value_name = "TICKET", env = "RHIZOMQ_JOIN", hide_env_values = true)]
     pub(crate) join: Option<String>,
-    /// Where the node stands (rack, room, town), told to the other nodes; not used for placing copies yet [default: none]
+    /// Where the node stands (rack, room, town): copies are spread over sites, near consumers come first [default: none]
     #[arg(long, value_name = "SITE", env = "RHIZOMQ_SITE")]
     pub(crate) site: Option<String>,
     /// How many nodes keep a copy of each message, this one included [default: 3]
@@ -144,6 +144,9 @@ pub(crate) struct ServeArgs {
     /// On how many disks a message must be synced before its RECEIPT is sent; fewer while fewer nodes live [default: 2]
     #[arg(long, value_name = "N", env = "RHIZOMQ_CONFIRM")]
     pub(crate) confirm: Option<u32>,
+    /// On how many sites a message must be on disk before its RECEIPT is sent; fewer while fewer are reachable [default: 1]
+    #[arg(long, value_name = "N", env = "RHIZOMQ_CONFIRM_SITES")]
+    pub(crate) confirm_sites: Option<u32>,
     /// How fast the data files are read again and again to find damage, in MB a second, or `off` [default: 4]
     #[arg(long, value_name = "MB|off", env = "RHIZOMQ_SCRUB")]
     pub(crate) scrub: Option<String>,

@@ -44,6 +44,7 @@ pub(crate) struct Settings {
     pub(crate) site: String,
     pub(crate) copies: u32,
     pub(crate) confirm: u32,
+    pub(crate) confirm_sites: u32,
     /// Bytes a second; None: the store is not read again.
     pub(crate) scrub: Option<u64>,
     /// For what could be read from disk again.
@@ -67,6 +68,8 @@ struct File {
     site: Option<String>,
     copies: Option<u32>,
     confirm: Option<u32>,
+    #[serde(rename = "confirm-sites")]
+    confirm_sites: Option<u32>,
     scrub: Option<NumberOrText>,
     memory: Option<NumberOrText>,
     json: Option<bool>,
@@ -105,6 +108,8 @@ pub(crate) enum ConfigError {
         "--confirm is {confirm} but --copies is {copies}; a message cannot be confirmed on more disks than keep it"
     )]
     Confirm { confirm: u32, copies: u32 },
+    #[error("--confirm-sites is {sites} but --copies is {copies}; it must be from 1 to the number of copies")]
+    ConfirmSites { sites: u32, copies: u32 },
     #[error("--scrub is `{0}`; it must be a number of MB a second from 1 to {MAX_SCRUB}, or `off`")]
     Scrub(String),
     #[error(
@@ -145,6 +150,7 @@ impl Settings {
             copies: args.copies.or(file.copies).unwrap_or(3),
             // A stated number of copies below the default of `confirm` is meant to be enough by itself.
             confirm: 0,
+            confirm_sites: args.confirm_sites.or(file.confirm_sites).unwrap_or(1),
             json: args.json || file.json.unwrap_or(false),
             log: args.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
         };
@@ -161,6 +167,9 @@ impl Settings {
         }
         if self.confirm > self.copies {
             return Err(ConfigError::Confirm { confirm: self.confirm, copies: self.copies });
+        }
+        if !(1..=self.copies).contains(&self.confirm_sites) {
+            return Err(ConfigError::ConfirmSites { sites: self.confirm_sites, copies: self.copies });
         }
         if let Some(name) = &self.name {
             check_name("--name", name)?;
@@ -278,6 +287,8 @@ mod tests {
         assert!(with_file("memory = -1", ServeArgs::default()).is_err());
         assert!(matches!(refuse("confirm = 0"), ConfigError::ConfirmNothing));
         assert!(matches!(refuse("copies = 2\nconfirm = 3"), ConfigError::Confirm { .. }));
+        assert!(matches!(refuse("copies = 2\nconfirm-sites = 3"), ConfigError::ConfirmSites { sites: 3, copies: 2 }));
+        assert!(matches!(refuse("confirm-sites = 0"), ConfigError::ConfirmSites { .. }));
         assert!(matches!(refuse("name = \"a b\""), ConfigError::Name { .. }));
         assert!(matches!(refuse("peer = \"0.0.0.0:1\""), ConfigError::Advertise(_)));
         assert!(with_file("peer = \"0.0.0.0:1\"\nadvertise = [\"192.0.2.1:1\"]", ServeArgs::default()).is_ok());

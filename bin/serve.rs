@@ -264,6 +264,7 @@ impl Host {
             addresses: self.addresses(),
             copies: self.settings.copies,
             confirm: self.settings.confirm,
+            confirm_sites: self.settings.confirm_sites,
             seed: random()?,
             timing: Timing::default(),
             swim: SwimConfig::default(),

@@ -18,11 +18,15 @@ pub(crate) fn render(status: &Value) -> String {
             short(&id),
             state(node).to_owned(),
             text(&node["role"]),
+            match text(&node["site"]) {
+                site if site.is_empty() => "-".to_owned(),
+                site => site,
+            },
             short(&text(&node["epoch"])),
             list(&node["addresses"]).iter().map(text).collect::<Vec<_>>().join(" "),
         ]
     });
-    table(&mut out, &["NODE", "ID", "STATE", "ROLE", "EPOCH", "ADDRESSES"], nodes.collect());
+    table(&mut out, &["NODE", "ID", "STATE", "ROLE", "SITE", "EPOCH", "ADDRESSES"], nodes.collect());
     out.push('\n');
     let queues = list(&status["queues"]);
     let rows = queues.iter().take(MAX_QUEUES).map(|queue| {
@@ -45,8 +49,28 @@ pub(crate) fn render(status: &Value) -> String {
     let members = &status["members"];
     let (size, policy, view) = (text(&members["size"]), text(&members["policy"]), short(&text(&members["view"])));
     let _ = writeln!(out, "members wanted {size} (policy: {policy})   view {view}");
+    sites(&mut out, status);
     health(&mut out, &status["damage"], &status["store"]);
     out
+}
+
+/// Where copies lie, when there are several sites.
+fn sites(out: &mut String, status: &Value) {
+    let sites = list(&status["sites"]);
+    if sites.len() < 2 {
+        return;
+    }
+    let site = |site: &Value| {
+        let name = text(&site["name"]);
+        let name = if name.is_empty() { "(none)" } else { &name };
+        format!("{name}: {} nodes, {} messages", text(&site["nodes"]), text(&site["copies"]))
+    };
+    let _ = writeln!(
+        out,
+        "copies by site, of what this node looks after: {}; on one site only {}",
+        sites.iter().map(site).collect::<Vec<_>>().join(", "),
+        text(&status["on_one_site"]),
+    );
 }
 
 /// Lines about the disk, when there is something to say.
@@ -136,7 +160,26 @@ mod tests {
         assert!(lines[2].starts_with("second     bb  gone"), "{text}");
         assert!(lines[3].contains("catching up") && lines[4].contains("in sync"), "{text}");
         assert_eq!(lines[0].find("STATE"), lines[2].find("gone"));
+        assert!(!text.contains("copies by site"), "{text}");
         assert!(text.contains("/queue/a") && text.contains("possible duplicates 2"), "{text}");
+    }
+
+    #[test]
+    fn several_sites_are_shown_with_their_copies() {
+        let status = json!({
+            "nodes": [{"name": "a", "id": "aa", "alive": true, "role": "member", "site": "berlin"}],
+            "sites": [{"name": "", "nodes": 1, "copies": 4}, {"name": "berlin", "nodes": 2, "copies": 7}],
+            "on_one_site": 3,
+        });
+        let text = render(&status);
+        assert!(
+            text.contains("(none): 1 nodes, 4 messages, berlin: 2 nodes, 7 messages; on one site only 3"),
+            "{text}"
+        );
+        assert_eq!(
+            text.lines().next().and_then(|line| line.find("SITE")),
+            text.lines().nth(1).and_then(|line| line.find("berlin"))
+        );
     }
 
     #[test]

@@ -82,6 +82,7 @@ impl Host {
             addresses: vec![address],
             copies: 2,
             confirm: 2,
+            confirm_sites: 1,
             seed: epoch.0,
             timing: Timing::default(),
             swim: SwimConfig::default(),

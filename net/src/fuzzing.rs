@@ -331,6 +331,7 @@ impl Host {
             addresses: vec![([127, 0, 0, 1], 1).into()],
             copies: 2,
             confirm: 2,
+            confirm_sites: 1,
             seed: 1,
             timing: Timing::default(),
             swim: SwimConfig::default(),

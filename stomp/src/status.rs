@@ -19,6 +19,10 @@ pub struct Status {
     pub duplicates: u64,
     /// Waiting messages that this node looks after and that lack copies.
     pub under_replicated: u64,
+    /// Sites of the live nodes, and where the copies of waiting messages lie that this node looks after.
+    pub sites: Vec<SiteStatus>,
+    /// Of these, messages with copies on one site only, although there are several and more than one copy is wanted.
+    pub on_one_site: u64,
     /// Hex; equal on two nodes that see the same nodes alive exactly when their registries, their retired sets and the
     /// segments that all live nodes are to hold are equal. Of those that only some hold, `in_sync` tells pair by pair.
     pub digest: String,
@@ -96,10 +100,23 @@ pub struct NodeStatus {
     /// Whether its registry, its retired set and all that it and the answering node are both to hold were equal to the
     /// latter's when they last compared, a second ago or so; `null` for a node that is not linked and for the answering one.
     pub in_sync: Option<bool>,
+    /// Where it stands, as it says; empty until known.
+    pub site: String,
     /// `member` or `observer`: as the answering node elects, or, for a node out of its reach, as it last was.
     pub role: String,
     /// Where it is reached by others.
     pub addresses: Vec<SocketAddr>,
+}
+
+/// One site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SiteStatus {
+    /// As `--site` says; empty for nodes without.
+    pub name: String,
+    /// Live nodes.
+    pub nodes: u32,
+    /// Waiting messages, of those that the answering node looks after, of which a node there has a copy.
+    pub copies: u64,
 }
 
 /// One queue.

@@ -79,6 +79,7 @@ async fn driver(session: SessionConfig) -> (Driver, SocketAddr) {
         addresses: Vec::new(),
         copies: 3,
         confirm: 2,
+        confirm_sites: 1,
         seed: 1,
         timing: Timing::default(),
         swim: SwimConfig::default(),

@@ -125,10 +125,11 @@ impl World {
         engine.set_segment_limits(self.settings.roll.0, self.settings.roll.1);
         let config = NodeConfig {
             name: name_of(index),
-            site: String::new(),
+            site: self.settings.site_of(index),
             addresses: vec![SocketAddr::from(([10, 0, 0, index as u8], 7000))],
             copies: self.settings.copies,
             confirm: self.settings.confirm,
+            confirm_sites: self.settings.confirm_sites,
             seed,
             timing: self.settings.timing,
             swim: self.settings.swim.clone(),

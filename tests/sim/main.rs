@@ -12,7 +12,7 @@
 //! - its clients: `sessions` (connections), `clients`, `consumers`, `topics`
 //! - what goes wrong in it: `faults`
 //! - who judges: `ledger` (what was seen), `oracle` (what must not be), `trace`
-//! - the tests: `mixed` (random), `scenarios` (by hand), `members` (who sits where), `mistakes` (planted ones must be noticed); `runs` runs them
+//! - the tests: `mixed` (random), `scenarios` (by hand), `members` (who sits where), `places` (sites), `mistakes` (planted ones must be noticed); `runs` runs them
 
 mod agenda;
 mod clients;
@@ -26,6 +26,7 @@ mod mistakes;
 mod mixed;
 mod network;
 mod oracle;
+mod places;
 mod rng;
 mod runs;
 mod scenarios;

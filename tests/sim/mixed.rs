@@ -31,6 +31,8 @@ impl Settings {
             hosts,
             copies: copies as u32,
             confirm: rng.within(1, copies) as u32,
+            confirm_sites: rng.within(1, 2).min(copies) as u32,
+            sites: rng.pick(&[1, 1, 2, 3]),
             queues,
             producers,
             consumers,
@@ -57,6 +59,8 @@ impl Settings {
             hosts,
             copies: 3,
             confirm: 2,
+            confirm_sites: 1,
+            sites: 1,
             queues: 1,
             producers: Vec::new(),
             consumers: Vec::new(),
@@ -73,6 +77,13 @@ impl Settings {
             faults: FaultMix::default(),
             mistake,
         }
+    }
+}
+
+impl Settings {
+    /// Where a host stands.
+    pub(crate) fn site_of(&self, host: usize) -> String {
+        if self.sites < 2 { String::new() } else { format!("s{}", host % self.sites) }
     }
 }
 

@@ -36,6 +36,9 @@ pub(crate) struct Settings {
     pub(crate) hosts: usize,
     pub(crate) copies: u32,
     pub(crate) confirm: u32,
+    pub(crate) confirm_sites: u32,
+    /// Hosts stand on so many sites, in turn.
+    pub(crate) sites: usize,
     pub(crate) queues: usize,
     pub(crate) producers: Vec<(Producer, Option<usize>)>,
     pub(crate) consumers: Vec<(Consumer, Option<usize>)>,

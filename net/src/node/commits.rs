@@ -95,6 +95,7 @@ impl Node {
         for key in &report.registry {
             self.note_holders(key);
             self.note_members(key);
+            self.note_site(key);
             if self.changed_keys.contains(key) {
                 if !self.engine.is_key_queued(key) {
                     self.changed_keys.remove(key);
@@ -136,8 +137,8 @@ impl Node {
         }
     }
 
-    /// Confirms every unit whose block is on enough disks: as many as configured, or as there are nodes within reach that
-    /// store what they are sent. Where enough are within reach and too few of them are holders, more are named.
+    /// Confirms every unit whose block is on enough disks and sites: as many as configured, or as there are nodes within
+    /// reach that store what they are sent, and sites of such. Where enough are within reach and too few of them are holders, more are named.
     pub(super) fn confirm_ready(&mut self) {
         #[cfg(feature = "mistakes")]
         if self.config.planted.is(rhizomq_engine::Mistake::ConfirmBeforeSync) {
@@ -145,6 +146,7 @@ impl Node {
         }
         let present = 1 + self.peers.values().filter(|peer| peer.keeps_up()).count();
         let wanted = present.min(self.config.confirm as usize);
+        let wanted_sites = self.wanted_sites();
         let (mut ready, mut short) = (Vec::new(), BTreeSet::new());
         for (name, (place, _)) in &self.confirms.waiting {
             let holders = self.holders_of(place.segment);
@@ -154,18 +156,22 @@ impl Node {
             let live =
                 if is_over { RangeSet::new() } else { all.difference(&self.engine.removed_slots(place.segment)) };
             let needed = if live.is_empty() { &all } else { &live };
-            let (mut copies, mut reachable) = (1, 1);
+            let (mut have, mut reach) = (vec![self.id()], vec![self.id()]);
             for &node in holders.iter().filter(|&&node| node != self.id()) {
-                copies += usize::from(self.confirms.has(node, place.segment).is_some_and(|has| needed.is_subset(has)));
-                reachable += usize::from(self.keeps_up(node));
+                let has = self.confirms.has(node, place.segment).is_some_and(|has| needed.is_subset(has));
+                have.extend(has.then_some(node));
+                reach.extend(self.keeps_up(node).then_some(node));
             }
-            if live.is_empty() || copies >= wanted {
-                ready.push((*name, copies as u32));
-            } else if reachable < wanted {
+            let are_enough = |nodes: &[NodeId]| {
+                nodes.len() >= wanted && (wanted_sites < 2 || self.count_sites(nodes) >= wanted_sites)
+            };
+            if live.is_empty() || are_enough(&have) {
+                ready.push((*name, have.len() as u32));
+            } else if !are_enough(&reach) {
                 short.insert(place.segment);
             }
         }
-        short.into_iter().for_each(|segment| self.recruit(segment, wanted));
+        short.into_iter().for_each(|segment| self.recruit(segment, wanted, wanted_sites));
         for (name, copies) in ready {
             let (_, publishes) = self.confirms.waiting.remove(&name).unwrap_or_else(|| unreachable!("just seen"));
             self.events.extend(publishes.into_iter().map(|publish| Event::Confirmed { publish, copies }));

@@ -11,6 +11,7 @@ use rhizomq_engine::{Key, Mistake, NodeId, Planted, SegmentId, SegmentState};
 use super::{
     Node,
     placement::{holders_key, leaving_key},
+    sites::{Shape, is_spare},
 };
 use crate::wire::Control;
 
@@ -69,7 +70,7 @@ impl Node {
     }
 
     /// Whether enough others hold the segment, and this node is the last that should: a node outside the list (it only
-    /// keeps removals), or the lowest-ranked of more live holders than copies are wanted.
+    /// keeps removals), or the lowest-ranked of those live holders that are not needed for the wanted copies and sites.
     fn is_surplus(&self, segment: SegmentId) -> bool {
         let me = self.id();
         if segment.node == me || !self.engine.is_settled(segment) || self.engine.retired().folded(segment).is_some() {
@@ -81,10 +82,14 @@ impl Node {
             return !named && !self.holders.of(segment).is_empty();
         }
         let staying = |node: &&NodeId| self.is_linked(**node) && !self.holders.is_leaving(segment, **node);
-        let others = self.holders.of(segment).iter().filter(|&&node| node != me).filter(staying);
-        let others: Vec<_> = others.collect();
-        let last = self.holders.of(segment).iter().rev().find(|&node| *node == me || staying(&node));
-        others.len() >= self.config.copies as usize && (self.holders.is_leaving(segment, me) || last == Some(&me))
+        let holders = self.holders.of(segment);
+        let others: Vec<NodeId> = holders.iter().filter(|&&node| node != me).filter(staying).copied().collect();
+        let is_spare = |node: NodeId| {
+            let rest = others.iter().chain([&me]).filter(|&&other| other != node);
+            is_spare(self.shape(), &self.place_of(segment.node), &self.places_of(rest), &self.place_of(node))
+        };
+        let goes = |node: &NodeId| *node != segment.node && (*node == me || others.contains(node)) && is_spare(*node);
+        is_spare(me) && (self.holders.is_leaving(segment, me) || holders.iter().rev().copied().find(goes) == Some(me))
     }
 
     /// Declared to leave, but the others went away meanwhile: take it back.
@@ -143,11 +148,19 @@ impl Node {
             return;
         };
         proofs.from.insert(from);
-        let enough = proofs.from.len() >= needed;
-        if enough && self.is_surplus(segment) {
+        let from: Vec<_> = proofs.from.iter().copied().collect();
+        if from.len() >= needed && self.are_enough_without_me(segment, &from) && self.is_surplus(segment) {
             self.handoffs.proofs.remove(&segment);
             self.engine.drop_replica(segment);
         }
+    }
+
+    /// Whether those that vouch are on the sites, too, that the holders are to be on.
+    fn are_enough_without_me(&self, segment: SegmentId, vouching: &[NodeId]) -> bool {
+        let shape = Shape { copies: 0, ..self.shape() };
+        let home = self.place_of(segment.node);
+        !self.holders.has(segment, self.id())
+            || is_spare(shape, &home, &self.places_of(vouching), &self.place_of(self.id()))
     }
 
     /// The replica is gone from this node's disk: so is its place on the list, if it had declared to leave that. Not before,

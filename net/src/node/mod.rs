@@ -10,6 +10,7 @@
 //! - `peer.rs`: what is remembered of a linked peer
 //! - `sync.rs`: anti-entropy: summaries, pulls, registry and retired set
 //! - `placement.rs`: who holds a segment, successors for the dead
+//! - `sites.rs`: where nodes stand, and how copies are spread over places
 //! - `handoff.rs`: how a surplus copy leaves
 //! - `folding.rs`: how a segment ends that a crash left open
 //! - `forget.rs`: nodes that will never come back
@@ -26,6 +27,7 @@ mod members;
 mod peer;
 mod placement;
 mod roster;
+mod sites;
 mod storing;
 mod sync;
 #[cfg(test)]
@@ -48,6 +50,7 @@ pub use self::{
     forget::{ForgetError, Forgotten},
     members::Role,
     roster::RosterEntry,
+    sites::Spread,
 };
 use crate::{
     link::{LinkId, PeerHello},
@@ -72,7 +75,7 @@ pub enum CommitError {
 pub struct NodeConfig {
     /// For people.
     pub name: String,
-    /// Where it stands; empty if it does not matter.
+    /// Where it stands. Nodes for which it is empty stand together.
     pub site: String,
     /// Where peers reach it.
     pub addresses: Vec<SocketAddr>,
@@ -80,6 +83,8 @@ pub struct NodeConfig {
     pub copies: u32,
     /// Disks that hold a message before its receipt; 1 to `copies`. Fewer when fewer nodes are reachable.
     pub confirm: u32,
+    /// Sites that have a message before its receipt; 1 to `copies`. Fewer when fewer are reachable.
+    pub confirm_sites: u32,
     /// Seeds everything that wants randomness.
     pub seed: u64,
     /// Delays, in milliseconds.
@@ -230,6 +235,7 @@ pub struct Node {
     confirms: Confirms,
     handoffs: Handoffs,
     members: Members,
+    sites: sites::Sites,
     alive: BTreeMap<NodeId, bool>,
     /// Consumed here and not yet pushed to the other holders.
     consumed: BTreeMap<SegmentId, RangeSet>,
@@ -259,6 +265,7 @@ impl Node {
             confirms: Confirms::default(),
             handoffs: Handoffs::default(),
             members,
+            sites: sites::Sites::new(),
             alive: BTreeMap::new(),
             consumed: BTreeMap::new(),
             changed_keys: BTreeSet::new(),
@@ -274,6 +281,7 @@ impl Node {
         };
         node.read_holders();
         node.read_members();
+        node.read_sites();
         node.enrol(now);
         node.publish_ballot(now);
         node.dial_roster();

@@ -8,7 +8,10 @@ use std::{
 
 use rhizomq_engine::{Engine, Epoch, Key, NodeId, Now, SegmentId};
 
-use super::Node;
+use super::{
+    Node,
+    sites::{Outsider, Shape, choose},
+};
 
 const HOLDERS: &str = "holders/";
 const LEAVING: &str = "leaving/";
@@ -74,7 +77,7 @@ pub(super) fn leaving_key(segment: SegmentId) -> Key {
 }
 
 /// Weight of a node for a segment: highest random weight wins (Thaler and Ravishankar, 1998).
-fn weight(segment: SegmentId, node: NodeId) -> [u8; 32] {
+pub(super) fn weight(segment: SegmentId, node: NodeId) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(segment.to_string().as_bytes()).update(&node.0);
     *hasher.finalize().as_bytes()
@@ -204,23 +207,35 @@ impl Node {
     /// Holders of a segment about to be opened here, in the same commit as its first block.
     pub(super) fn choose_holders(&mut self, segment: SegmentId) {
         let mut nodes = vec![self.id()];
-        nodes.extend(self.ranked_outsiders(segment, &nodes));
-        nodes.truncate(self.config.copies as usize);
+        nodes.extend(self.outsiders_for(segment, &nodes, self.shape(), &nodes));
         for node in nodes {
             self.add_holder(segment, node);
         }
         self.note_holders(&holders_key(segment));
     }
 
-    /// Live nodes that do not hold the segment, best first: who stores what it is sent, members before observers.
-    fn ranked_outsiders(&self, segment: SegmentId, holders: &[NodeId]) -> Vec<NodeId> {
+    /// Live nodes that are not named holders of the segment, as many as it takes to give those that `stay` a shape, best
+    /// first.
+    pub(super) fn outsiders_for(
+        &self,
+        segment: SegmentId,
+        named: &[NodeId],
+        shape: Shape,
+        stay: &[NodeId],
+    ) -> Vec<NodeId> {
+        let outsiders = self.outsiders(segment, named).collect();
+        choose(shape, &self.place_of(segment.node), &self.places_of(stay), outsiders)
+    }
+
+    fn outsiders(&self, segment: SegmentId, named: &[NodeId]) -> impl Iterator<Item = Outsider> {
         let candidates = self.linked().into_iter().chain([self.id()]);
-        let mut outsiders: Vec<_> = candidates.filter(|node| !holders.contains(node)).collect();
-        outsiders.sort_by_cached_key(|&node| {
-            let is_observer = !self.members().members.contains(&node);
-            (!self.keeps_up(node), is_observer, std::cmp::Reverse(weight(segment, node)))
-        });
-        outsiders
+        candidates.filter(|node| !named.contains(node)).map(move |node| Outsider {
+            node,
+            site: self.place_of(node),
+            keeps_up: self.keeps_up(node),
+            is_observer: !self.members().members.contains(&node),
+            weight: weight(segment, node),
+        })
     }
 
     pub(super) fn add_holder(&mut self, segment: SegmentId, node: NodeId) {
@@ -240,15 +255,17 @@ impl Node {
         node == self.id() || self.peers.get(&node).is_some_and(super::peer::Peer::keeps_up)
     }
 
-    /// Names more holders at once, so that a message can be confirmed on `wanted` disks: who is listed is not there.
-    pub(super) fn recruit(&mut self, segment: SegmentId, wanted: usize) {
+    /// Names more holders at once, so that a message can be confirmed on `wanted` disks of `sites` sites: who is listed is
+    /// not there. Near ones if that is enough.
+    pub(super) fn recruit(&mut self, segment: SegmentId, wanted: usize, sites: usize) {
         if is_over(&self.engine, segment) {
             return;
         }
         let named: Vec<_> = self.named(segment).into_iter().collect();
-        let present = named.iter().filter(|&&node| self.keeps_up(node)).count();
-        let outsiders = self.ranked_outsiders(segment, &named).into_iter().filter(|&node| self.keeps_up(node));
-        for node in outsiders.take(wanted.saturating_sub(present)).collect::<Vec<_>>() {
+        let present: Vec<_> = named.iter().copied().filter(|&node| self.keeps_up(node)).collect();
+        let outsiders = self.outsiders(segment, &named).filter(|one| one.keeps_up).collect();
+        let shape = Shape { copies: wanted, home: wanted, sites };
+        for node in choose(shape, &self.place_of(segment.node), &self.places_of(&present), outsiders) {
             self.add_holder(segment, node);
         }
     }
@@ -282,7 +299,7 @@ impl Node {
                 self.holders.away_since.entry(node).or_insert(now.mono_ms);
             }
         }
-        let copies = self.config.copies as usize;
+        self.spread_next_segment();
         let is_mine = |&segment: &SegmentId| self.looks_after(segment) && !is_over(&self.engine, segment);
         let segments: Vec<_> = self.engine.segments().filter(is_mine).collect();
         for segment in segments {
@@ -293,9 +310,13 @@ impl Node {
                 let gone = since.is_some_and(|since| now.mono_ms >= since + self.config.timing.successor_ms);
                 !gone && !self.holders.is_leaving(segment, **node)
             };
-            let missing = copies.saturating_sub(named.iter().filter(stays).count());
+            let stay: Vec<_> = named.iter().copied().filter(|node| stays(&node)).collect();
             let named: Vec<_> = named.into_iter().collect();
-            for node in self.ranked_outsiders(segment, &named).into_iter().take(missing) {
+            let shape = self.shape();
+            // No more sites than there were: what is there stays where it is. And receipts are near while there are any.
+            let home = if self.engine.open_segment() == Some(segment) { shape.home } else { 0 };
+            let shape = Shape { home, sites: shape.sites.min(self.count_sites(&named)), ..shape };
+            for node in self.outsiders_for(segment, &named, shape, &stay) {
                 self.add_holder(segment, node);
             }
         }

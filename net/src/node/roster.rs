@@ -56,6 +56,11 @@ pub(super) fn is_record(key: &Key) -> bool {
     key.register_name().is_some_and(|name| name.starts_with(RECORD))
 }
 
+/// Whose record the key names.
+pub(super) fn record_of(key: &Key) -> Option<NodeId> {
+    key.register_name()?.strip_prefix(RECORD)?.parse().ok()
+}
+
 impl Node {
     /// All nodes ever known, this one among them.
     pub fn roster(&self) -> Vec<RosterEntry> {
@@ -111,7 +116,10 @@ impl Node {
     pub(super) fn stay_enrolled(&mut self, now: Now) {
         let me = self.id();
         let is_known = self.record(me).is_some_and(|record| {
-            record.epoch == self.epoch() && record.addresses == self.config.addresses && record.name == self.config.name
+            record.epoch == self.epoch()
+                && record.addresses == self.config.addresses
+                && record.name == self.config.name
+                && record.site == self.config.site
         });
         if !is_known && !self.engine.is_key_queued(&record_key(me)) {
             self.enrol(now);
@@ -132,6 +140,11 @@ impl Node {
             self.dialled.clone_from(&targets);
             self.outputs.push_back(Output::Dial(targets));
         }
+    }
+
+    /// Where a node stands, as it last published.
+    pub(super) fn published_site(&self, node: NodeId) -> Option<String> {
+        self.record(node).map(|record| record.site)
     }
 
     /// The life that a node last published.

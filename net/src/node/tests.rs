@@ -54,6 +54,7 @@ impl World {
             addresses: vec![SocketAddr::from(([127, 0, 0, 1], u16::from(index)))],
             copies: self.copies,
             confirm: 2,
+            confirm_sites: 1,
             seed: self.lives,
             timing: Timing { successor_ms: 3_000, ..Timing::default() },
             swim: SwimConfig::default(),

@@ -36,7 +36,7 @@ use self::{
 use crate::{
     dispatch::{Dispatch, Effect, TakeoverTiming},
     session::{Delivery, Session, SessionConfig},
-    status::{DamageStatus, MembersStatus, MemoryStatus, NodeStatus, QueueStatus, Status, StoreStatus},
+    status::{DamageStatus, MembersStatus, MemoryStatus, NodeStatus, QueueStatus, SiteStatus, Status, StoreStatus},
 };
 
 /// A client's connection, named by the driver; never used twice in a process life.
@@ -287,6 +287,7 @@ impl Broker {
             epoch: entry.epoch.map(|epoch| epoch.to_string()).unwrap_or_default(),
             alive: entry.alive,
             in_sync: entry.in_sync,
+            site: entry.site,
             role: match entry.role {
                 Role::Member => "member".to_owned(),
                 Role::Observer => "observer".to_owned(),
@@ -299,6 +300,8 @@ impl Broker {
             in_flight: total.in_flight,
             consumers: total.consumers,
         };
+        let spread = self.node.spread();
+        let site = |(name, (nodes, copies))| SiteStatus { name, nodes, copies };
         let DamageCount { found, repaired, lost } = self.node.damage();
         let (blocks, block_cache) = self.node.engine().cache_bytes();
         let (blocks, block_cache) = (blocks as u64, block_cache as u64);
@@ -313,6 +316,8 @@ impl Broker {
             queues: self.dispatch.totals(&self.node).into_iter().map(queue).collect(),
             duplicates: self.dispatch.duplicates(),
             under_replicated: self.node.under_replicated(),
+            on_one_site: spread.on_one_site,
+            sites: spread.sites.into_iter().map(site).collect(),
             digest: self.node.digest().iter().map(|byte| format!("{byte:02x}")).collect(),
             topic_drops: self.topic_drops,
             damage: DamageStatus { places: 0, found, repaired, lost },

@@ -14,7 +14,7 @@
 //! - An edge that holds credit either gets a message or hears that there is none (`Backlog { waiting: 0 }`), so that its
 //!   places are not kept from other owners. That is said at the end of every turn in which the inbox was looked at.
 //!
-//! The node's own edge is served first, the others in turn.
+//! The node's own edge is served first, then those on its site in turn, then the others in turn.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -273,7 +273,7 @@ impl Owner {
         cursors.retain(|id, _| segments.iter().any(|(segment, _)| segment == id));
         let mut next = self.next_waiting(inbox, &segments, &mut cursors, view);
         while let Some(dot) = next {
-            let Some(edge) = self.next_edge(inbox) else { break };
+            let Some(edge) = self.next_edge(inbox, view) else { break };
             match view.message(dot) {
                 Ok(Some(message)) => {
                     let content = Content::new(message.head, message.body);
@@ -332,8 +332,8 @@ impl Owner {
         })
     }
 
-    /// Who gets the next message: our own edge, else the one whose turn it is, of those that may get one.
-    fn next_edge(&mut self, inbox: &Arc<str>) -> Option<NodeId> {
+    /// Who gets the next message: our own edge, else the one whose turn it is, of those that may get one; near ones first.
+    fn next_edge(&mut self, inbox: &Arc<str>, view: &dyn View) -> Option<NodeId> {
         let turns = self.interested.get_mut(inbox)?;
         let can = |node: &NodeId| {
             self.edges
@@ -343,7 +343,8 @@ impl Owner {
         if can(&self.me) {
             return Some(self.me);
         }
-        let place = turns.iter().position(can)?;
+        let near = turns.iter().position(|node| view.is_near(*node) && can(node));
+        let place = near.or_else(|| turns.iter().position(can))?;
         let edge = turns.remove(place)?;
         turns.push_back(edge);
         Some(edge)

@@ -11,6 +11,8 @@ pub(crate) trait View {
     fn linked(&self) -> Vec<NodeId>;
     /// Whether the node is held alive; this one always is.
     fn is_alive(&self, node: NodeId) -> bool;
+    /// Whether the node stands on the same site as this one.
+    fn is_near(&self, node: NodeId) -> bool;
     /// Who may own a segment, in order of precedence.
     fn candidates(&self, segment: SegmentId) -> Vec<NodeId>;
     /// The replicas kept here.
@@ -44,6 +46,10 @@ impl View for Node {
 
     fn is_alive(&self, node: NodeId) -> bool {
         Node::is_alive(self, node)
+    }
+
+    fn is_near(&self, node: NodeId) -> bool {
+        Node::is_near(self, node)
     }
 
     fn candidates(&self, segment: SegmentId) -> Vec<NodeId> {

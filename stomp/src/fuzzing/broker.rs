@@ -39,6 +39,7 @@ impl Bench {
             addresses: Vec::new(),
             copies: 2,
             confirm: 2,
+            confirm_sites: 1,
             seed: 1,
             timing: Timing::default(),
             swim: SwimConfig::default(),

@@ -355,3 +355,25 @@ fn an_edge_that_knows_a_message_to_be_consumed_does_not_take_it() {
     world.settle_links();
     assert_eq!(world.deliveries[&dot], (1, 1));
 }
+
+#[test]
+fn consumers_on_the_owners_site_come_before_those_elsewhere() {
+    for near in [1, 2] {
+        let far = 3 - near;
+        let mut world = World::new(near as u64);
+        world.stand_near(0, near);
+        world.link(0, 1);
+        world.link(0, 2);
+        [1, 2].into_iter().for_each(|index| world.subscribe_to_both(index, 8));
+        world.settle_links();
+        for count in 1..=6 {
+            world.publish(0);
+            world.settle_links();
+            assert_eq!((world.held_at(near).len(), world.held_at(far).len()), (count, 0));
+        }
+        // What the near ones can't take goes on.
+        (0..20).for_each(|_| world.publish(0));
+        world.settle_links();
+        assert!(world.held_at(far).len() >= 4, "{}", world.held_at(far).len());
+    }
+}

@@ -18,6 +18,7 @@ const SEGMENT_SLOTS: Slot = 7;
 pub(super) struct Paper {
     id: NodeId,
     linked: BTreeSet<NodeId>,
+    near: BTreeSet<NodeId>,
     messages: BTreeMap<Dot, Arc<str>>,
     removed: BTreeMap<SegmentId, RangeSet>,
     /// Removals whose commit is under way.
@@ -41,6 +42,9 @@ impl View for Paper {
     }
     fn is_alive(&self, node: NodeId) -> bool {
         node == self.id || self.linked.contains(&node)
+    }
+    fn is_near(&self, node: NodeId) -> bool {
+        self.near.contains(&node)
     }
     fn candidates(&self, segment: SegmentId) -> Vec<NodeId> {
         let others = (0..NODES).map(id_of).filter(|id| *id != segment.node);
@@ -162,6 +166,7 @@ impl World {
             let paper = Paper {
                 id,
                 linked: BTreeSet::new(),
+                near: BTreeSet::new(),
                 messages: BTreeMap::new(),
                 removed: BTreeMap::new(),
                 staged: BTreeSet::new(),
@@ -284,6 +289,11 @@ impl World {
         for inbox in ["a", "b"] {
             self.subscribe_to(index, inbox.into(), prefetch);
         }
+    }
+
+    /// From now on a node takes another for one on its site.
+    pub(super) fn stand_near(&mut self, index: usize, other: usize) {
+        self.hosts[index].paper.near.insert(id_of(other));
     }
 
     /// The consumers of a node acknowledge everything.
