@@ -47,8 +47,11 @@ fn spread(world: &World) -> (usize, usize) {
 fn a_site_that_dies_with_all_its_disks_takes_nothing_confirmed_on_two_sites_with_it() {
     let whole = |seed, printed| {
         let mut world = two_sites(seed, printed, 6, |settings| settings.confirm_sites = 2);
+        for host in [1, 3, 5] {
+            world.strike(Fault::Slow { host, ms: 150 });
+        }
         (0..6).for_each(|host| produce(&mut world, host, 80, 5));
-        let moment = world.rng.within(100, 900);
+        let moment = world.rng.within(400, 900);
         world.run_for(moment);
         let confirmed: Vec<_> =
             world.ledger.msgs().filter(|(_, msg)| msg.confirmed.is_some()).map(|(id, _)| id).collect();
@@ -123,17 +126,19 @@ fn receipts_wait_for_two_sites_if_told_to_as_long_as_both_are_there() {
 fn a_site_that_comes_later_gets_what_is_taken_from_then_on() {
     let whole = |seed, printed| {
         let mut rng = Rng::new(seed);
-        let settings = Settings { sites: 2, copies: 1, confirm: 1, ..Settings::plain(&mut rng, 1, None) };
-        let mut world = World::new(Settings { copies: 2, ..settings }, rng, printed);
-        // Two of one site: the second host of an odd number would stand elsewhere.
-        produce(&mut world, 0, 20, 2);
-        world.run_for(1_000);
-        world.add_host();
-        world.run_for(4_000);
+        let settings = Settings { sites: 2, copies: 2, ..Settings::plain(&mut rng, 3, None) };
+        let mut world = World::new(settings, rng, printed);
+        world.strike(Fault::Crash { host: 1, keep: true, back: 6_000 });
+        world.run_for(2_500);
         produce(&mut world, 0, 20, 2);
         world.run_for(3_000);
-        let (kept, on_both) = spread(&world);
-        require(&mut world, kept == 40 && on_both >= 20, &format!("{on_both} of {kept} lie on both sites"));
+        let before = spread(&world);
+        require(&mut world, before == (20, 0), &format!("{before:?}: the first copies lie on one site"));
+        world.run_for(5_000);
+        produce(&mut world, 0, 20, 2);
+        world.run_for(3_000);
+        let after = spread(&world);
+        require(&mut world, after == (40, 20), &format!("{after:?}: what was there stays, what comes is spread"));
         world.heal_and_rest();
         world
     };
