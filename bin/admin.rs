@@ -8,6 +8,7 @@
 //! | `POST /verify` | the object of `rhizomq verify --json`, once the whole store is read; same machine only |
 //! | `POST /forget` with `{"node":"<32 hex digits>"}` | what forgetting it came to; same machine only |
 //! | `POST /size` with `{"size":"5"}` | the policy for the number of members: `5`, `negotiate`, `preset 1-3:all, 4+:3`; same machine only |
+//! | `POST /drain`, maybe with `{"cancel":true}` | leaves the cluster for good, or takes that back; how far it is; same machine only |
 //! | `POST /backup` with `{"dir":"/absolute/path"}` | node, number of files and bytes; same machine only |
 //!
 //! Every refusal is `{"error":"..."}`. The commands `ticket` and `status` are clients of this (see `client.rs`).
@@ -43,6 +44,8 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     fn forget(&self, node: NodeId) -> impl Future<Output = Result<Value, String>> + Send;
     /// Sets the policy for the number of members; the error is for people.
     fn set_size(&self, size: Size) -> impl Future<Output = Result<Value, String>> + Send;
+    /// Leaves the cluster for good, or stays after all; the error is for people.
+    fn drain(&self, cancel: bool) -> impl Future<Output = Result<Value, String>> + Send;
     /// Takes a backup; the error is for people.
     fn backup(&self, dir: PathBuf) -> impl Future<Output = Result<Value, String>> + Send;
 }
@@ -74,16 +77,17 @@ fn router<S: Source>(source: S) -> Router {
         .route("/backup", post(backup::<S>))
         .route("/forget", post(forget::<S>))
         .route("/size", post(size::<S>))
+        .route("/drain", post(drain::<S>))
         .fallback(|| async {
             refusal(
                 StatusCode::NOT_FOUND,
-                "there are GET /health, /status and POST /ticket, /verify, /backup, /forget, /size",
+                "there are GET /health, /status and POST /ticket, /verify, /backup, /forget, /size, /drain",
             )
         })
         .method_not_allowed_fallback(|| async {
             refusal(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "GET for /health and /status, POST for /ticket, /verify, /backup, /forget and /size",
+                "GET for /health and /status, POST for /ticket, /verify, /backup, /forget, /size and /drain",
             )
         })
         .layer(middleware::from_fn(door::take_whole))
@@ -185,6 +189,28 @@ async fn size<S: Source>(
     }
 }
 
+#[derive(Default, Deserialize)]
+struct DrainRequest {
+    #[serde(default)]
+    cancel: bool,
+}
+
+async fn drain<S: Source>(
+    State(source): State<S>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if let Some(refusal) = refuse_strangers("such a decision", caller.address, &headers) {
+        return refusal;
+    }
+    let request = if body.is_empty() { Ok(DrainRequest::default()) } else { serde_json::from_slice(&body) };
+    match request {
+        Ok(DrainRequest { cancel }) => answer(source.drain(cancel).await),
+        Err(_) => refusal(StatusCode::BAD_REQUEST, "the body must be empty or {\"cancel\":true}"),
+    }
+}
+
 fn answer(result: Result<Value, String>) -> Response {
     match result {
         Ok(value) => Json(value).into_response(),
@@ -260,6 +286,10 @@ mod tests {
 
         async fn set_size(&self, size: Size) -> Result<Value, String> {
             Ok(json!({ "policy": size.to_string() }))
+        }
+
+        async fn drain(&self, cancel: bool) -> Result<Value, String> {
+            Ok(json!({ "cancel": cancel }))
         }
 
         async fn backup(&self, dir: PathBuf) -> Result<Value, String> {

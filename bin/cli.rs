@@ -103,6 +103,17 @@ pub(crate) enum Command {
     /// If nothing was ever set, all nodes are members. Of two policies set in two places at once the later one holds.
     #[command(verbatim_doc_comment)]
     Size(SizeArgs),
+    /// Let a node leave the cluster for good, with nothing lost
+    ///
+    /// To be asked of the node that is to leave. It takes no more messages and tells its clients to go elsewhere; others make
+    /// copies of all that it holds; when they have proven to have them it gives up its own, takes itself off the list of
+    /// nodes, and its process ends with code 0. This command shows how far it is and ends when it has left. Interrupted, or
+    /// after --timeout, the drain goes on, also over a restart; --cancel takes it back.
+    ///
+    /// Started again with the same directory it joins the network anew, as a node that holds nothing.
+    ///
+    /// Exit codes: 0 it has left (or the drain was taken back), 1 it has not, or not yet.
+    Drain(DrainArgs),
     /// Decide about a node of the cluster
     #[command(subcommand)]
     Node(NodeCommand),
@@ -219,6 +230,19 @@ pub(crate) struct SizeArgs {
     /// The policy: a number, `negotiate`, or `preset` and rules; nothing to be told the present one
     #[arg(value_name = "POLICY", num_args = 0..)]
     pub(crate) policy: Vec<String>,
+    #[command(flatten)]
+    pub(crate) node: AdminArgs,
+}
+
+/// Options of `drain`.
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// Take the drain back: the node stays
+    #[arg(long)]
+    pub(crate) cancel: bool,
+    /// Wait no longer than so many seconds; 0 only begins it
+    #[arg(long, value_name = "SECONDS", conflicts_with = "cancel")]
+    pub(crate) timeout: Option<u64>,
     #[command(flatten)]
     pub(crate) node: AdminArgs,
 }

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A node on this machine that does not answer within this time does not answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The node could not be asked, or refused.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,10 @@ pub(crate) enum ClientError {
     Refused { admin: SocketAddr, reason: String },
     #[error("what answers at {admin} is no Rhizomq node: {reason}")]
     Strange { admin: SocketAddr, reason: String },
+    #[error(
+        "after {seconds} s the node has not left yet ({progress}); the drain goes on: ask again with the same command, or take it back with --cancel"
+    )]
+    NotYet { seconds: u64, progress: String },
     #[error("{path}: {source}", path = path.display())]
     Path { path: PathBuf, source: std::io::Error },
 }
@@ -109,7 +113,7 @@ pub(crate) fn backup(args: &BackupArgs) -> Result<String, ClientError> {
     Ok(text)
 }
 
-fn ask(
+pub(crate) fn ask(
     admin: SocketAddr,
     method: &str,
     path: &str,

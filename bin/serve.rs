@@ -17,7 +17,7 @@ use rhizomq_net::{
     rim::{Identity, NetworkSecret, Rim, RimConfig, RimError, RimEvents},
 };
 use rhizomq_stomp::{
-    Broker, BrokerConfig, StoreStatus,
+    Broker, BrokerConfig, DrainingStatus, StoreStatus,
     rim::{Driver, DriverConfig, DriverError, Handle, ListenerConfig},
 };
 use serde_json::{Value, json};
@@ -445,6 +445,17 @@ impl admin::Source for Source {
         let policy = size.to_string();
         self.handle()?.set_size(size).await.ok_or("the node is stopping")?.map_err(|error| error.to_string())?;
         Ok(json!({ "policy": policy }))
+    }
+
+    async fn drain(&self, cancel: bool) -> Result<Value, String> {
+        let handle = self.handle()?;
+        if cancel {
+            handle.cancel_drain().await.ok_or("the node is stopping")?.map_err(|error| error.to_string())?;
+            return Ok(json!({ "draining": null }));
+        }
+        let status = handle.drain().await.ok_or("the node is stopping")?;
+        // Plain data always has a JSON form.
+        Ok(json!({ "draining": serde_json::to_value(DrainingStatus::from(status)).unwrap_or_default() }))
     }
 
     async fn backup(&self, dir: PathBuf) -> Result<Value, String> {

@@ -49,6 +49,15 @@ pub(crate) fn render(status: &Value) -> String {
     let members = &status["members"];
     let (size, policy, view) = (text(&members["size"]), text(&members["policy"]), short(&text(&members["view"])));
     let _ = writeln!(out, "members wanted {size} (policy: {policy})   view {view}");
+    if status["draining"].is_object() {
+        let draining = &status["draining"];
+        let (stage, lacking) = (text(&draining["stage"]), text(&draining["lacking_messages"]));
+        let _ = writeln!(
+            out,
+            "DRAINING, {stage}: {lacking} messages lack copies elsewhere; {}",
+            text(&draining["hindrance"])
+        );
+    }
     sites(&mut out, status);
     health(&mut out, &status["damage"], &status["store"]);
     out
@@ -97,6 +106,7 @@ fn health(out: &mut String, damage: &Value, store: &Value) {
 
 fn state(node: &Value) -> &'static str {
     match (node["alive"].as_bool(), node["in_sync"].as_bool()) {
+        _ if node["draining"] == true && node["alive"] == true => "draining",
         (Some(true), Some(true)) => "in sync",
         (Some(true), Some(false)) => "catching up",
         (Some(true), None) => "alive",

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use rhizomq_net::{DrainStage, DrainStatus};
 use serde::Serialize;
 
 /// A node's view of itself and the cluster.
@@ -13,6 +14,8 @@ pub struct Status {
     pub nodes: Vec<NodeStatus>,
     /// How many of them are members, and which view of that the answering node has.
     pub members: MembersStatus,
+    /// How far the answering node is with leaving for good; `null` if it is not.
+    pub draining: Option<DrainingStatus>,
     /// Queues of the reachable cluster, by name.
     pub queues: Vec<QueueStatus>,
     /// Deliveries by this node, since its start, that may have been second ones: after a takeover or a lost link.
@@ -45,6 +48,41 @@ pub struct MembersStatus {
     pub size: u32,
     /// Why so many: `5`, `negotiate`, or `preset` with its rules.
     pub policy: String,
+}
+
+/// A node that leaves for good.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DrainingStatus {
+    /// `handing over`: copies are made elsewhere; `leaving`: they are, and its own go; `going`: it holds nothing, and the
+    /// others are told; `left`: the process is about to end.
+    pub stage: String,
+    /// Segments still on its disk.
+    pub segments: u64,
+    /// Those of them that lack copies elsewhere.
+    pub lacking_segments: u64,
+    /// Messages that wait in these.
+    pub lacking_messages: u64,
+    /// What it waits for and can't bring about itself.
+    pub hindrance: Option<String>,
+}
+
+impl From<DrainStatus> for DrainingStatus {
+    fn from(status: DrainStatus) -> Self {
+        let stage = match status.stage {
+            DrainStage::No => "no",
+            DrainStage::HandingOver => "handing over",
+            DrainStage::Leaving => "leaving",
+            DrainStage::Going => "going",
+            DrainStage::Left => "left",
+        };
+        Self {
+            stage: stage.to_owned(),
+            segments: status.segments,
+            lacking_segments: status.lacking.0,
+            lacking_messages: status.lacking.1,
+            hindrance: status.hindrance.map(|why| why.to_string()),
+        }
+    }
 }
 
 /// Damage on a node's disk, since its process started.
@@ -100,6 +138,8 @@ pub struct NodeStatus {
     /// Whether its registry, its retired set and all that it and the answering node are both to hold were equal to the
     /// latter's when they last compared, a second ago or so; `null` for a node that is not linked and for the answering one.
     pub in_sync: Option<bool>,
+    /// Whether it is leaving for good.
+    pub draining: bool,
     /// Where it stands, as it says; empty until known.
     pub site: String,
     /// `member` or `observer`: as the answering node elects, or, for a node out of its reach, as it last was.

@@ -270,7 +270,8 @@ impl World {
                 let host = self.conns.get(&conn).map(|connection| connection.host);
                 let is_told =
                     text.contains("shutting down") && host.is_some_and(|host| self.hosts[host].stopping.is_some());
-                if !text.contains("full") && !is_told {
+                let is_drained = text.contains("draining") && host.is_some_and(|host| self.hosts[host].has_drained);
+                if !text.contains("full") && !is_told && !is_drained {
                     self.ledger.violate(self.now, Kind::ClientError, format!("c{client}: {text}"));
                 }
             }

@@ -35,6 +35,8 @@ pub(crate) enum Fault {
     Slow { host: usize, ms: u64 },
     /// A wall clock jumps.
     Clock { host: usize, by_ms: i64 },
+    /// An operator lets a host leave for good, or takes that back.
+    Drain { host: usize, cancel: bool },
     /// An operator asks a host to set the number of members.
     Size { host: usize, size: Size },
 }
@@ -55,6 +57,7 @@ pub(crate) struct FaultMix {
     pub(crate) slow_disks: u32,
     pub(crate) clocks: u32,
     pub(crate) sizes: u32,
+    pub(crate) drains: u32,
     /// The mean time between two faults, in milliseconds.
     pub(crate) every_ms: u64,
 }
@@ -77,11 +80,12 @@ impl FaultMix {
             slow_disks: some(1),
             clocks: some(1),
             sizes: some(2),
+            drains: some(1),
             every_ms: rng.pick(&[700, 2_000, 5_000]),
         }
     }
 
-    fn weights(&self) -> [u32; 13] {
+    fn weights(&self) -> [u32; 14] {
         let network = [self.cuts, self.one_way_cuts, self.groups, self.resets];
         let [cuts, one_way, groups, resets] = network;
         let disks = [self.wipes, self.restores, self.full_disks, self.slow_disks];
@@ -100,6 +104,7 @@ impl FaultMix {
             self.clocks,
             self.stops,
             self.sizes,
+            self.drains,
         ]
     }
 
@@ -156,6 +161,11 @@ fn draw_fault(rng: &mut Rng, kind: usize, hosts: usize) -> Vec<(u64, Fault)> {
         12 => {
             let text = rng.pick(&["1", "2", "3", "9", "negotiate", "preset 1-3:all, 4+:3"]);
             Fault::Size { host, size: text.parse().expect("a lawful size") }
+        }
+        13 => {
+            let drain = (0, Fault::Drain { host, cancel: false });
+            let cancel = (rng.within(100, 20_000), Fault::Drain { host, cancel: true });
+            return if rng.chance(0.5) { vec![drain] } else { vec![drain, cancel] };
         }
         _ => Fault::Clock { host, by_ms: rng.within(0, 7_200_000) as i64 - 3_600_000 },
     };
@@ -220,6 +230,8 @@ impl World {
             }
             Fault::Slow { host, ms } => self.hosts[host].disk.slowness_ms = ms,
             Fault::Size { host, size } => self.set_size(host, &size),
+            Fault::Drain { host, cancel: false } => self.drain(host),
+            Fault::Drain { host, cancel: true } => self.cancel_drain(host),
             Fault::Clock { host, by_ms } => self.hosts[host].wall_offset_ms += by_ms,
         }
     }

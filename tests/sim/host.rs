@@ -45,6 +45,11 @@ pub(crate) struct Host {
     mono_offset_ms: u64,
     /// It was told to stop, and is started again so many milliseconds after it has.
     pub(crate) stopping: Option<u64>,
+    /// It is leaving for good, and whether it was ever told to.
+    pub(crate) draining: bool,
+    pub(crate) has_drained: bool,
+    /// It has done so: its process has ended, and nobody starts it again before all heals.
+    pub(crate) gone: bool,
     /// The earliest wake-up on the agenda.
     wake_at: u64,
     epoch: Epoch,
@@ -65,6 +70,9 @@ impl Host {
             wall_offset_ms,
             mono_offset_ms: 0,
             stopping: None,
+            draining: false,
+            has_drained: false,
+            gone: false,
             wake_at: u64::MAX,
             epoch: Epoch(0),
         }
@@ -98,7 +106,7 @@ impl World {
 
     /// Starts the process of a host, in a fresh life on whatever its disk holds.
     pub(crate) fn boot(&mut self, index: usize) {
-        if self.hosts[index].is_up() {
+        if self.hosts[index].is_up() || self.hosts[index].gone {
             return;
         }
         self.disturb();
@@ -265,6 +273,7 @@ impl World {
                 Output::ClientClose { conn } => self.hang_up(conn),
                 Output::ClientPause { conn } => self.pause(conn, true),
                 Output::ClientResume { conn } => self.pause(conn, false),
+                Output::Stopped if self.hosts[index].stopping.is_none() => self.drained(index),
                 Output::Stopped => {
                     if self.hosts[index].disk.is_writing() {
                         self.violate(Kind::BadStop, format!("h{index} says it is done while it writes"));

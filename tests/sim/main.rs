@@ -12,12 +12,13 @@
 //! - its clients: `sessions` (connections), `clients`, `consumers`, `topics`
 //! - what goes wrong in it: `faults`
 //! - who judges: `ledger` (what was seen), `oracle` (what must not be), `trace`
-//! - the tests: `mixed` (random), `scenarios` (by hand), `members` (who sits where), `places` (sites), `mistakes` (planted ones must be noticed); `runs` runs them
+//! - the tests: `mixed` (random), `scenarios` (by hand), `members` (who sits where), `places` (sites), `drains` (leaving for good), `mistakes` (planted ones must be noticed); `runs` runs them
 
 mod agenda;
 mod clients;
 mod consumers;
 mod disk;
+mod drains;
 mod faults;
 mod host;
 mod ledger;

@@ -203,7 +203,14 @@ impl World {
         let owner = match client {
             Some(client) if self.gives_back(client, subscription) => return,
             // All its clients are about to be told to go.
-            Some(_) if self.conns.get(&conn).is_some_and(|conn| self.hosts[conn.host].stopping.is_some()) => return,
+            Some(_)
+                if self.conns.get(&conn).is_some_and(|conn| {
+                    let host = &self.hosts[conn.host];
+                    host.stopping.is_some() || host.draining
+                }) =>
+            {
+                return;
+            }
             Some(client) => format!("c{client} still holds it"),
             None if left_at.is_some_and(|(host, life)| self.hosts[host].is_up() && self.hosts[host].life == life) => {
                 "the client that had it left in order".to_owned()
@@ -263,7 +270,7 @@ impl World {
             let others = self.ledger.msg(id).disks.len();
             if self.knows_removed(host, dot) {
                 self.violate(Kind::RemovedUnconsumed, format!("m{id} {dot:?} is taken for consumed at h{host}"));
-            } else if others < self.settings.copies as usize
+            } else if others < self.copies_before_leaving(host)
                 && self.replaced_at.is_none_or(|at| at + UNDER_WAY_MS < now)
             {
                 let text = format!("m{id} {dot:?} was dropped at h{host} with {others} other copies on disk");

@@ -210,6 +210,7 @@ impl World {
         while self.now < deadline && self.ledger.violation.is_none() && restful < 3 {
             let before = self.net.arrived;
             self.run_for(LOOK_MS);
+            self.cancel_drains();
             chatter = self.net.arrived - before;
             if forgets && self.all_joined() {
                 self.forget_lost();
@@ -261,6 +262,7 @@ impl World {
             self.hosts[host].disk.full_for = 0;
             self.boot(host);
         }
+        self.cancel_drains();
         for client in 0..self.clients.len() {
             // Without any fault there is to be no excuse either.
             if self.excused || !matches!(&self.clients[client].role, Role::Consumer(_)) {

@@ -67,6 +67,8 @@ pub(crate) struct Election<'a> {
     /// Who holds copies of what a node took, by that node.
     pub(crate) backups: &'a BTreeMap<NodeId, BTreeSet<NodeId>>,
     pub(crate) size: &'a Size,
+    /// Who is leaving for good: elected only if there is nobody else.
+    pub(crate) draining: &'a BTreeSet<NodeId>,
 }
 
 /// Who is a member of the component that a node is in.
@@ -100,6 +102,9 @@ pub(crate) fn elect(election: Election<'_>, me: NodeId) -> View {
     let failed = election.seats.iter().map(|seat| seat.node).filter(|node| !component.contains(node));
     let heirs: BTreeSet<NodeId> = failed.filter_map(|node| election.backups.get(&node)).flatten().copied().collect();
     let mut candidates: Vec<_> = component.iter().copied().filter(enough).collect();
+    if candidates.iter().any(|node| !election.draining.contains(node)) {
+        candidates.retain(|node| !election.draining.contains(node));
+    }
     candidates.sort_by_cached_key(|node| {
         let is_damped = is_more_than_half(unsteady.get(node).copied().unwrap_or(0));
         let tenure = tenures.get(node).copied().unwrap_or(u64::MAX);

@@ -18,6 +18,7 @@ struct Cluster {
     seats: BTreeSet<Seat>,
     backups: BTreeMap<NodeId, BTreeSet<NodeId>>,
     size: Size,
+    draining: BTreeSet<NodeId>,
 }
 
 impl Cluster {
@@ -31,12 +32,12 @@ impl Cluster {
             unsteady: BTreeSet::new(),
         };
         let ballots = (0..nodes).map(|index| (node(index), ballot.clone())).collect();
-        Self { ballots, seats: BTreeSet::new(), backups: BTreeMap::new(), size }
+        Self { ballots, seats: BTreeSet::new(), backups: BTreeMap::new(), size, draining: BTreeSet::new() }
     }
 
     fn elect(&self, me: NodeId) -> View {
-        let Self { ballots, seats, backups, size } = self;
-        elect(Election { ballots, seats, backups, size }, me)
+        let Self { ballots, seats, backups, size, draining } = self;
+        elect(Election { ballots, seats, backups, size, draining }, me)
     }
 
     fn cut(&mut self, from: NodeId, to: NodeId) {
@@ -315,4 +316,15 @@ fn ballots_and_seats_survive_their_bytes_and_nothing_else_reads() {
     let seat = Seat { tenure: u64::MAX - 1, node: node(7), epoch: Epoch(5) };
     assert_eq!(Seat::decode(&seat.encode()), Some(seat));
     assert_eq!(Seat::decode(&seat.encode()[1..]), None);
+}
+
+#[test]
+fn who_leaves_for_good_is_not_elected_while_anybody_stays() {
+    let mut cluster = Cluster::whole(4, Size::Fixed(3));
+    let epoch = cluster.ballots[&node(0)].epoch;
+    cluster.seats.insert(Seat { tenure: 1, node: node(0), epoch });
+    cluster.draining = BTreeSet::from([node(0), node(1)]);
+    assert_eq!(cluster.elect(node(2)).members, BTreeSet::from([node(2), node(3)]));
+    cluster.draining.extend([node(2), node(3)]);
+    assert_eq!(cluster.elect(node(2)).members.len(), 3, "somebody must be");
 }

@@ -96,6 +96,7 @@ impl Node {
             self.note_holders(key);
             self.note_members(key);
             self.note_site(key);
+            self.note_draining(key);
             if self.changed_keys.contains(key) {
                 if !self.engine.is_key_queued(key) {
                     self.changed_keys.remove(key);
@@ -144,7 +145,7 @@ impl Node {
         if self.config.planted.is(rhizomq_engine::Mistake::ConfirmBeforeSync) {
             self.confirms.waiting.clear();
         }
-        let present = 1 + self.peers.values().filter(|peer| peer.keeps_up()).count();
+        let present = 1 + self.peers.keys().filter(|&&node| self.keeps_up(node)).count();
         let wanted = present.min(self.config.confirm as usize);
         let wanted_sites = self.wanted_sites();
         let (mut ready, mut short) = (Vec::new(), BTreeSet::new());
@@ -183,7 +184,8 @@ impl Node {
         let (me, segment) = (self.id(), block.segment());
         let bytes = wire::block(block.bytes());
         for node in self.holders_of(segment).into_owned() {
-            let Some(peer) = self.peers.get_mut(&node).filter(|_| node != me) else { continue };
+            let is_for_it = node != me && !self.is_draining(node);
+            let Some(peer) = self.peers.get_mut(&node).filter(|_| is_for_it) else { continue };
             if !peer.has_room() {
                 peer.dirty = true;
                 continue;

@@ -9,6 +9,7 @@ use rhizomq_engine::{Key, NodeId, Now};
 
 use super::{
     Node,
+    drain::draining_key,
     members::ballot_of,
     placement::{holders_key, leaving_key},
     roster::{is_record, record_key, roster_key},
@@ -54,6 +55,7 @@ impl Node {
         }
         self.strike_out(roster_key(), node);
         self.strike_seats(node);
+        self.strike_out(draining_key(), node);
         let listed = self.holders.listing(node);
         for &segment in &listed {
             self.strike_out(holders_key(segment), node);
@@ -65,7 +67,7 @@ impl Node {
         Ok(Forgotten { waiting_here, replicas: listed.len() as u64 })
     }
 
-    fn strike_out(&mut self, set: Key, node: NodeId) {
+    pub(super) fn strike_out(&mut self, set: Key, node: NodeId) {
         // A set of this node's own making, under a lawful name: there is nothing to refuse.
         if self.engine.set_remove(set.clone(), &node.0).is_ok() {
             self.changed_keys.insert(set);
@@ -75,7 +77,7 @@ impl Node {
     /// The roster changed: records of nodes that left it go, and a node that was taken for dead enters anew.
     pub(super) fn follow_roster(&mut self, now: Now) {
         let roster = self.roster_ids();
-        if !roster.contains(&self.id()) {
+        if !roster.contains(&self.id()) && !self.is_off() {
             self.enrol(now);
         }
         let gone: Vec<Key> = self.engine.registry().keys().filter(|key| self.is_stale_record(key)).cloned().collect();

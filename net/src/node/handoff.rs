@@ -10,6 +10,7 @@ use rhizomq_engine::{Key, Mistake, NodeId, Planted, SegmentId, SegmentState};
 
 use super::{
     Node,
+    drain::draining_key,
     placement::{holders_key, leaving_key},
     sites::{Shape, is_spare},
 };
@@ -39,6 +40,9 @@ impl Handoffs {
     pub(super) fn note_registry(&mut self, keys: &[Key]) {
         self.proofs
             .retain(|segment, _| !keys.contains(&holders_key(*segment)) && !keys.contains(&leaving_key(*segment)));
+        if keys.contains(&draining_key()) {
+            self.proofs.clear();
+        }
     }
 
     /// A peer is gone: it may come back in another life, on another disk.
@@ -72,6 +76,9 @@ impl Node {
     /// Whether enough others hold the segment, and this node is the last that should: a node outside the list (it only
     /// keeps removals), or the lowest-ranked of those live holders that are not needed for the wanted copies and sites.
     fn is_surplus(&self, segment: SegmentId) -> bool {
+        if let Some(is_surplus) = self.is_surplus_in_drain(segment) {
+            return is_surplus;
+        }
         let me = self.id();
         if segment.node == me || !self.engine.is_settled(segment) || self.engine.retired().folded(segment).is_some() {
             return false;
@@ -81,7 +88,7 @@ impl Node {
             let named = self.named(segment).contains(&me);
             return !named && !self.holders.of(segment).is_empty();
         }
-        let staying = |node: &&NodeId| self.is_linked(**node) && !self.holders.is_leaving(segment, **node);
+        let staying = |node: &&NodeId| self.is_linked(**node) && !self.goes(segment, **node);
         let holders = self.holders.of(segment);
         let others: Vec<NodeId> = holders.iter().filter(|&&node| node != me).filter(staying).copied().collect();
         let is_spare = |node: NodeId| {
@@ -124,15 +131,17 @@ impl Node {
         if self.tell_if_retired(from, segment) {
             return;
         }
-        self.engine.merge_removed(segment, &theirs.removed);
+        if !self.is_frozen() {
+            self.engine.merge_removed(segment, &theirs.removed);
+        }
         let me = self.id();
-        let leaving = self.holders.is_leaving(segment, me) && !self.config.planted.is(Mistake::DrainingVouches);
+        let leaving = self.goes(segment, me) && !self.config.planted.is(Mistake::DrainingVouches);
         let has_all = self.engine.segment(segment).is_some_and(|mine| {
             theirs.known.is_subset(&mine.known)
                 && theirs.removed.is_subset(&mine.removed)
                 && mine.length >= theirs.length
         });
-        if has_all && !leaving && self.holders.has(segment, me) {
+        if has_all && !leaving && self.holds(segment, me) {
             self.send_control(from, &Control::Proof { segment, nonce });
         } else if let Some(peer) = self.peers.get_mut(&from)
             && self.holders.has(segment, me)
@@ -143,13 +152,17 @@ impl Node {
 
     pub(super) fn take_proof(&mut self, from: NodeId, segment: SegmentId, nonce: u64) {
         let holders = self.holders.of(segment).iter().filter(|&&node| node != self.id()).count();
-        let needed = (self.config.copies as usize).min(holders).max(1);
+        let mut needed = (self.config.copies as usize).min(holders).max(1);
+        if self.drains_here() {
+            needed = needed.min(self.copies_elsewhere());
+        }
         let Some(proofs) = self.handoffs.proofs.get_mut(&segment).filter(|proofs| proofs.nonce == nonce) else {
             return;
         };
         proofs.from.insert(from);
         let from: Vec<_> = proofs.from.iter().copied().collect();
-        if from.len() >= needed && self.are_enough_without_me(segment, &from) && self.is_surplus(segment) {
+        let are_enough = from.len() >= needed && (self.drains_here() || self.are_enough_without_me(segment, &from));
+        if are_enough && self.is_surplus(segment) {
             self.handoffs.proofs.remove(&segment);
             self.engine.drop_replica(segment);
         }

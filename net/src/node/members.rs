@@ -238,7 +238,7 @@ impl Node {
             unreached: self.roster_ids().into_iter().filter(|node| *node != me && !is_reached(node)).collect(),
             unsteady: unsteady.map(|(node, _)| *node).collect(),
         };
-        if members.ballots.get(&me) != Some(&ballot) && !self.is_writing_of_members(&ballot_key(me)) {
+        if !self.is_off() && members.ballots.get(&me) != Some(&ballot) && !self.is_writing_of_members(&ballot_key(me)) {
             self.write_register(ballot_key(me), ballot.encode(), now);
         }
     }
@@ -262,7 +262,13 @@ impl Node {
         let absent = seats.iter().map(|seat| seat.node).filter(|node| !self.is_linked(*node));
         let absent: BTreeSet<_> = absent.collect();
         let backups = self.holders.backups_of(&absent);
-        let election = Election { ballots: &members.ballots, seats: &seats, backups: &backups, size: &members.size };
+        let election = Election {
+            ballots: &members.ballots,
+            seats: &seats,
+            backups: &backups,
+            size: &members.size,
+            draining: self.draining(),
+        };
         self.members.view = elect(election, self.id());
     }
 
@@ -294,6 +300,10 @@ impl Node {
         }
         let current = current.first().copied();
         let is_elected = self.members.view.members.contains(&me);
+        if self.is_draining(me) && current.is_none() {
+            self.members.wanting_since = None;
+            return;
+        }
         if is_elected == current.is_some() {
             self.members.wanting_since = None;
             return;

@@ -12,6 +12,7 @@
 //! - `placement.rs`: who holds a segment, successors for the dead
 //! - `sites.rs`: where nodes stand, and how copies are spread over places
 //! - `handoff.rs`: how a surplus copy leaves
+//! - `drain.rs`: leaving for good
 //! - `folding.rs`: how a segment ends that a crash left open
 //! - `forget.rs`: nodes that will never come back
 //! - `storing.rs`: who stores what it is sent, and whom nobody waits for
@@ -20,6 +21,7 @@
 
 mod commits;
 mod damage;
+mod drain;
 mod folding;
 mod forget;
 mod handoff;
@@ -47,6 +49,7 @@ use self::{
 };
 pub use self::{
     damage::DamageCount,
+    drain::{CancelError, DrainHindrance, DrainStage, DrainStatus},
     forget::{ForgetError, Forgotten},
     members::Role,
     roster::RosterEntry,
@@ -222,6 +225,8 @@ pub enum Event {
         /// What, where, why.
         what: String,
     },
+    /// This node has left the cluster: the process may end.
+    Left,
 }
 
 /// See the module docs.
@@ -236,6 +241,7 @@ pub struct Node {
     handoffs: Handoffs,
     members: Members,
     sites: sites::Sites,
+    drains: drain::Drains,
     alive: BTreeMap<NodeId, bool>,
     /// Consumed here and not yet pushed to the other holders.
     consumed: BTreeMap<SegmentId, RangeSet>,
@@ -266,6 +272,7 @@ impl Node {
             handoffs: Handoffs::default(),
             members,
             sites: sites::Sites::new(),
+            drains: drain::Drains::default(),
             alive: BTreeMap::new(),
             consumed: BTreeMap::new(),
             changed_keys: BTreeSet::new(),
@@ -282,6 +289,7 @@ impl Node {
         node.read_holders();
         node.read_members();
         node.read_sites();
+        node.read_draining(now);
         node.enrol(now);
         node.publish_ballot(now);
         node.dial_roster();
@@ -376,6 +384,8 @@ impl Node {
         let Some(&from) = self.links.get(&link) else { return };
         match wire::decode(bytes) {
             Ok(Wire::App(payload)) => self.events.push_back(Event::App { from, payload }),
+            // Before it leaves it takes in nothing more; whoever has this keeps it.
+            Ok(Wire::Block(_)) if self.is_frozen() => {}
             Ok(Wire::Block(bytes)) => {
                 match self.engine.merge_block(bytes) {
                     // Known from elsewhere, perhaps as consumed: no commit will report it, and the sender waits.
@@ -428,6 +438,7 @@ impl Node {
             self.look_at_members(now);
             self.look_at_storing(now);
             self.place(now);
+            self.look_at_drain(now);
             self.hand_off();
             self.fold_crashed();
             self.engine.compact(now);

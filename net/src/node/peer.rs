@@ -31,6 +31,8 @@ pub(super) struct Peer {
     pub(super) stalled: bool,
     /// Whether all that it told of agreed with what is here.
     pub(super) in_sync: bool,
+    /// When it last told.
+    pub(super) synced_at: u64,
     /// Where the next summary goes on, if not all fitted into the last one.
     pub(super) summary_from: Option<SegmentId>,
     /// Segments to be pulled from it.
@@ -55,6 +57,7 @@ impl Peer {
             storing: true,
             stalled: false,
             in_sync: false,
+            synced_at: 0,
             summary_from: None,
             wants: BTreeSet::new(),
             summarised: false,

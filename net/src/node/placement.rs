@@ -111,11 +111,13 @@ fn members(node: &Node, key: &Key) -> BTreeSet<NodeId> {
 }
 
 impl Node {
-    /// Who may own a segment's messages, in order of precedence: its origin, then the other holders.
+    /// Who may own a segment's messages, in order of precedence: its origin, then the other holders. An origin that has
+    /// given its replica up comes last.
     pub fn candidates(&self, segment: SegmentId) -> Vec<NodeId> {
         let mut nodes = self.holders_of(segment).into_owned();
         if nodes.first() != Some(&segment.node) {
-            nodes.insert(0, segment.node);
+            let last = if nodes.is_empty() { 0 } else { nodes.len() };
+            nodes.insert(last, segment.node);
         }
         nodes
     }
@@ -136,14 +138,16 @@ impl Node {
 
     /// Waiting messages on segments that this node looks after with fewer than the wanted number of replicas alive.
     pub fn under_replicated(&self) -> u64 {
-        let wanted = (self.config.copies as usize).min(self.roster_ids().len());
+        let staying = self.roster_ids().into_iter().filter(|&node| !self.is_draining(node)).count();
+        let wanted = (self.config.copies as usize).min(staying);
         let lacking = self.engine.segments().filter(|&segment| {
             let complete = |node: NodeId| {
-                node == self.id()
-                    || self
-                        .confirms
-                        .has(node, segment)
-                        .is_some_and(|has| self.engine.waiting_in(segment).is_subset(has))
+                !self.is_draining(node)
+                    && (node == self.id()
+                        || self
+                            .confirms
+                            .has(node, segment)
+                            .is_some_and(|has| self.engine.waiting_in(segment).is_subset(has)))
             };
             let holders = self.holders_of(segment);
             let complete = holders.iter().filter(|&&node| self.is_alive(node) && complete(node)).count();
@@ -229,7 +233,7 @@ impl Node {
 
     fn outsiders(&self, segment: SegmentId, named: &[NodeId]) -> impl Iterator<Item = Outsider> {
         let candidates = self.linked().into_iter().chain([self.id()]);
-        candidates.filter(|node| !named.contains(node)).map(move |node| Outsider {
+        candidates.filter(|&node| !named.contains(&node) && !self.is_draining(node)).map(move |node| Outsider {
             node,
             site: self.place_of(node),
             keeps_up: self.keeps_up(node),
@@ -250,9 +254,9 @@ impl Node {
         members(self, &holders_key(segment))
     }
 
-    /// Whether the node can be sent to and stores what it is sent.
+    /// Whether the node can be sent to, stores what it is sent, and is not about to leave.
     pub(super) fn keeps_up(&self, node: NodeId) -> bool {
-        node == self.id() || self.peers.get(&node).is_some_and(super::peer::Peer::keeps_up)
+        node == self.id() || (self.peers.get(&node).is_some_and(super::peer::Peer::keeps_up) && !self.is_draining(node))
     }
 
     /// Names more holders at once, so that a message can be confirmed on `wanted` disks of `sites` sites: who is listed is
@@ -308,7 +312,7 @@ impl Node {
             let stays = |node: &&NodeId| {
                 let since = self.holders.away_since.get(node);
                 let gone = since.is_some_and(|since| now.mono_ms >= since + self.config.timing.successor_ms);
-                !gone && !self.holders.is_leaving(segment, **node)
+                !gone && !self.goes(segment, **node)
             };
             let stay: Vec<_> = named.iter().copied().filter(|node| stays(&node)).collect();
             let named: Vec<_> = named.into_iter().collect();

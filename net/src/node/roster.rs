@@ -34,6 +34,8 @@ pub struct RosterEntry {
     pub epoch: Option<Epoch>,
     /// Whether this node holds it alive.
     pub alive: bool,
+    /// Whether it is leaving for good.
+    pub draining: bool,
     /// Whether it is linked with this node.
     pub linked: bool,
     /// Whether its registry and retired set, and the replicas that both are to hold, agreed with this node's when the two
@@ -73,6 +75,7 @@ impl Node {
                 role: self.role(id),
                 epoch: record.as_ref().map(|record| record.epoch),
                 alive: self.is_alive(id),
+                draining: self.is_draining(id),
                 linked: id == self.id() || self.is_linked(id),
                 in_sync: self.peers.get(&id).map(|peer| peer.in_sync),
                 addresses: record.map(|record| record.addresses).unwrap_or_default(),
@@ -114,6 +117,9 @@ impl Node {
     /// Publishes this node again if something else is known of it: a record of an earlier life, written when the clock was
     /// ahead, outlasts the first try. Now it has been seen, and the next one is later.
     pub(super) fn stay_enrolled(&mut self, now: Now) {
+        if self.is_off() {
+            return;
+        }
         let me = self.id();
         let is_known = self.record(me).is_some_and(|record| {
             record.epoch == self.epoch()

@@ -24,10 +24,11 @@ const DIRTY_SYNC_MS: u64 = 50;
 impl Node {
     pub(super) fn handle_control(&mut self, now: Now, from: NodeId, message: Control) {
         match message {
+            Control::Removed { .. } if self.is_frozen() => {}
             Control::Removed { segment, slots } => self.take_removed(from, segment, &slots),
             Control::Stored { segment, slots } => self.take_stored(now, from, segment, &slots),
             Control::Summary { registry, retired, segments } => {
-                self.compare(from, registry, retired, segments);
+                self.compare(now, from, registry, retired, segments);
                 self.start_pulls(now);
             }
             Control::Storing(storing) => self.take_storing(from, storing),
@@ -83,7 +84,14 @@ impl Node {
         ids.into_iter().filter_map(|id| self.engine.segment_digest(id).map(|digest| (id, digest))).collect()
     }
 
-    fn compare(&mut self, from: NodeId, registry: [u8; 32], retired: [u8; 32], segments: Vec<(SegmentId, [u8; 32])>) {
+    fn compare(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        registry: [u8; 32],
+        retired: [u8; 32],
+        segments: Vec<(SegmentId, [u8; 32])>,
+    ) {
         if registry != self.engine.registry().digest() {
             for message in registry_sync::start(self.engine.registry()) {
                 self.send_control(from, &Control::Registry(message));
@@ -99,7 +107,7 @@ impl Node {
             && self.shared_with(from).all(|segment| told.contains(&segment));
         let me = self.id();
         for (segment, digest) in segments.into_iter().take(wire::SUMMARY_SEGMENTS) {
-            let left = self.holders.is_leaving(segment, me) && !self.engine.has_replica(segment);
+            let left = (self.goes(segment, me) || self.is_off()) && !self.engine.has_replica(segment);
             if self.engine.is_finished(segment) || left {
                 continue;
             }
@@ -115,7 +123,7 @@ impl Node {
             }
         }
         if let Some(peer) = self.peers.get_mut(&from) {
-            (peer.summarised, peer.in_sync) = (true, in_sync);
+            (peer.summarised, peer.in_sync, peer.synced_at) = (true, in_sync, now.mono_ms);
         }
     }
 
@@ -167,6 +175,9 @@ impl Node {
 
     /// One pull per peer at a time, each segment from one peer at a time, and only when the disk has what came before.
     pub(super) fn start_pulls(&mut self, now: Now) {
+        if self.is_frozen() {
+            return;
+        }
         for node in self.linked() {
             let busy: Vec<_> =
                 self.peers.values().filter_map(|peer| peer.pulling.map(|(segment, _)| segment)).collect();

@@ -6,7 +6,8 @@
 //! - `client.rs`: a client's session, and the order of its answers
 //! - `requests.rs`: what clients ask for
 //! - `flow.rs`: who is not read from for a while
-//! - `stop.rs`: leaving in order
+//! - `stop.rs`: stopping in order
+//! - `drain.rs`: leaving for good
 //!
 //! What always holds:
 //! - A client's requests are answered in the order in which they were asked.
@@ -15,6 +16,7 @@
 //! - Acknowledgements gather while the last ones are being written: one unit at a time for all clients.
 
 mod client;
+mod drain;
 mod flow;
 mod requests;
 mod stop;
@@ -24,19 +26,23 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use rhizomq_engine::{Dot, Loss, NodeId, Now};
 use rhizomq_net::{
-    CommitError, DamageCount, Event, ForgetError, Forgotten, LinkId, Node, Output as NetOutput, PeerHello, PublishId,
-    Role, Size, SizeError,
+    CommitError, DamageCount, DrainStage, Event, ForgetError, Forgotten, LinkId, Node, Output as NetOutput, PeerHello,
+    PublishId, Role, Size, SizeError,
 };
 
 use self::{
     client::Client,
+    drain::Drain,
     requests::{AckQueue, Published},
     stop::Stop,
 };
 use crate::{
     dispatch::{Dispatch, Effect, TakeoverTiming},
     session::{Delivery, Session, SessionConfig},
-    status::{DamageStatus, MembersStatus, MemoryStatus, NodeStatus, QueueStatus, SiteStatus, Status, StoreStatus},
+    status::{
+        DamageStatus, DrainingStatus, MembersStatus, MemoryStatus, NodeStatus, QueueStatus, SiteStatus, Status,
+        StoreStatus,
+    },
 };
 
 /// A client's connection, named by the driver; never used twice in a process life.
@@ -102,7 +108,7 @@ pub enum Output {
         /// From whom.
         conn: ConnId,
     },
-    /// After [`Broker::shutdown`]: all is done, the process may end.
+    /// After [`Broker::shutdown`] or [`Broker::drain`]: all is done, the process may end.
     Stopped,
 }
 
@@ -128,12 +134,15 @@ pub struct Broker {
     topic_messages: u64,
     topic_drops: u64,
     stop: Stop,
+    drain: Drain,
     outputs: VecDeque<Output>,
 }
 
 impl Broker {
     /// A broker on a node that has just been made.
     pub fn new(node: Node, config: BrokerConfig) -> Self {
+        // A life after one that began to drain goes on with it: there are no clients to be told.
+        let drain = if node.drain_stage() == DrainStage::No { Drain::No } else { Drain::Empty };
         let dispatch = Dispatch::new(node.id(), node.epoch(), config.takeover, *node.planted());
         Self {
             node,
@@ -149,6 +158,7 @@ impl Broker {
             topic_messages: 0,
             topic_drops: 0,
             stop: Stop::No,
+            drain,
             outputs: VecDeque::new(),
         }
     }
@@ -197,6 +207,11 @@ impl Broker {
         let config =
             SessionConfig { session: format!("{:?}-{}", self.node.id(), conn.0), ..self.config.session.clone() };
         self.clients.insert(conn, Client::new(Session::new(now, config)));
+        if self.drain.is_on()
+            && let Some(client) = self.clients.get_mut(&conn)
+        {
+            client.session.error(drain::TOLD, drain::ADVICE, None);
+        }
         self.touched.insert(conn);
         self.turn(now);
     }
@@ -213,7 +228,7 @@ impl Broker {
     pub fn handle_client_flushed(&mut self, now: Now, conn: ConnId, total: u64) {
         let Some(client) = self.clients.get_mut(&conn) else { return };
         client.handle_flushed(now, total);
-        self.dispatch.set_busy(conn, client.is_busy());
+        self.dispatch.set_busy(conn, client.is_busy() || self.drain.is_on());
         self.take_requests(now, conn);
         self.turn(now);
     }
@@ -251,7 +266,12 @@ impl Broker {
     /// When [`Broker::handle_timeout`] is wanted, on the monotonic clock.
     pub fn deadline(&self) -> u64 {
         let sessions = self.deadlines.first().map_or(u64::MAX, |(due, _)| *due);
-        self.node.deadline().min(self.dispatch.deadline()).min(sessions).min(self.stop.deadline())
+        self.node
+            .deadline()
+            .min(self.dispatch.deadline())
+            .min(sessions)
+            .min(self.stop.deadline())
+            .min(self.drain.deadline())
     }
 
     /// What the driver is to do next.
@@ -286,6 +306,7 @@ impl Broker {
             id: entry.id.to_string(),
             epoch: entry.epoch.map(|epoch| epoch.to_string()).unwrap_or_default(),
             alive: entry.alive,
+            draining: entry.draining,
             in_sync: entry.in_sync,
             site: entry.site,
             role: match entry.role {
@@ -313,6 +334,7 @@ impl Broker {
                 policy: self.node.size().to_string(),
             },
             nodes: self.node.roster().into_iter().map(member).collect(),
+            draining: self.node.drain_status().map(DrainingStatus::from),
             queues: self.dispatch.totals(&self.node).into_iter().map(queue).collect(),
             duplicates: self.dispatch.duplicates(),
             under_replicated: self.node.under_replicated(),
@@ -361,6 +383,7 @@ impl Broker {
                 continue;
             }
             self.proceed_with_stop(now);
+            self.proceed_with_drain(now);
             let touched = std::mem::take(&mut self.touched);
             touched.into_iter().for_each(|conn| self.hand_out(now, conn));
             match self.node.poll_event() {
@@ -382,6 +405,7 @@ impl Broker {
             Event::Arrived { segment, slots } => self.dispatch.handle_arrived(now, &self.node, segment, &slots),
             Event::Removed { segment, slots } => self.dispatch.handle_removed(segment, &slots),
             Event::Dropped { segment } => self.dispatch.handle_dropped(now, segment),
+            Event::Left => self.has_left(now),
             Event::Damaged { what } => {
                 tracing::error!("damage: {what}; it is fetched again from another node, and lost if none has it");
             }
@@ -404,7 +428,7 @@ impl Broker {
                     let message_id = &*dot.to_string();
                     let delivery = Delivery { message_id, redelivered, destination: &inbox, head, body };
                     client.session.deliver(to.sub, delivery)?;
-                    self.dispatch.set_busy(to.conn, client.is_busy());
+                    self.dispatch.set_busy(to.conn, client.is_busy() || self.drain.is_on());
                     Some(())
                 });
                 if delivered.is_none() {

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use rhizomq_engine::{Dot, Entry, Now, Unit};
 use rhizomq_net::PublishId;
 
-use super::{Broker, ConnId, client::Answer};
+use super::{Broker, ConnId, client::Answer, drain};
 use crate::{
     destination::Kind,
     dispatch::{ConsumerId, Content},
@@ -132,6 +132,9 @@ impl Broker {
     }
 
     fn publish(&mut self, now: Now, conn: ConnId, ticket: Ticket, unit: Vec<Send>, acks: &[AckItem]) {
+        if self.drain.is_on() && !unit.is_empty() {
+            return self.fail(conn, ticket, drain::TOLD, drain::ADVICE);
+        }
         let removals = self.settle(conn, acks);
         let (topics, queues): (Vec<_>, Vec<_>) =
             unit.into_iter().partition(|send| send.destination.kind() == Kind::Topic);

@@ -293,6 +293,11 @@ impl Edge {
         !self.dirty.is_empty()
     }
 
+    /// Whether any message is with a client, or acknowledged and not yet on disk.
+    pub(crate) fn holds_any(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Messages with clients, or acknowledged and not yet on disk.
     #[cfg(test)]
     pub(crate) fn held(&self) -> usize {

@@ -243,6 +243,16 @@ impl Dispatch {
         self.absorb(out);
     }
 
+    /// Whether this node dispatches nothing any more: it is about to leave.
+    pub(crate) fn retire(&mut self, retired: bool) {
+        self.owner.retire(retired);
+    }
+
+    /// Whether a client here has a message, or its acknowledgement is not on disk yet.
+    pub(crate) fn holds_any(&self) -> bool {
+        self.edge.holds_any()
+    }
+
     /// Deliveries that may be second ones, because of a takeover or a lost link.
     pub(crate) fn duplicates(&self) -> u64 {
         self.owner.duplicates()

@@ -50,6 +50,8 @@ pub(crate) struct Owner {
     /// Rounds are never used twice, so a grant for an interest that has ended can't be taken for one of the next.
     next_round: u32,
     duplicates: u64,
+    /// Nothing is dispatched here any more.
+    retired: bool,
     dirty: BTreeSet<Arc<str>>,
 }
 
@@ -66,6 +68,7 @@ impl Owner {
             next_tag: 1,
             next_round: 1,
             duplicates: 0,
+            retired: false,
             dirty: BTreeSet::new(),
         }
     }
@@ -204,6 +207,14 @@ impl Owner {
         }
     }
 
+    /// Whether nothing is dispatched here any more.
+    pub(crate) fn retire(&mut self, retired: bool) {
+        if self.retired != retired {
+            self.retired = retired;
+            self.look_at_all();
+        }
+    }
+
     /// Looks again at every inbox that anyone wants: what is owned has changed.
     fn look_at_all(&mut self) {
         self.dirty.extend(self.interested.keys().cloned());
@@ -265,7 +276,7 @@ impl Owner {
             if takeover.is_claiming(*id) {
                 held_back = Some((id.node, id.epoch));
             }
-            takeover.owns(*id) && held_back != Some((id.node, id.epoch))
+            !self.retired && takeover.owns(*id) && held_back != Some((id.node, id.epoch))
         });
         // What is left of other lives first: it is finite, and old.
         segments.sort_by_key(|(id, _)| (takeover.is_own_life(*id), *id));

@@ -117,9 +117,15 @@ impl Takeover {
         segment.node == self.me && segment.epoch == self.epoch
     }
 
+    /// Whether the segment was written by this process, and no other holder owns it: one does when this node has given its
+    /// replica up.
+    fn is_kept(&self, segment: SegmentId) -> bool {
+        self.is_own_life(segment) && !self.owners.contains_key(&segment)
+    }
+
     /// Whether this node dispatches the segment now.
     pub(crate) fn owns(&self, segment: SegmentId) -> bool {
-        !self.claims.contains_key(&segment) && (self.is_own_life(segment) || self.owned.contains(&segment))
+        !self.claims.contains_key(&segment) && (self.is_kept(segment) || self.owned.contains(&segment))
     }
 
     /// Whether the message is to be marked: someone else may have delivered it.
@@ -141,7 +147,7 @@ impl Takeover {
         if self.claims.contains_key(&segment) {
             return false;
         }
-        if self.owned.contains(&segment) || self.is_own_life(segment) {
+        if self.owned.contains(&segment) || self.is_kept(segment) {
             return from == self.me;
         }
         self.known_owner(segment) == Some(from)

@@ -12,7 +12,7 @@ use rhizomq_engine::{
     store::{Copied, Finding, Part},
 };
 use rhizomq_net::{
-    CommitError, ForgetError, Forgotten, Output as NetOutput, Size, SizeError,
+    CancelError, CommitError, DrainStage, DrainStatus, ForgetError, Forgotten, Output as NetOutput, Size, SizeError,
     rim::{Rim, RimEvent, RimEvents},
 };
 use tokio::{
@@ -87,6 +87,8 @@ enum Question {
     Status(oneshot::Sender<Status>),
     Forget(NodeId, oneshot::Sender<Result<Forgotten, ForgetError>>),
     SetSize(Size, oneshot::Sender<Result<(), SizeError>>),
+    Drain(oneshot::Sender<Option<DrainStatus>>),
+    CancelDrain(oneshot::Sender<Result<(), CancelError>>),
 }
 
 /// Asks the core questions from other tasks. Cheap to clone.
@@ -131,6 +133,20 @@ impl Handle {
     pub async fn set_size(&self, size: Size) -> Option<Result<(), SizeError>> {
         let (answer, done) = oneshot::channel();
         self.questions.send(Question::SetSize(size, answer)).await.ok()?;
+        done.await.ok()
+    }
+
+    /// Begins to leave the cluster for good, or tells how far that is; `None` when the core has stopped or is stopping.
+    pub async fn drain(&self) -> Option<DrainStatus> {
+        let (answer, done) = oneshot::channel();
+        self.questions.send(Question::Drain(answer)).await.ok()?;
+        done.await.ok().flatten()
+    }
+
+    /// Takes that back; `None` when the core has stopped.
+    pub async fn cancel_drain(&self) -> Option<Result<(), CancelError>> {
+        let (answer, done) = oneshot::channel();
+        self.questions.send(Question::CancelDrain(answer)).await.ok()?;
         done.await.ok()
     }
 }
@@ -366,6 +382,19 @@ impl Driver {
                 let done = self.broker.set_size(now(self.started), &size);
                 if done.is_ok() {
                     tracing::warn!(%size, "an operator sets the number of members");
+                }
+                let _ = answer.send(done);
+            }
+            Question::Drain(answer) => {
+                if self.broker.node().drain_stage() == DrainStage::No {
+                    tracing::warn!("an operator drains this node: it leaves the cluster for good");
+                }
+                let _ = answer.send(self.broker.drain(now(self.started)));
+            }
+            Question::CancelDrain(answer) => {
+                let done = self.broker.cancel_drain(now(self.started));
+                if done.is_ok() {
+                    tracing::warn!("an operator takes the drain back: this node stays");
                 }
                 let _ = answer.send(done);
             }
