@@ -51,12 +51,16 @@ fn a_site_that_dies_with_all_its_disks_takes_nothing_confirmed_on_two_sites_with
             world.strike(Fault::Slow { host, ms: 150 });
         }
         (0..6).for_each(|host| produce(&mut world, host, 80, 5));
-        let moment = world.rng.within(400, 900);
+        let moment = world.rng.within(250, 450);
         world.run_for(moment);
         let confirmed: Vec<_> =
             world.ledger.msgs().filter(|(_, msg)| msg.confirmed.is_some()).map(|(id, _)| id).collect();
         for host in [0, 2, 4] {
             world.strike(Fault::Wipe { host, back: 60_000 });
+        }
+        // The other site has a power cut: what was on its way there is lost, too.
+        for host in [1, 3, 5] {
+            world.strike(Fault::Crash { host, keep: false, back: 500 });
         }
         world.run_for(2_000);
         world.add_client(Role::Consumer(Consumer::patient(vec![0])), Some(1));

@@ -13,6 +13,9 @@ pub(super) const ADVICE: &str = "Connect to another node, and send again there w
 /// How long a node that has left still answers whoever waits for that.
 const LINGER_MS: u64 = 1_000;
 
+/// Between two looks whether a node that has left still writes.
+const QUIET_MS: u64 = 20;
+
 /// How far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drain {
@@ -103,8 +106,13 @@ impl Broker {
             && now.mono_ms >= at
             && self.stop == Stop::No
         {
-            self.stop = Stop::Done;
-            self.outputs.push_back(Output::Stopped);
+            // News from others may be on their way to the disk.
+            if self.node.is_quiet() {
+                self.stop = Stop::Done;
+                self.outputs.push_back(Output::Stopped);
+            } else {
+                self.drain = Drain::Left(now.mono_ms.saturating_add(QUIET_MS));
+            }
         }
     }
 
