@@ -116,8 +116,7 @@ impl Node {
     pub fn candidates(&self, segment: SegmentId) -> Vec<NodeId> {
         let mut nodes = self.holders_of(segment).into_owned();
         if nodes.first() != Some(&segment.node) {
-            let last = if nodes.is_empty() { 0 } else { nodes.len() };
-            nodes.insert(last, segment.node);
+            nodes.push(segment.node);
         }
         nodes
     }

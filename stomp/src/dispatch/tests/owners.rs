@@ -1,10 +1,10 @@
 //! Who owns what, who marks what, and what happens to deliveries under way meanwhile.
 
-use rhizomq_engine::{Dot, RangeSet, SegmentId};
+use rhizomq_engine::{Dot, Epoch, RangeSet, SegmentId};
 
 use super::{
-    super::{Content, DispatchMsg, Name},
-    world::World,
+    super::{Content, DispatchMsg, Effect, Name, TakeoverTiming, owner::Owner, takeover::Takeover},
+    world::{World, id_of},
 };
 
 fn once(world: &World, dots: &[Dot]) -> bool {
@@ -357,23 +357,35 @@ fn an_edge_that_knows_a_message_to_be_consumed_does_not_take_it() {
 }
 
 #[test]
-fn consumers_on_the_owners_site_come_before_those_elsewhere() {
+fn of_those_that_have_places_consumers_on_the_owners_site_come_first() {
     for near in [1, 2] {
         let far = 3 - near;
         let mut world = World::new(near as u64);
         world.stand_near(0, near);
-        world.link(0, 1);
-        world.link(0, 2);
-        [1, 2].into_iter().for_each(|index| world.subscribe_to_both(index, 8));
-        world.settle_links();
-        for count in 1..=6 {
-            world.publish(0);
-            world.settle_links();
-            assert_eq!((world.held_at(near).len(), world.held_at(far).len()), (count, 0));
+        (0..12).for_each(|_| world.publish(0));
+        let view = &world.hosts[0].paper;
+        let takeover = Takeover::new(id_of(0), Epoch(1), TakeoverTiming::default());
+        let (mut owner, mut out) = (Owner::new(id_of(0)), Vec::new());
+        for edge in [1, 2].map(id_of) {
+            owner.link_up(edge);
+            owner.on_interest(edge, vec![(Name("a".into()), 1), (Name("b".into()), 1)], &mut out);
         }
-        // What the near ones can't take goes on.
-        (0..20).for_each(|_| world.publish(0));
-        world.settle_links();
-        assert!(world.held_at(far).len() >= 4, "{}", world.held_at(far).len());
+        owner.serve(view, &takeover, &mut out);
+        for effect in std::mem::take(&mut out) {
+            if let Effect::Send { to, message: DispatchMsg::Backlog { inbox, round, .. } } = effect {
+                owner.on_grant(to, &inbox, 2, round);
+            }
+        }
+        owner.serve(view, &takeover, &mut out);
+        let mut order: Vec<_> = Vec::new();
+        for effect in &out {
+            if let Effect::Send { to, message: DispatchMsg::Deliver { inbox, .. } } = effect {
+                order.push((inbox.clone(), *to));
+            }
+        }
+        for inbox in ["a", "b"].map(|name| Name(name.into())) {
+            let to: Vec<_> = order.iter().filter(|(name, _)| *name == inbox).map(|(_, to)| *to).collect();
+            assert_eq!(to, [near, near, far, far].map(id_of), "{inbox:?}");
+        }
     }
 }
