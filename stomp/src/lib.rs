@@ -6,11 +6,13 @@
 //! | [`session`] | one client, from CONNECT to DISCONNECT |
 //! | [`destination`], [`limits`] | what clients name; what they are held to |
 //! | `dispatch` | owners and edges: who gets which message, and who takes over from whom |
+//! | `forward` | messages of an observer's clients on their way to a member |
 //! | [`broker`] | one whole node without IO: the node beneath, dispatch, sessions |
 //! | `status` | what a node tells of itself |
 //! | [`rim`] | sockets, the store's writer, the clocks: the only part with IO |
 
 mod dispatch;
+mod forward;
 mod status;
 
 pub mod broker;

@@ -12,5 +12,6 @@ mod clients;
 mod death;
 mod disk;
 mod drain;
+mod observers;
 mod split;
 mod suspended;

@@ -12,7 +12,8 @@
 //! - its clients: `sessions` (connections), `clients`, `consumers`, `topics`
 //! - what goes wrong in it: `faults`
 //! - who judges: `ledger` (what was seen), `oracle` (what must not be), `trace`
-//! - the tests: `mixed` (random), `scenarios` (by hand), `members` (who sits where), `places` (sites), `drains` (leaving for good), `mistakes` (planted ones must be noticed); `runs` runs them
+//! - the tests: `mixed` (random), `scenarios` (by hand), `members` (who sits where), `places` (sites), `drains` (leaving for good), `forwards` (clients of
+//!   observers), `mistakes` (planted ones must be noticed); `runs` runs them
 
 mod agenda;
 mod clients;
@@ -20,6 +21,7 @@ mod consumers;
 mod disk;
 mod drains;
 mod faults;
+mod forwards;
 mod host;
 mod ledger;
 mod members;

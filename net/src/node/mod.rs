@@ -15,6 +15,7 @@
 //! - `drain.rs`: leaving for good
 //! - `folding.rs`: how a segment ends that a crash left open
 //! - `forget.rs`: nodes that will never come back
+//! - `gateway.rs`: which member keeps what an observer's clients send
 //! - `storing.rs`: who stores what it is sent, and whom nobody waits for
 //! - `roster.rs`: who is who
 //! - `members.rs`: who is a member and who observes
@@ -24,6 +25,7 @@ mod damage;
 mod drain;
 mod folding;
 mod forget;
+mod gateway;
 mod handoff;
 mod members;
 mod peer;

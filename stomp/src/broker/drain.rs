@@ -83,7 +83,7 @@ impl Broker {
             self.begin_drain(now);
         }
         if let Drain::Finishing(until) = self.drain {
-            let is_done = self.published.is_empty() && self.acks.is_empty() && !self.dispatch.holds_any();
+            let is_done = self.is_answered() && !self.dispatch.holds_any();
             if !is_done && now.mono_ms < until {
                 return;
             }
@@ -99,7 +99,7 @@ impl Broker {
             self.drain = Drain::Empty;
         }
         if self.drain == Drain::Empty {
-            self.node.release(self.published.is_empty() && self.acks.is_empty());
+            self.node.release(self.is_answered());
             self.dispatch.retire(self.node.drain_stage() >= DrainStage::Leaving);
         }
         if let Drain::Left(at) = self.drain
@@ -114,6 +114,11 @@ impl Broker {
                 self.drain = Drain::Left(now.mono_ms.saturating_add(QUIET_MS));
             }
         }
+    }
+
+    /// Whether nobody waits for an answer of this node.
+    pub(super) fn is_answered(&self) -> bool {
+        self.published.is_empty() && self.acks.is_empty() && self.outbox.is_empty() && self.intake.is_empty()
     }
 
     /// The node beneath holds nothing and is off the roster.

@@ -8,6 +8,7 @@
 //! - `flow.rs`: who is not read from for a while
 //! - `stop.rs`: stopping in order
 //! - `drain.rs`: leaving for good
+//! - `forward.rs`: what an observer's clients send goes to a member
 //!
 //! What always holds:
 //! - A client's requests are answered in the order in which they were asked.
@@ -18,6 +19,7 @@
 mod client;
 mod drain;
 mod flow;
+mod forward;
 mod requests;
 mod stop;
 
@@ -38,6 +40,7 @@ use self::{
 };
 use crate::{
     dispatch::{Dispatch, Effect, TakeoverTiming},
+    forward::{ForwardMsg, Intake, Outbox, Outcome},
     session::{Delivery, Session, SessionConfig},
     status::{
         DamageStatus, DrainingStatus, MembersStatus, MemoryStatus, NodeStatus, QueueStatus, SiteStatus, Status,
@@ -130,6 +133,8 @@ pub struct Broker {
     paused: BTreeSet<ConnId>,
     published: BTreeMap<PublishId, Published>,
     unconfirmed: u64,
+    outbox: Outbox<Published>,
+    intake: Intake,
     acks: AckQueue,
     topic_messages: u64,
     topic_drops: u64,
@@ -154,6 +159,8 @@ impl Broker {
             paused: BTreeSet::new(),
             published: BTreeMap::new(),
             unconfirmed: 0,
+            outbox: Outbox::default(),
+            intake: Intake::default(),
             acks: AckQueue::default(),
             topic_messages: 0,
             topic_drops: 0,
@@ -239,6 +246,7 @@ impl Broker {
         self.deadlines.remove(&(client.deadline, conn));
         self.touched.remove(&conn);
         self.paused.remove(&conn);
+        self.outbox.forget(conn);
         self.dispatch.close(conn);
         self.turn(now);
     }
@@ -250,6 +258,9 @@ impl Broker {
         }
         if now.mono_ms >= self.dispatch.deadline() {
             self.dispatch.handle_timeout(now, &self.node);
+        }
+        if now.mono_ms >= self.outbox.deadline() {
+            self.expire_forwarded(now);
         }
         let due: Vec<_> = self.deadlines.range(..=(now.mono_ms, ConnId(u64::MAX))).copied().collect();
         for (deadline, conn) in due {
@@ -272,6 +283,7 @@ impl Broker {
             .min(sessions)
             .min(self.stop.deadline())
             .min(self.drain.deadline())
+            .min(self.outbox.deadline())
     }
 
     /// What the driver is to do next.
@@ -396,12 +408,25 @@ impl Broker {
 
     fn handle_event(&mut self, now: Now, event: Event) {
         match event {
-            Event::LinkUp(peer) => self.dispatch.handle_link_up(now, &self.node, peer),
-            Event::LinkDown(peer) => self.dispatch.handle_link_down(now, peer),
+            Event::LinkUp(peer) => {
+                self.dispatch.handle_link_up(now, &self.node, peer);
+                self.forward_link_up(peer);
+            }
+            Event::LinkDown(peer) => {
+                self.dispatch.handle_link_down(now, peer);
+                self.outbox.link_down(now.mono_ms, peer);
+            }
             Event::Liveness { .. } => self.dispatch.handle_liveness(now),
+            Event::App { from, payload } if ForwardMsg::is_one(&payload) => self.handle_forward(now, from, &payload),
             Event::App { from, payload } => self.handle_peer(now, from, &payload),
-            Event::Confirmed { publish, copies } => self.confirmed(publish, copies),
-            Event::Rejected { publish, reason } => self.rejected(publish, &reason),
+            Event::Confirmed { publish, copies } => {
+                self.confirmed(publish, copies);
+                self.settle_forwarded(publish, Outcome::Kept(copies));
+            }
+            Event::Rejected { publish, reason } => {
+                self.rejected(publish, &reason);
+                self.settle_forwarded(publish, Outcome::Rejected(reason));
+            }
             Event::Arrived { segment, slots } => self.dispatch.handle_arrived(now, &self.node, segment, &slots),
             Event::Removed { segment, slots } => self.dispatch.handle_removed(segment, &slots),
             Event::Dropped { segment } => self.dispatch.handle_dropped(now, segment),

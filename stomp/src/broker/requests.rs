@@ -5,10 +5,11 @@ use std::{collections::VecDeque, sync::Arc};
 use rhizomq_engine::{Dot, Entry, Now, Unit};
 use rhizomq_net::PublishId;
 
-use super::{Broker, ConnId, client::Answer, drain};
+use super::{Broker, ConnId, client::Answer, drain, forward::GONE};
 use crate::{
     destination::Kind,
     dispatch::{ConsumerId, Content},
+    forward::Place,
     session::{AckItem, Request, Send, SubKey, Ticket},
 };
 
@@ -19,13 +20,13 @@ const MESSAGE_COST: u64 = 256;
 
 /// A unit under way to disks.
 pub(super) struct Published {
-    conn: ConnId,
-    ticket: Ticket,
+    pub(super) conn: ConnId,
+    pub(super) ticket: Ticket,
     bytes: u64,
-    has_messages: bool,
-    removals: Vec<Dot>,
+    pub(super) has_messages: bool,
+    pub(super) removals: Vec<Dot>,
     /// What goes to listeners once the rest is kept.
-    topics: Vec<Send>,
+    pub(super) topics: Vec<Send>,
 }
 
 /// Who acknowledged what.
@@ -151,20 +152,36 @@ impl Broker {
         let entries: Vec<_> = queues.into_iter().map(entry).collect();
         let bytes = entries.iter().map(|entry| entry.size() as u64 + MESSAGE_COST).sum();
         let has_messages = !entries.is_empty();
-        match self.node.publish(now, Unit { entries, removals: removals.clone() }) {
-            Ok(publish) => {
-                self.unconfirmed += bytes;
-                if let Some(client) = self.clients.get_mut(&conn) {
-                    client.unconfirmed += bytes;
+        let unit = Unit { entries, removals: removals.clone() };
+        let published = Published { conn, ticket, bytes, has_messages, removals, topics };
+        // Acknowledgements alone are kept here, where the consumer is.
+        let place = if has_messages { self.place_of(conn) } else { Some(Place::Here) };
+        match place {
+            Some(Place::Here) => match self.node.publish(now, unit) {
+                Ok(publish) => {
+                    self.count_unconfirmed(&published);
+                    self.published.insert(publish, published);
                 }
-                let published = Published { conn, ticket, bytes, has_messages, removals, topics };
-                self.published.insert(publish, published);
+                Err(error) => self.not_taken(&published, "the message was not taken", &error.to_string()),
+            },
+            Some(Place::At(member, _)) => {
+                self.count_unconfirmed(&published);
+                self.forward(member, unit, published);
             }
-            Err(error) => {
-                removals.iter().for_each(|dot| self.dispatch.unsettle(*dot));
-                self.fail(conn, ticket, "the message was not taken", &error.to_string());
-            }
+            None => self.not_taken(&published, GONE, "Connect again: another member will keep what you send."),
         }
+    }
+
+    fn count_unconfirmed(&mut self, published: &Published) {
+        self.unconfirmed += published.bytes;
+        if let Some(client) = self.clients.get_mut(&published.conn) {
+            client.unconfirmed += published.bytes;
+        }
+    }
+
+    fn not_taken(&mut self, published: &Published, message: &str, body: &str) {
+        published.removals.iter().for_each(|dot| self.dispatch.unsettle(*dot));
+        self.fail(published.conn, published.ticket, message, body);
     }
 
     /// Hands refused deliveries to others; returns the consumed ones, whose removal is to be written.
@@ -174,14 +191,14 @@ impl Broker {
         dots.filter(|&(dot, ack)| self.dispatch.settle(conn, dot, ack) && ack).map(|(dot, _)| dot).collect()
     }
 
-    fn fan_out(&mut self, send: &Send) {
+    pub(super) fn fan_out(&mut self, send: &Send) {
         self.topic_messages += 1;
         let id = format!("T-{}-{}-{}", self.node.id(), self.node.epoch(), self.topic_messages);
         let content = Content::new(send.head.clone(), send.body.clone());
         self.dispatch.publish_topic(&send.destination.to_shared(), &id, &content);
     }
 
-    fn settled(&mut self, published: &Published) {
+    pub(super) fn settled(&mut self, published: &Published) {
         self.unconfirmed = self.unconfirmed.saturating_sub(published.bytes);
         if let Some(client) = self.clients.get_mut(&published.conn) {
             client.unconfirmed = client.unconfirmed.saturating_sub(published.bytes);
@@ -190,14 +207,14 @@ impl Broker {
         self.resume_all_if_possible();
     }
 
-    fn answer(&mut self, conn: ConnId, ticket: Ticket, copies: Option<u32>) {
+    pub(super) fn answer(&mut self, conn: ConnId, ticket: Ticket, copies: Option<u32>) {
         if let Some(client) = self.clients.get_mut(&conn) {
             client.answer(ticket, Answer { copies });
             self.touched.insert(conn);
         }
     }
 
-    fn fail(&mut self, conn: ConnId, ticket: Ticket, message: &str, body: &str) {
+    pub(super) fn fail(&mut self, conn: ConnId, ticket: Ticket, message: &str, body: &str) {
         if let Some(client) = self.clients.get_mut(&conn) {
             client.fail(ticket, message, body);
             self.touched.insert(conn);

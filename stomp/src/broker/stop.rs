@@ -52,8 +52,7 @@ impl Broker {
 
     pub(super) fn proceed_with_stop(&mut self, now: Now) {
         if let Stop::Answering(until) = self.stop {
-            let is_answered = self.published.is_empty() && self.acks.is_empty();
-            if !is_answered && now.mono_ms < until {
+            if !self.is_answered() && now.mono_ms < until {
                 return;
             }
             for (&conn, client) in &mut self.clients {
