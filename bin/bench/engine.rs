@@ -23,6 +23,9 @@ const BATCH: u32 = 256;
 /// Bytes of log that are written between two checkpoints.
 const LOG: u64 = 64 << 20;
 
+/// Commits between two looks at how large the directory is.
+const LOOKS: u32 = 16;
+
 /// How to measure the engine at size.
 #[derive(Debug, Args)]
 pub(crate) struct EngineArgs {
@@ -123,26 +126,27 @@ fn steady(args: &EngineArgs) -> anyhow::Result<Vec<Line>> {
     }
     subject.checkpoint()?;
     let filled = directory_bytes(dir.path())?;
-    let (mut peak, mut last) = (0, 0);
+    let mut peaks = Vec::new();
     for _ in 0..10 {
-        for _ in 0..live / BATCH {
+        let mut peak = 0;
+        for commit in 0..live / BATCH {
             subject.commit()?;
             subject.consume_oldest(BATCH)?;
+            if commit % LOOKS == 0 {
+                peak = peak.max(directory_bytes(dir.path())?);
+            }
         }
-        last = directory_bytes(dir.path())?;
-        peak = peak.max(last);
+        peaks.push(peak);
     }
+    let (first, last) = (peaks[1], peaks[9]);
+    let peak = peaks.into_iter().max().unwrap_or_default();
     let bound = u64::from(live) * u64::from(args.size) + LOG;
     let mb = |bytes: u64| bytes as f64 / 1e6;
+    let what = "directory, ten live sets later, at most";
     Ok(vec![
-        Line::new(
-            "directory, ten live sets later, at most",
-            (mb(peak), "MB"),
-            ("bodies that live + 64 MiB of log", mb(bound)),
-        )
-        .target("<= 2"),
-        Line::new("directory, ten live sets later, at most", (mb(peak), "MB"), ("just filled", mb(filled))),
-        Line::new("directory, ten live sets later, at the end", (mb(last), "MB"), ("at most", mb(peak))).target("<= 1"),
+        Line::new(what, (mb(peak), "MB"), ("bodies that live + 64 MiB of log", mb(bound))).target("<= 2"),
+        Line::new(what, (mb(peak), "MB"), ("just filled", mb(filled))),
+        Line::new("- during the tenth", (mb(last), "MB"), ("during the second", mb(first))).target("<= 1.1"),
     ])
 }
 
