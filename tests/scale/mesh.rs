@@ -91,7 +91,8 @@ pub(crate) struct Mesh {
 }
 
 fn name(index: usize) -> NodeId {
-    NodeId(*blake3::hash(&index.to_be_bytes()).as_bytes().first_chunk().expect("16 of 32 bytes"))
+    // In no order, as keys are.
+    NodeId((index as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_be_bytes())
 }
 
 fn clocks(now: u64) -> Now {
@@ -105,7 +106,7 @@ fn hello(index: usize, now: u64) -> PeerHello {
 
 impl Mesh {
     /// Two halves, all nodes just started.
-    pub(crate) fn new(nodes: usize, size: u16) -> Self {
+    pub(crate) fn new(nodes: usize, size: u32) -> Self {
         let mut mesh = Self {
             now: 0,
             hosts: Vec::new(),
@@ -271,6 +272,9 @@ impl Mesh {
             if let Some(unseated) = view.members.iter().find(|member| !host.node.is_seated(**member)) {
                 return Some(format!("n{index}: {unseated:?} is no member yet"));
             }
+            if let Some(surplus) = view.observers.iter().find(|observer| host.node.is_seated(**observer)) {
+                return Some(format!("n{index}: {surplus:?} still has a seat"));
+            }
             let mine = (view.clone(), host.node.engine().registry().digest());
             let common = views[half].get_or_insert_with(|| mine.clone());
             if *common != mine {
@@ -285,7 +289,7 @@ impl Mesh {
         let start = self.now;
         while let Some(text) = self.disagreement() {
             assert!(self.now < start + patience, "{what}, {} nodes, after {patience} ms: {text}", self.hosts.len());
-            self.run_for(100);
+            self.run_for(200);
         }
         self.now - start
     }

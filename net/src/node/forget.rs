@@ -11,7 +11,7 @@ use super::{
     Node,
     members::ballot_of,
     placement::{holders_key, leaving_key},
-    roster::{is_record, record_key, roster_key},
+    roster::{record_of, roster_key},
 };
 
 /// Why a node is not forgotten; nothing changed.
@@ -46,7 +46,7 @@ impl Node {
         if node == self.id() {
             return Err(ForgetError::Myself);
         }
-        if !self.roster_ids().contains(&node) {
+        if !self.is_in_roster(node) {
             return Err(ForgetError::Unknown(node));
         }
         if self.is_alive(node) {
@@ -78,7 +78,11 @@ impl Node {
         if !roster.contains(&self.id()) {
             self.enrol(now);
         }
-        let gone: Vec<Key> = self.engine.registry().keys().filter(|key| self.is_stale_record(key)).cloned().collect();
+        let is_gone = |key: &&Key| {
+            let node = ballot_of(key).map(Some).or_else(|| record_of(key));
+            node.is_some_and(|node| node.is_none_or(|node| roster.binary_search(&node).is_err()))
+        };
+        let gone: Vec<Key> = self.engine.registry().keys().filter(is_gone).cloned().collect();
         for key in gone {
             if let Some(node) = ballot_of(&key) {
                 self.forget_ballot(node);
@@ -90,9 +94,7 @@ impl Node {
 
     /// Whether the key is the record or the ballot of a node that is not in the roster: it is refused, everywhere alike.
     pub(super) fn is_stale_record(&self, key: &Key) -> bool {
-        match ballot_of(key) {
-            Some(node) => !self.roster_ids().contains(&node),
-            None => is_record(key) && !self.roster_ids().into_iter().any(|node| record_key(node) == *key),
-        }
+        let node = ballot_of(key).map(Some).or_else(|| record_of(key));
+        node.is_some_and(|node| node.is_none_or(|node| !self.is_in_roster(node)))
     }
 }

@@ -235,6 +235,8 @@ pub struct Node {
     consumed: BTreeMap<SegmentId, RangeSet>,
     /// Registry keys changed here and not yet pushed.
     changed_keys: BTreeSet<rhizomq_engine::Key>,
+    /// Exchanges of registries begun, and since when they are counted.
+    exchanges: (u64, u32),
     dialled: Vec<(NodeId, Vec<SocketAddr>)>,
     upkeep_at: u64,
     committed_seq: u64,
@@ -262,6 +264,7 @@ impl Node {
             alive: BTreeMap::new(),
             consumed: BTreeMap::new(),
             changed_keys: BTreeSet::new(),
+            exchanges: (0, 0),
             dialled: Vec::new(),
             upkeep_at: now.mono_ms + config.timing.upkeep_ms,
             committed_seq: 0,

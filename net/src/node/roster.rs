@@ -51,9 +51,9 @@ pub(super) fn record_key(node: NodeId) -> Key {
     Key::register(&format!("{RECORD}{node}"))
 }
 
-/// Whether the key is that of some node's record.
-pub(super) fn is_record(key: &Key) -> bool {
-    key.register_name().is_some_and(|name| name.starts_with(RECORD))
+/// Whose record the key names, if it is one's: `None` inside for a name that no node has.
+pub(super) fn record_of(key: &Key) -> Option<Option<NodeId>> {
+    key.register_name()?.strip_prefix(RECORD).map(|node| node.parse().ok())
 }
 
 impl Node {
@@ -82,6 +82,11 @@ impl Node {
         self.engine.set_members(&roster_key()).into_iter().filter_map(read).collect()
     }
 
+    /// Whether a node is in the roster.
+    pub(super) fn is_in_roster(&self, node: NodeId) -> bool {
+        self.engine.set_contains(&roster_key(), &node.0)
+    }
+
     fn record(&self, node: NodeId) -> Option<NodeRecord> {
         let bytes = self.engine.registry().register(&record_key(node))?;
         postcard::from_bytes(bytes).ok()
@@ -90,7 +95,7 @@ impl Node {
     /// Publishes this node in its new life.
     pub(super) fn enrol(&mut self, now: Now) {
         let me = self.id();
-        if !self.roster_ids().contains(&me) && self.engine.set_add(roster_key(), me.0.to_vec()).is_ok() {
+        if !self.is_in_roster(me) && self.engine.set_add(roster_key(), me.0.to_vec()).is_ok() {
             self.changed_keys.insert(roster_key());
         }
         let record = NodeRecord {
