@@ -44,6 +44,9 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// How long a shutdown may take before it is cut short.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Between two words in the log about refused writes.
+const REFUSALS_TOLD: Duration = Duration::from_secs(10);
+
 /// What the loop is made of, besides the broker.
 pub struct DriverConfig {
     /// Where the rows go. Its reader is what the broker's engine reads.
@@ -150,6 +153,7 @@ pub struct Driver {
     questions: mpsc::Receiver<Question>,
     join: Vec<SocketAddr>,
     started: Instant,
+    refused_at: Option<Instant>,
     alarm: Alarm,
     scrubber: Scrubber,
     findings: mpsc::Receiver<Finding>,
@@ -192,6 +196,7 @@ impl Driver {
             questions,
             join: config.join,
             started: config.started,
+            refused_at: None,
             alarm: Alarm::default(),
             scrubber,
             findings,
@@ -311,7 +316,11 @@ impl Driver {
         match written {
             Written::Done(seq) => self.broker.handle_committed(now, seq, Ok(())),
             Written::Refused(seq, why) => {
-                tracing::error!(why, "a write was refused");
+                // A full disk refuses whatever is tried, several times a second.
+                if self.refused_at.is_none_or(|at| at.elapsed() >= REFUSALS_TOLD) {
+                    self.refused_at = Some(Instant::now());
+                    tracing::error!(why, "a write was refused; told again in {REFUSALS_TOLD:?}, if it goes on");
+                }
                 self.broker.handle_committed(now, seq, Err(CommitError::Refused(why)));
             }
             Written::Broken(error) => return Err(error.into()),
