@@ -84,8 +84,8 @@ pub(crate) use self::frame::VERSION as FORMAT_VERSION;
 /// checkpoints keep failing.
 const MAX_OVERLAY: usize = 16;
 
-/// Commits up to this size (bytes) are let through to the reserve when the disk is full, if they take no block in:
-/// removals are small.
+/// Commits that put no more than this (bytes), and no block, are let through to the reserve when the disk is full, whatever
+/// they delete: a removal puts little, and the more it deletes the better.
 const SMALL_COMMIT: u64 = 16 << 10;
 /// Bytes of log after which a checkpoint is wanted while the disk is full: it is what gives space back.
 const FULL_CHECKPOINT: u64 = 64 << 10;
@@ -292,7 +292,9 @@ impl Store for DiskStore {
             return Ok(());
         }
         let takes_in = |op: &Op| matches!(op, Op::Put(key, _) if keys::is_sealed(key));
-        let may_use_reserve = bytes <= SMALL_COMMIT && !batches.clone().flatten().any(takes_in);
+        let puts = batches.clone().flatten().filter(|op| matches!(op, Op::Put(..)));
+        let put_bytes: u64 = puts.clone().map(|op| Record::from(op).weight()).sum();
+        let may_use_reserve = put_bytes <= SMALL_COMMIT && !puts.clone().any(takes_in);
         self.admit(bytes, may_use_reserve)?;
         let records = batches.map(|batch| batch.iter().map(Record::from));
         let was_full = self.is_full;

@@ -149,6 +149,13 @@ fn on_a_full_disk_nothing_is_taken_in_and_what_is_consumed_gives_its_space_back(
     faulty.store.as_mut().unwrap().checkpoint().unwrap();
     let log = faulty.store.as_ref().unwrap().stats().log_bytes;
     assert!(log < 3 << 20, "all is consumed, and the log has {log} bytes");
+    // Many messages that are consumed at once delete much.
+    faulty.files.arm(Fault::Write(0, ErrorKind::StorageFull));
+    assert!(matches!(faulty.commit("lost", 20_000), Err(StoreError::Full { .. })));
+    faulty.files.disarm();
+    faulty.files.arm(Fault::Room(500_000));
+    let deletes = (1..next).map(|slot| Op::Delete(keys::block(id, slot))).collect();
+    faulty.commit_all(&[deletes]).unwrap();
 }
 
 #[test]
