@@ -81,13 +81,13 @@ impl BlockCache {
         self.shrink();
     }
 
-    /// Held, and allowed.
+    /// Held, what is charged included, and allowed.
     pub(super) fn bytes(&self) -> (usize, usize) {
-        (self.bytes, self.allowed())
+        (self.bytes + self.charged(), self.budget)
     }
 
-    fn allowed(&self) -> usize {
-        self.budget.saturating_sub(self.stored * BlockMeta::MEMORY).max(self.budget / KEPT_PART)
+    fn charged(&self) -> usize {
+        (self.stored * BlockMeta::MEMORY).min(self.budget - self.budget / KEPT_PART)
     }
 
     /// Blocks in the store, as far as it was told.
@@ -117,7 +117,7 @@ impl BlockCache {
     }
 
     fn shrink(&mut self) {
-        while self.bytes > self.allowed() && self.order.len() > 1 {
+        while self.bytes + self.charged() > self.budget && self.order.len() > 1 {
             if let Some((id, first)) = self.order.pop_front() {
                 self.remove_block(id, first);
             }
@@ -144,10 +144,10 @@ mod tests {
         let mut cache = BlockCache::default();
         cache.set_budget(100 * BlockMeta::MEMORY);
         cache.note_stored(40, 0);
-        assert_eq!(cache.bytes(), (0, 60 * BlockMeta::MEMORY));
+        assert_eq!(cache.bytes(), (40 * BlockMeta::MEMORY, 100 * BlockMeta::MEMORY));
         cache.note_stored(1_000, 30);
-        assert_eq!(cache.bytes(), (0, 25 * BlockMeta::MEMORY));
+        assert_eq!(cache.bytes().0, 75 * BlockMeta::MEMORY);
         cache.note_stored(0, 1_000);
-        assert_eq!(cache.bytes(), (0, 90 * BlockMeta::MEMORY));
+        assert_eq!(cache.bytes().0, 10 * BlockMeta::MEMORY);
     }
 }

@@ -349,7 +349,7 @@ impl Engine {
         self.cache.borrow_mut().set_budget(bytes);
     }
 
-    /// How many bytes the decoded blocks in memory take, and how many they may.
+    /// How many bytes of memory blocks take, and how many they may; see [`Engine::set_cache_bytes`].
     pub fn cache_bytes(&self) -> (usize, usize) {
         self.cache.borrow().bytes()
     }
