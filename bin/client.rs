@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A node on this machine that does not answer within this time does not answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The node could not be asked, or refused.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,8 @@ pub(crate) enum ClientError {
     Refused { admin: SocketAddr, reason: String },
     #[error("what answers at {admin} is no Rhizomq node: {reason}")]
     Strange { admin: SocketAddr, reason: String },
+    #[error("{0}")]
+    NotMerged(String),
     #[error("{path}: {source}", path = path.display())]
     Path { path: PathBuf, source: std::io::Error },
 }
@@ -109,7 +111,7 @@ pub(crate) fn backup(args: &BackupArgs) -> Result<String, ClientError> {
     Ok(text)
 }
 
-fn ask(
+pub(crate) fn ask(
     admin: SocketAddr,
     method: &str,
     path: &str,

@@ -45,8 +45,18 @@ pub(crate) fn render(status: &Value) -> String {
     let members = &status["members"];
     let (size, policy, view) = (text(&members["size"]), text(&members["policy"]), short(&text(&members["view"])));
     let _ = writeln!(out, "members wanted {size} (policy: {policy})   view {view}");
+    merging(&mut out, list(&status["merging"]));
     health(&mut out, &status["damage"], &status["store"]);
     out
+}
+
+/// A line for each merge that has not come about.
+fn merging(out: &mut String, merging: &[Value]) {
+    for target in merging {
+        let addresses = list(&target["addresses"]).iter().map(text).collect::<Vec<_>>().join(" ");
+        let why = if target["refused"].is_null() { "no answer".to_owned() } else { text(&target["refused"]) };
+        let _ = writeln!(out, "MERGING with node {} at {addresses}: {why}", short(&text(&target["node"])));
+    }
 }
 
 /// Lines about the disk, when there is something to say.

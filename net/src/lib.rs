@@ -18,8 +18,8 @@ pub use link::{
 };
 pub use membership::{MAX_SIZE_CHARS, Preset, Size, SizeError, View, ViewName};
 pub use node::{
-    CommitError, DamageCount, Event, ForgetError, Forgotten, Node, NodeConfig, Output, PublishId, Role, RosterEntry,
-    Timing,
+    CommitError, DamageCount, Event, ForgetError, Forgotten, MergeError, Merging, Node, NodeConfig, Output, PublishId,
+    Role, RosterEntry, Timing, trusted_networks,
 };
 pub use swim::{MAX_PACKET_BYTES, Swim, SwimConfig, SwimError, SwimEvent};
 pub use ticket::{MAX_TICKET_ADDRESSES, MAX_TICKET_CHARS, Ticket, TicketError};

@@ -25,4 +25,4 @@ pub mod session;
 
 pub use broker::{Broker, BrokerConfig, ConnId, Output};
 pub use dispatch::TakeoverTiming;
-pub use status::{DamageStatus, MemoryStatus, NodeStatus, QueueStatus, Status, StoreStatus};
+pub use status::{DamageStatus, MemoryStatus, MergingStatus, NodeStatus, QueueStatus, Status, StoreStatus};

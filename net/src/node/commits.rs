@@ -95,6 +95,7 @@ impl Node {
         for key in &report.registry {
             self.note_holders(key);
             self.note_members(key);
+            self.note_networks(key);
             if self.changed_keys.contains(key) {
                 if !self.engine.is_key_queued(key) {
                     self.changed_keys.remove(key);

@@ -1,4 +1,5 @@
-//! Forgetting a node that will never come back: only an operator can know that.
+//! Forgetting a node that will never come back: only an operator can know that. The same gives up a merge with a node that
+//! was never reached.
 //!
 //! It leaves the roster, and with it go its record, its dialling and its places on lists of holders. Its segments are taken
 //! for those of a life that is over: what other nodes hold of them is delivered and then folded as usual. What is given up
@@ -47,6 +48,10 @@ impl Node {
             return Err(ForgetError::Myself);
         }
         if !self.is_in_roster(node) {
+            if self.give_up_merge(node) {
+                self.finish(now);
+                return Ok(Forgotten { waiting_here: 0, replicas: 0 });
+            }
             return Err(ForgetError::Unknown(node));
         }
         if self.is_alive(node) {

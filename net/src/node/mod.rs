@@ -16,6 +16,7 @@
 //! - `storing.rs`: who stores what it is sent, and whom nobody waits for
 //! - `roster.rs`: who is who
 //! - `members.rs`: who is a member and who observes
+//! - `networks.rs`: which networks are one cluster, and merging with another
 
 mod commits;
 mod damage;
@@ -23,6 +24,7 @@ mod folding;
 mod forget;
 mod handoff;
 mod members;
+mod networks;
 mod peer;
 mod placement;
 mod roster;
@@ -47,10 +49,12 @@ pub use self::{
     damage::DamageCount,
     forget::{ForgetError, Forgotten},
     members::Role,
+    networks::{MergeError, Merging, trusted_networks},
     roster::RosterEntry,
 };
 use crate::{
     link::{LinkId, PeerHello},
+    rim::{Keyring, NetworkSecret},
     swim::{Swim, SwimConfig, SwimEvent},
     wire::{self, Control, Wire},
 };
@@ -76,6 +80,8 @@ pub struct NodeConfig {
     pub site: String,
     /// Where peers reach it.
     pub addresses: Vec<SocketAddr>,
+    /// The secret of the network it belongs to.
+    pub network: NetworkSecret,
     /// Replicas per segment, the origin's included; at least 1.
     pub copies: u32,
     /// Disks that hold a message before its receipt; 1 to `copies`. Fewer when fewer nodes are reachable.
@@ -155,6 +161,8 @@ pub enum Output {
     },
     /// Keep trying to be linked with all of these, for ever; replaces the last such list.
     Dial(Vec<(NodeId, Vec<SocketAddr>)>),
+    /// Link with whoever knows one of these secrets; replaces the last such keyring.
+    Trust(Keyring),
 }
 
 /// What the layer above hears.
@@ -238,6 +246,8 @@ pub struct Node {
     /// Exchanges of registries begun, and since when they are counted.
     exchanges: (u64, u32),
     dialled: Vec<(NodeId, Vec<SocketAddr>)>,
+    /// What the driver was last told to trust.
+    trusted: Option<Keyring>,
     upkeep_at: u64,
     committed_seq: u64,
     storing: Storing,
@@ -266,6 +276,7 @@ impl Node {
             changed_keys: BTreeSet::new(),
             exchanges: (0, 0),
             dialled: Vec::new(),
+            trusted: None,
             upkeep_at: now.mono_ms + config.timing.upkeep_ms,
             committed_seq: 0,
             storing: Storing::default(),
@@ -277,6 +288,7 @@ impl Node {
         };
         node.read_holders();
         node.read_members();
+        node.enter_network();
         node.enrol(now);
         node.publish_ballot(now);
         node.dial_roster();
@@ -420,6 +432,7 @@ impl Node {
         if now.mono_ms >= self.upkeep_at {
             self.upkeep_at = now.mono_ms + self.config.timing.upkeep_ms;
             self.stay_enrolled(now);
+            self.end_merges();
             self.look_at_members(now);
             self.look_at_storing(now);
             self.place(now);

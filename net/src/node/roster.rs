@@ -123,16 +123,17 @@ impl Node {
         }
     }
 
-    /// Tells the driver whom to dial, when that changed.
+    /// Tells the driver whom to dial, when that changed: all of the roster, and whom this cluster is to be merged with.
     pub(super) fn dial_roster(&mut self) {
         let me = self.id();
-        let targets: Vec<_> = self
-            .roster_ids()
-            .into_iter()
-            .filter(|&id| id != me)
-            .filter_map(|id| self.record(id).map(|record| (id, record.addresses)))
+        let roster = self.roster_ids();
+        let mut targets: Vec<_> = roster
+            .iter()
+            .filter(|&&id| id != me)
+            .filter_map(|&id| self.record(id).map(|record| (id, record.addresses)))
             .filter(|(_, addresses)| !addresses.is_empty())
             .collect();
+        targets.extend(self.merging().into_iter().filter(|(node, _)| !roster.contains(node)));
         if targets != self.dialled {
             self.dialled.clone_from(&targets);
             self.outputs.push_back(Output::Dial(targets));

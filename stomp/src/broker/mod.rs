@@ -24,8 +24,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use rhizomq_engine::{Dot, Loss, NodeId, Now};
 use rhizomq_net::{
-    CommitError, DamageCount, Event, ForgetError, Forgotten, LinkId, Node, Output as NetOutput, PeerHello, PublishId,
-    Role, Size, SizeError,
+    CommitError, DamageCount, Event, ForgetError, Forgotten, LinkId, MergeError, Merging, Node, Output as NetOutput,
+    PeerHello, PublishId, Role, Size, SizeError, Ticket,
 };
 
 use self::{
@@ -36,7 +36,7 @@ use self::{
 use crate::{
     dispatch::{Dispatch, Effect, TakeoverTiming},
     session::{Delivery, Session, SessionConfig},
-    status::{DamageStatus, MembersStatus, MemoryStatus, NodeStatus, QueueStatus, Status, StoreStatus},
+    status::{DamageStatus, MembersStatus, MemoryStatus, MergingStatus, NodeStatus, QueueStatus, Status, StoreStatus},
 };
 
 /// A client's connection, named by the driver; never used twice in a process life.
@@ -279,6 +279,16 @@ impl Broker {
         result
     }
 
+    /// Makes this cluster and that of the ticket one, see [`Node::merge`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn merge(&mut self, now: Now, ticket: &Ticket) -> Result<Merging, MergeError> {
+        let result = self.node.merge(now, ticket);
+        self.turn(now);
+        result
+    }
+
     /// What this node knows, for people and tools.
     pub fn status(&mut self) -> Status {
         let member = |entry: rhizomq_net::RosterEntry| NodeStatus {
@@ -299,6 +309,7 @@ impl Broker {
             in_flight: total.in_flight,
             consumers: total.consumers,
         };
+        let merging = |(node, addresses): (NodeId, _)| MergingStatus { node: node.to_string(), addresses, refused: None };
         let DamageCount { found, repaired, lost } = self.node.damage();
         let (blocks, block_cache) = self.node.engine().cache_bytes();
         let (blocks, block_cache) = (blocks as u64, block_cache as u64);
@@ -315,6 +326,7 @@ impl Broker {
             under_replicated: self.node.under_replicated(),
             digest: self.node.digest().iter().map(|byte| format!("{byte:02x}")).collect(),
             topic_drops: self.topic_drops,
+            merging: self.node.merging().into_iter().map(merging).collect(),
             damage: DamageStatus { places: 0, found, repaired, lost },
             store: StoreStatus::default(),
             memory: MemoryStatus { blocks, block_cache, ..MemoryStatus::default() },

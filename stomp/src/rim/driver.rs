@@ -2,6 +2,7 @@
 //! wants done is handed to the tasks that do it. The loop itself never waits for a socket or a disk to take something.
 
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     path::PathBuf,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -12,8 +13,8 @@ use rhizomq_engine::{
     store::{Copied, Finding, Part},
 };
 use rhizomq_net::{
-    CommitError, ForgetError, Forgotten, Output as NetOutput, Size, SizeError,
-    rim::{Rim, RimEvent, RimEvents},
+    CommitError, ForgetError, Forgotten, MergeError, Merging, Output as NetOutput, Size, SizeError, Ticket,
+    rim::{Refused, Rim, RimEvent, RimEvents},
 };
 use tokio::{
     net::TcpListener,
@@ -90,6 +91,7 @@ enum Question {
     Status(oneshot::Sender<Status>),
     Forget(NodeId, oneshot::Sender<Result<Forgotten, ForgetError>>),
     SetSize(Size, oneshot::Sender<Result<(), SizeError>>),
+    Merge(Ticket, oneshot::Sender<Result<Merging, MergeError>>),
 }
 
 /// Asks the core questions from other tasks. Cheap to clone.
@@ -136,7 +138,17 @@ impl Handle {
         self.questions.send(Question::SetSize(size, answer)).await.ok()?;
         done.await.ok()
     }
+
+    /// Merges with the cluster of a ticket; `None` when the core has stopped. See `Node::merge`.
+    pub async fn merge(&self, ticket: Ticket) -> Option<Result<Merging, MergeError>> {
+        let (answer, merging) = oneshot::channel();
+        self.questions.send(Question::Merge(ticket, answer)).await.ok()?;
+        merging.await.ok()
+    }
 }
+
+/// The latest refusals that are kept, to tell why a merge does not come about.
+const REFUSALS: usize = 64;
 
 /// See the module docs.
 pub struct Driver {
@@ -160,6 +172,8 @@ pub struct Driver {
     damage: DamageLog,
     store_status: StoreStatus,
     memory: MemoryStatus,
+    /// By address, the latest of each.
+    refusals: VecDeque<Refused>,
     stopped: bool,
 }
 
@@ -203,6 +217,7 @@ impl Driver {
             damage: DamageLog::new(config.damaged_places),
             store_status: config.store_status,
             memory: config.memory,
+            refusals: VecDeque::new(),
             stopped: false,
         };
         if !driver.join.is_empty() {
@@ -341,9 +356,17 @@ impl Driver {
             }
             RimEvent::Message { link, bytes } => self.broker.handle_message(now, link, bytes),
             RimEvent::Datagram { link, bytes } => self.broker.handle_datagram(now, link, bytes),
-            // The rim has logged it.
-            RimEvent::Refused(_) => {}
+            RimEvent::Refused(refused) => self.note_refusal(refused),
         }
+    }
+
+    /// The rim has logged it; a merge that does not come about tells it too.
+    fn note_refusal(&mut self, refused: Refused) {
+        self.refusals.retain(|other| other.remote != refused.remote);
+        if self.refusals.len() == REFUSALS {
+            self.refusals.pop_front();
+        }
+        self.refusals.push_back(refused);
     }
 
     fn handle_client(&mut self, input: ClientInput) {
@@ -378,12 +401,25 @@ impl Driver {
                 }
                 let _ = answer.send(done);
             }
+            Question::Merge(ticket, answer) => {
+                // What was refused before is no answer to this.
+                self.refusals.retain(|refused| !ticket.addresses.contains(&refused.remote));
+                let merging = self.broker.merge(now(self.started), &ticket);
+                if let Ok(merging) = &merging {
+                    tracing::warn!(node = %merging.node, "an operator merges this cluster with another one");
+                }
+                let _ = answer.send(merging);
+            }
             Question::Status(answer) => {
                 let mut status = self.broker.status();
                 status.damage.places = self.damage.places();
                 status.store = StoreStatus { scrubs: self.scrubber.rounds(), ..self.store_status.clone() };
                 let MemoryStatus { budget, index_cache, .. } = self.memory;
                 status.memory = MemoryStatus { budget, index_cache, ..status.memory };
+                for merging in &mut status.merging {
+                    let refused = self.refusals.iter().rev().find(|refused| merging.addresses.contains(&refused.remote));
+                    merging.refused = refused.map(ToString::to_string);
+                }
                 let _ = answer.send(status);
             }
         }
@@ -437,6 +473,7 @@ impl Driver {
                 let join = (!self.join.is_empty()).then(|| (None, self.join.clone()));
                 self.rim.dial(roster.chain(join));
             }
+            NetOutput::Trust(keyring) => self.rim.trust(keyring),
             _ => {}
         }
     }
