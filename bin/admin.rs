@@ -205,7 +205,10 @@ async fn merge<S: Source>(
         return refusal;
     }
     let Ok(MergeRequest { ticket, size }) = serde_json::from_slice(&body) else {
-        return refusal(StatusCode::BAD_REQUEST, "the body must be {\"ticket\":\"...\"}, with a \"size\" beside it or not");
+        return refusal(
+            StatusCode::BAD_REQUEST,
+            "the body must be {\"ticket\":\"...\"}, with a \"size\" beside it or not",
+        );
     };
     // Both are looked at before anything is done.
     match (ticket.parse(), size.map(|size| size.parse()).transpose()) {

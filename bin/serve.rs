@@ -13,8 +13,9 @@ use rhizomq_engine::{
     Engine, EngineError, Epoch, NodeId, Now, OpenReport, Planted, Store, StoreError, store::DiskStore,
 };
 use rhizomq_net::{
-    Node, NodeConfig, Size, SwimConfig, Ticket, TicketError, Timing, trusted_networks,
+    Node, NodeConfig, Size, SwimConfig, Ticket, TicketError, Timing,
     rim::{Identity, Keyring, NetworkSecret, Rim, RimConfig, RimError, RimEvents},
+    trusted_networks,
 };
 use rhizomq_stomp::{
     Broker, BrokerConfig, StoreStatus,

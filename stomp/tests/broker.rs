@@ -421,7 +421,7 @@ fn after_a_restart_everything_waiting_is_delivered() {
     let node = NodeConfig {
         name: "alone".to_owned(),
         site: String::new(),
-            network: NetworkSecret::from_bytes([1; 32]),
+        network: NetworkSecret::from_bytes([1; 32]),
         addresses: Vec::new(),
         copies: 3,
         confirm: 2,

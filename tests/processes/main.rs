@@ -11,5 +11,6 @@ mod cli;
 mod clients;
 mod death;
 mod disk;
+mod merge;
 mod split;
 mod suspended;

@@ -37,6 +37,8 @@ pub(crate) enum Fault {
     Clock { host: usize, by_ms: i64 },
     /// An operator asks a host to set the number of members.
     Size { host: usize, size: Size },
+    /// An operator asks a host to merge its cluster with that of another host, whose ticket he has.
+    Merge { host: usize, with: usize },
 }
 
 /// How often each kind of fault comes, relative to the others.
@@ -220,6 +222,7 @@ impl World {
             }
             Fault::Slow { host, ms } => self.hosts[host].disk.slowness_ms = ms,
             Fault::Size { host, size } => self.set_size(host, &size),
+            Fault::Merge { host, with } => self.merge(host, with),
             Fault::Clock { host, by_ms } => self.hosts[host].wall_offset_ms += by_ms,
         }
     }

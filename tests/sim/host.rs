@@ -6,7 +6,10 @@ use std::{
 };
 
 use rhizomq_engine::{Engine, Epoch, NodeId, Now, Planted, store::Store as _};
-use rhizomq_net::{CommitError, LinkId, Node, NodeConfig, Output as NetOutput, PeerHello, rim::{Keyring, NetworkSecret}};
+use rhizomq_net::{
+    CommitError, LinkId, Node, NodeConfig, Output as NetOutput, PeerHello,
+    rim::{Keyring, NetworkSecret},
+};
 use rhizomq_stomp::broker::{Broker, BrokerConfig, Output};
 
 use super::{
@@ -84,6 +87,13 @@ impl Host {
     pub(crate) fn clocks(&self, now: u64) -> Now {
         let wall = WALL_ZERO_MS + now as i64 + self.wall_offset_ms;
         Now { mono_ms: now + self.mono_offset_ms, wall_ms: wall as u64 }
+    }
+
+    /// Lets the host's clocks go ahead, as if it had been asleep with all others.
+    pub(crate) fn leap(&mut self, ms: u64) {
+        self.mono_offset_ms += ms;
+        self.wall_offset_ms += ms as i64;
+        self.wake_at = u64::MAX;
     }
 
     pub(crate) fn hello(&self, index: usize, now: u64) -> PeerHello {

@@ -12,7 +12,7 @@
 //! - its clients: `sessions` (connections), `clients`, `consumers`, `topics`
 //! - what goes wrong in it: `faults`
 //! - who judges: `ledger` (what was seen), `oracle` (what must not be), `trace`
-//! - the tests: `mixed` (random), `scenarios` (by hand), `members` (who sits where), `mistakes` (planted ones must be noticed); `runs` runs them
+//! - the tests: `mixed` (random), `scenarios` (by hand), `members` (who sits where), `merging` (clusters that become one), `mistakes` (planted ones must be noticed); `runs` runs them
 
 mod agenda;
 mod clients;
@@ -22,6 +22,7 @@ mod faults;
 mod host;
 mod ledger;
 mod members;
+mod merging;
 mod mistakes;
 mod mixed;
 mod network;

@@ -177,8 +177,7 @@ impl Node {
     /// Dials a node no more that was to be merged with. Whether it was dialled.
     pub(super) fn give_up_merge(&mut self, node: NodeId) -> bool {
         let members = self.engine.set_members(&merging_key());
-        let is_it =
-            |member: &Vec<u8>| postcard::from_bytes::<Target>(member).is_ok_and(|target| target.node == node);
+        let is_it = |member: &Vec<u8>| postcard::from_bytes::<Target>(member).is_ok_and(|target| target.node == node);
         let given_up: Vec<_> = members.into_iter().filter(is_it).collect();
         given_up.iter().for_each(|member| self.strike_target(member));
         !given_up.is_empty()

@@ -23,10 +23,10 @@ use super::{
     events::{self, EventSender, RimEvent, RimEvents},
     handshake::Established,
     identity::Identity,
+    keyring::Keyring,
     listen,
     quiet::Quiet,
     refusal::{CloseCode, Farewell, HandshakeError},
-    keyring::Keyring,
     table::Table,
     tls::{self, TlsError},
 };

@@ -309,7 +309,8 @@ impl Broker {
             in_flight: total.in_flight,
             consumers: total.consumers,
         };
-        let merging = |(node, addresses): (NodeId, _)| MergingStatus { node: node.to_string(), addresses, refused: None };
+        let merging =
+            |(node, addresses): (NodeId, _)| MergingStatus { node: node.to_string(), addresses, refused: None };
         let DamageCount { found, repaired, lost } = self.node.damage();
         let (blocks, block_cache) = self.node.engine().cache_bytes();
         let (blocks, block_cache) = (blocks as u64, block_cache as u64);

@@ -8,9 +8,7 @@ use rhizomq_engine::{
     fuzzing::{Choices, parts},
     store::MemoryStore,
 };
-use rhizomq_net::{
-    LinkId, Node, NodeConfig, Output as NetOutput, PeerHello, SwimConfig, Timing, rim::NetworkSecret,
-};
+use rhizomq_net::{LinkId, Node, NodeConfig, Output as NetOutput, PeerHello, SwimConfig, Timing, rim::NetworkSecret};
 
 use super::{conversation, dispatch_messages, session::LIMITS};
 use crate::{Broker, BrokerConfig, ConnId, Output, frame::Version, session::SessionConfig};

@@ -417,7 +417,8 @@ impl Driver {
                 let MemoryStatus { budget, index_cache, .. } = self.memory;
                 status.memory = MemoryStatus { budget, index_cache, ..status.memory };
                 for merging in &mut status.merging {
-                    let refused = self.refusals.iter().rev().find(|refused| merging.addresses.contains(&refused.remote));
+                    let refused =
+                        self.refusals.iter().rev().find(|refused| merging.addresses.contains(&refused.remote));
                     merging.refused = refused.map(ToString::to_string);
                 }
                 let _ = answer.send(status);
