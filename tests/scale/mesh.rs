@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use rhizomq_engine::{Engine, Epoch, NodeId, Now, Planted, Store as _, store::MemoryStore};
-use rhizomq_net::{LinkId, Node, NodeConfig, Output, PeerHello, Size, SwimConfig, Timing, View};
+use rhizomq_net::{LinkId, Node, NodeConfig, Output, PeerHello, Size, SwimConfig, Timing, View, rim::NetworkSecret};
 
 /// A message's way, in milliseconds.
 const NET_MS: u64 = 2;
@@ -124,6 +124,7 @@ impl Mesh {
             let config = NodeConfig {
                 name: format!("n{index}"),
                 site: String::new(),
+                network: NetworkSecret::from_bytes([(index % 2) as u8; 32]),
                 addresses: vec![SocketAddr::from(([10, 0, (index >> 8) as u8, index as u8], 7000))],
                 copies: 3,
                 confirm: 2,
