@@ -2,6 +2,7 @@
 //! its name; `memory` and `tables` are names, too. The tables at the end show where cost must grow with what changes, and not with what is there.
 
 use std::{
+    cell::RefCell,
     hint::black_box,
     time::{Duration, Instant},
 };
@@ -193,6 +194,20 @@ fn tables(rounds: u32) {
             commit(&mut engine, id, &shape.removed(n));
             median(rounds, |round| shape.news(n, k, round), |news| commit(&mut engine, id, &news))
         });
+        table(&format!("engine, consumed {what}: the delta of another engine, k slots news, merged into n"), |n, k| {
+            let (mut other, id) = engine(n);
+            commit(&mut other, id, &shape.removed(n));
+            let engine = RefCell::new(replica_of(&other));
+            let prepare = |round| {
+                commit(&mut other, id, &shape.news(n, k, round));
+                other.delta_for(&engine.borrow().summary()).expect("reads")
+            };
+            median(rounds, prepare, |delta| {
+                let mut engine = engine.borrow_mut();
+                engine.merge(delta).expect("whole");
+                take_over(&mut engine);
+            })
+        });
     }
 }
 
@@ -204,11 +219,31 @@ fn engine(slots: u32) -> (Engine, SegmentId) {
     for first in (0..slots).step_by(1000) {
         let entries = entries(1000.min(slots - first) as usize, 8);
         engine.publish(Unit { entries, removals: Vec::new() }).expect("within limits");
-        while engine.poll_commit(now).is_some() {
-            engine.handle_committed();
-        }
+        take_over(&mut engine);
     }
     (engine, id)
+}
+
+/// Another engine that has what this one has.
+fn replica_of(other: &Engine) -> Engine {
+    let opened =
+        Engine::open(MemoryStore::new().reader(), NodeId([2; 16]), Epoch(1), Now::default(), Planted::default());
+    let (mut engine, _) = opened.expect("an empty store opens");
+    loop {
+        let delta = other.delta_for(&engine.summary()).expect("reads");
+        if delta.is_empty() {
+            return engine;
+        }
+        engine.merge(delta).expect("whole");
+        take_over(&mut engine);
+    }
+}
+
+/// All that is queued, but for the write.
+fn take_over(engine: &mut Engine) {
+    while engine.poll_commit(Now::default()).is_some() {
+        engine.handle_committed();
+    }
 }
 
 fn commit(engine: &mut Engine, id: SegmentId, removed: &RangeSet) {

@@ -9,6 +9,7 @@
 //! | `POST /forget` with `{"node":"<32 hex digits>"}` | what forgetting it came to; same machine only |
 //! | `POST /size` with `{"size":"5"}` | the policy for the number of members: `5`, `negotiate`, `preset 1-3:all, 4+:3`; same machine only |
 //! | `POST /drain`, maybe with `{"cancel":true}` | leaves the cluster for good, or takes that back; how far it is; same machine only |
+//! | `POST /merge` with `{"ticket":"...","size":"5"}`, the size left out or not | which node of the other cluster is dialled, where, and whether it is known already; `merging` in the status tells how it goes; same machine only |
 //! | `POST /backup` with `{"dir":"/absolute/path"}` | node, number of files and bytes; same machine only |
 //!
 //! Every refusal is `{"error":"..."}`. The commands `ticket` and `status` are clients of this (see `client.rs`).
@@ -25,7 +26,7 @@ use axum::{
     routing::{get, post},
 };
 use rhizomq_engine::NodeId;
-use rhizomq_net::{Size, SizeError};
+use rhizomq_net::{Size, SizeError, Ticket, TicketError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -46,6 +47,8 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     fn set_size(&self, size: Size) -> impl Future<Output = Result<Value, String>> + Send;
     /// Leaves the cluster for good, or stays after all; the error is for people.
     fn drain(&self, cancel: bool) -> impl Future<Output = Result<Value, String>> + Send;
+    /// Begins to merge with the cluster of a ticket, and sets the size if there is one; the error is for people.
+    fn merge(&self, ticket: Ticket, size: Option<Size>) -> impl Future<Output = Result<Value, String>> + Send;
     /// Takes a backup; the error is for people.
     fn backup(&self, dir: PathBuf) -> impl Future<Output = Result<Value, String>> + Send;
 }
@@ -78,16 +81,17 @@ fn router<S: Source>(source: S) -> Router {
         .route("/forget", post(forget::<S>))
         .route("/size", post(size::<S>))
         .route("/drain", post(drain::<S>))
+        .route("/merge", post(merge::<S>))
         .fallback(|| async {
             refusal(
                 StatusCode::NOT_FOUND,
-                "there are GET /health, /status and POST /ticket, /verify, /backup, /forget, /size, /drain",
+                "there are GET /health, /status and POST /ticket, /verify, /backup, /forget, /size, /merge, /drain",
             )
         })
         .method_not_allowed_fallback(|| async {
             refusal(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "GET for /health and /status, POST for /ticket, /verify, /backup, /forget, /size and /drain",
+                "GET for /health and /status, POST for /ticket, /verify, /backup, /forget, /size, /merge and /drain",
             )
         })
         .layer(middleware::from_fn(door::take_whole))
@@ -211,6 +215,35 @@ async fn drain<S: Source>(
     }
 }
 
+#[derive(Deserialize)]
+struct MergeRequest {
+    ticket: String,
+    size: Option<String>,
+}
+
+async fn merge<S: Source>(
+    State(source): State<S>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if let Some(refusal) = refuse_strangers("such a decision", caller.address, &headers) {
+        return refusal;
+    }
+    let Ok(MergeRequest { ticket, size }) = serde_json::from_slice(&body) else {
+        return refusal(
+            StatusCode::BAD_REQUEST,
+            "the body must be {\"ticket\":\"...\"}, with a \"size\" beside it or not",
+        );
+    };
+    // Both are looked at before anything is done.
+    match (ticket.parse(), size.map(|size| size.parse()).transpose()) {
+        (Ok(ticket), Ok(size)) => answer(source.merge(ticket, size).await),
+        (Err(error), _) => refusal(StatusCode::BAD_REQUEST, &TicketError::to_string(&error)),
+        (_, Err(error)) => refusal(StatusCode::BAD_REQUEST, &SizeError::to_string(&error)),
+    }
+}
+
 fn answer(result: Result<Value, String>) -> Response {
     match result {
         Ok(value) => Json(value).into_response(),
@@ -290,6 +323,10 @@ mod tests {
 
         async fn drain(&self, cancel: bool) -> Result<Value, String> {
             Ok(json!({ "cancel": cancel }))
+        }
+
+        async fn merge(&self, ticket: Ticket, size: Option<Size>) -> Result<Value, String> {
+            Ok(json!({ "node": ticket.node.to_string(), "size": size.map(|size| size.to_string()) }))
         }
 
         async fn backup(&self, dir: PathBuf) -> Result<Value, String> {
@@ -446,6 +483,29 @@ mod tests {
     }
 
     #[test]
+    fn a_merge_needs_a_whole_ticket_and_a_lawful_size() {
+        let with = |body: Value| {
+            let body = body.to_string();
+            let head = format!("Host: localhost\nContent-Length: {}\nConnection: close\n\n", body.len());
+            ask(true, &format!("POST /merge HTTP/1.1\n{head}{body}"))
+        };
+        let secret = rhizomq_net::rim::NetworkSecret::from_bytes([7; 32]);
+        let ticket = Ticket { secret, node: NodeId([1; 16]), addresses: vec!["127.0.0.1:1".parse().unwrap()] };
+        let ticket = ticket.to_string();
+        assert!(with(json!({ "ticket": ticket })).ends_with("\"size\":null}"));
+        assert!(with(json!({ "ticket": ticket, "size": "negotiate" })).ends_with("\"size\":\"negotiate\"}"));
+        for (body, reason) in [
+            (json!({}), "the body must be"),
+            (json!({ "ticket": "hello" }), "print one with `rhizomq ticket`"),
+            (json!({ "ticket": &ticket[..ticket.len() - 1] }), "copy it again"),
+            (json!({ "ticket": ticket, "size": "0" }), "write 1 or more"),
+        ] {
+            let refused = with(body);
+            assert!(refused.contains(" 400 ") && refused.contains(reason), "{refused}");
+        }
+    }
+
+    #[test]
     fn a_ticket_is_for_this_machine_and_for_no_web_page() {
         let with = |headers: &str| ask(true, &format!("POST /ticket HTTP/1.1\n{headers}Connection: close\n\n"));
         assert!(with("Host: 127.0.0.1:61680\n").ends_with("{\"ticket\":\"T\"}"));
@@ -454,7 +514,7 @@ mod tests {
             let answer = with(headers);
             assert!(answer.contains(" 403 ") && !answer.contains("\"T\""), "{answer}");
         }
-        for path in ["/verify", "/backup", "/forget", "/size"] {
+        for path in ["/verify", "/backup", "/forget", "/size", "/merge"] {
             for headers in ["Host: evil.example\n", "Host: 127.0.0.1\nOrigin: http://evil.example\n"] {
                 let request = format!("POST {path} HTTP/1.1\n{headers}Content-Length: 0\nConnection: close\n\n");
                 assert!(ask(true, &request).contains(" 403 "), "{path} {headers}");

@@ -28,13 +28,17 @@ pub(crate) async fn take(
     dir: &Path,
 ) -> Result<(Manifest, Copied), MaintenanceError> {
     make_empty_dir(dir)?;
+    let unfinished = dir.join(data_dir::UNFINISHED_BACKUP);
+    let io_error = |source| BackupError::Io { context: format!("writing {}", unfinished.display()), source };
+    fs::write(&unfinished, "a backup is under way, or was cut short\n").map_err(io_error)?;
     let result = fill(handle, node, data, dir).await;
     if result.is_err() {
         // The directory was empty before: what is there is ours, and of no use.
         let _ = fs::remove_dir_all(dir.join("store"));
         KEYS.iter().for_each(|name| _ = fs::remove_file(dir.join(name)));
     }
-    result
+    let ended = fs::remove_file(&unfinished).map_err(io_error);
+    result.and_then(|taken| Ok(ended.map(|()| taken)?))
 }
 
 async fn fill(handle: &Handle, node: NodeId, data: &Path, dir: &Path) -> Result<(Manifest, Copied), MaintenanceError> {

@@ -114,6 +114,20 @@ pub(crate) enum Command {
     ///
     /// Exit codes: 0 it has left (or the drain was taken back), 1 it has not, or not yet.
     Drain(DrainArgs),
+    /// Make this cluster and another one a single cluster
+    ///
+    /// Told to one node of the one cluster, with a ticket of a running node of the other:
+    ///
+    ///   there:  rhizomq ticket
+    ///   here:   rhizomq merge TICKET --size 5
+    ///
+    /// All nodes come to know each other, queues of the same name are one from then on, and nothing moves: a message stays
+    /// where it was taken until somebody consumes it. Clients notice nothing. Doing it twice, or on both sides, is harmless.
+    ///
+    /// It goes on without this command, whoever is restarted meanwhile; the command only waits to say what came of it.
+    /// Exit codes: 0 the two are one, 1 not, or not yet.
+    #[command(verbatim_doc_comment)]
+    Merge(MergeArgs),
     /// Decide about a node of the cluster
     #[command(subcommand)]
     Node(NodeCommand),
@@ -243,6 +257,21 @@ pub(crate) struct DrainArgs {
     /// Wait no longer than so many seconds; 0 only begins it
     #[arg(long, value_name = "SECONDS", conflicts_with = "cancel")]
     pub(crate) timeout: Option<u64>,
+    #[command(flatten)]
+    pub(crate) node: AdminArgs,
+}
+/// Options of `merge`.
+#[derive(Debug, Args)]
+pub(crate) struct MergeArgs {
+    /// What `rhizomq ticket` prints at a node of the other cluster
+    #[arg(value_name = "TICKET")]
+    pub(crate) ticket: String,
+    /// How many members there are to be from now on, as with `rhizomq size`; else the policy that was set last holds
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) size: Option<String>,
+    /// How many seconds to wait for it to come about
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) wait: u64,
     #[command(flatten)]
     pub(crate) node: AdminArgs,
 }

@@ -25,6 +25,8 @@ pub(crate) enum ClientError {
         "after {seconds} s the node has not left yet ({progress}); the drain goes on: ask again with the same command, or take it back with --cancel"
     )]
     NotYet { seconds: u64, progress: String },
+    #[error("{0}")]
+    NotMerged(String),
     #[error("{path}: {source}", path = path.display())]
     Path { path: PathBuf, source: std::io::Error },
 }

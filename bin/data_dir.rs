@@ -23,6 +23,8 @@ use crate::quarantine::{self, SetAside};
 
 /// The file that says that a restore was not finished.
 pub(crate) const UNFINISHED: &str = "restore.unfinished";
+/// The file that says that a backup was not finished.
+pub(crate) const UNFINISHED_BACKUP: &str = "backup.unfinished";
 
 /// An open data directory.
 pub(crate) struct DataDir {
@@ -50,6 +52,8 @@ pub(crate) enum DataDirError {
     Backup(PathBuf),
     #[error("{} holds a backup that was not restored to its end; empty it and restore again", .0.display())]
     Unfinished(PathBuf),
+    #[error("{} holds a backup that was not taken to its end; it is of no use: remove it and take another", .0.display())]
+    UnfinishedBackup(PathBuf),
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error(transparent)]
@@ -73,6 +77,9 @@ impl DataDir {
         let path = path.canonicalize().map_err(create)?;
         if path.join(UNFINISHED).exists() {
             return Err(DataDirError::Unfinished(path));
+        }
+        if path.join(UNFINISHED_BACKUP).exists() {
+            return Err(DataDirError::UnfinishedBackup(path));
         }
         // Two nodes with one identity might come of it, and the backup would be none any more.
         if Manifest::is_in(&path) {

@@ -14,6 +14,7 @@ mod findings;
 mod lives;
 mod log;
 mod memory;
+mod merge;
 mod quarantine;
 mod serve;
 mod status_table;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => return verify::run(&args),
         Command::Size(args) => client::size(&args).map_err(anyhow::Error::from),
         Command::Drain(args) => drain::run(&args).map_err(anyhow::Error::from),
+        Command::Merge(args) => merge::run(&args).map_err(anyhow::Error::from),
         Command::Backup(args) => client::backup(&args).map_err(anyhow::Error::from),
         Command::Restore(args) => backup::restore(&args).map_err(anyhow::Error::from),
         Command::Node(NodeCommand::Forget(args)) => client::forget(&args).map_err(anyhow::Error::from),

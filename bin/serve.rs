@@ -14,7 +14,8 @@ use rhizomq_engine::{
 };
 use rhizomq_net::{
     Node, NodeConfig, Size, SwimConfig, Ticket, TicketError, Timing,
-    rim::{Identity, NetworkSecret, Rim, RimConfig, RimError, RimEvents},
+    rim::{Identity, Keyring, NetworkSecret, Rim, RimConfig, RimError, RimEvents},
+    trusted_networks,
 };
 use rhizomq_stomp::{
     Broker, BrokerConfig, DrainingStatus, StoreStatus,
@@ -247,20 +248,21 @@ impl Host {
     /// A new life on a store just opened.
     async fn begin(&mut self, store: DiskStore) -> Result<(Driver, Epoch), ServeError> {
         let epoch = Epoch(random()?);
-        let (rim, rim_events) = self.open_rim(epoch).await?;
-        let system = |what| move |source| ServeError::System { what, source };
-        self.peer = rim.local_addr().map_err(system("cannot tell the peer port"))?;
-        let listener = self.listener.try_clone().and_then(TcpListener::from_std).map_err(system("the client port"))?;
-
         let started = Instant::now();
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = Now { mono_ms: 0, wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) };
         let (mut engine, report) = Engine::open(store.reader(), self.identity.node(), epoch, now, Planted::default())?;
         tell(&report);
         self.settings.memory.limit(&mut engine);
+        // Whom to let in is known before anybody knocks.
+        let (rim, rim_events) = self.open_rim(epoch, trusted_networks(&engine, self.secret.clone())).await?;
+        let system = |what| move |source| ServeError::System { what, source };
+        self.peer = rim.local_addr().map_err(system("cannot tell the peer port"))?;
+        let listener = self.listener.try_clone().and_then(TcpListener::from_std).map_err(system("the client port"))?;
         let config = NodeConfig {
             name: self.name.clone(),
             site: self.settings.site.clone(),
+            network: self.secret.clone(),
             addresses: self.addresses(),
             copies: self.settings.copies,
             confirm: self.settings.confirm,
@@ -294,11 +296,11 @@ impl Host {
     }
 
     /// The port of an earlier life may take a moment to be free again.
-    async fn open_rim(&self, epoch: Epoch) -> Result<(Rim, RimEvents), ServeError> {
+    async fn open_rim(&self, epoch: Epoch, keyring: Keyring) -> Result<(Rim, RimEvents), ServeError> {
         let begun = Instant::now();
         loop {
             let config = RimConfig::new(self.peer, epoch, &self.name);
-            match Rim::open(config, &self.identity, self.secret.clone()) {
+            match Rim::open(config, &self.identity, keyring.clone()) {
                 Err(RimError::Bind { .. }) if self.status.reopened > 0 && begun.elapsed() < PORT_PATIENCE => {
                     tokio::time::sleep(PORT_PAUSE).await;
                 }
@@ -456,6 +458,19 @@ impl admin::Source for Source {
         let status = handle.drain().await.ok_or("the node is stopping")?;
         // Plain data always has a JSON form.
         Ok(json!({ "draining": serde_json::to_value(DrainingStatus::from(status)).unwrap_or_default() }))
+    }
+
+    async fn merge(&self, ticket: Ticket, size: Option<Size>) -> Result<Value, String> {
+        let handle = self.handle()?;
+        let merging = handle.merge(ticket).await.ok_or("the node is stopping")?.map_err(|error| error.to_string())?;
+        if let Some(size) = size {
+            handle.set_size(size).await.ok_or("the node is stopping")?.map_err(|error| error.to_string())?;
+        }
+        Ok(json!({
+            "node": merging.node.to_string(),
+            "addresses": merging.addresses,
+            "already": merging.already,
+        }))
     }
 
     async fn backup(&self, dir: PathBuf) -> Result<Value, String> {

@@ -59,6 +59,7 @@ pub(crate) fn render(status: &Value) -> String {
         );
     }
     sites(&mut out, status);
+    merging(&mut out, list(&status["merging"]));
     health(&mut out, &status["damage"], &status["store"]);
     out
 }
@@ -80,6 +81,15 @@ fn sites(out: &mut String, status: &Value) {
         sites.iter().map(site).collect::<Vec<_>>().join(", "),
         text(&status["on_one_site"]),
     );
+}
+
+/// A line for each merge that has not come about.
+fn merging(out: &mut String, merging: &[Value]) {
+    for target in merging {
+        let addresses = list(&target["addresses"]).iter().map(text).collect::<Vec<_>>().join(" ");
+        let why = if target["refused"].is_null() { "no answer".to_owned() } else { text(&target["refused"]) };
+        let _ = writeln!(out, "MERGING with node {} at {addresses}: {why}", short(&text(&target["node"])));
+    }
 }
 
 /// Lines about the disk, when there is something to say.

@@ -23,6 +23,9 @@ const BATCH: u32 = 256;
 /// Bytes of log that are written between two checkpoints.
 const LOG: u64 = 64 << 20;
 
+/// Commits between two looks at how large the directory is.
+const LOOKS: u32 = 16;
+
 /// How to measure the engine at size.
 #[derive(Debug, Args)]
 pub(crate) struct EngineArgs {
@@ -44,7 +47,8 @@ pub(crate) struct EngineArgs {
     /// One JSON object instead of a table
     #[arg(long)]
     pub(crate) json: bool,
-    /// Fill a store and tell the resident memory; what the memory figure runs in processes of its own
+    /// Fill a store, or read one that has messages, and tell the resident memory; what the memory figure runs in
+    /// processes of its own
     #[arg(long, hide = true, value_name = "N")]
     resident: Option<u32>,
 }
@@ -122,26 +126,27 @@ fn steady(args: &EngineArgs) -> anyhow::Result<Vec<Line>> {
     }
     subject.checkpoint()?;
     let filled = directory_bytes(dir.path())?;
-    let (mut peak, mut last) = (0, 0);
+    let mut peaks = Vec::new();
     for _ in 0..10 {
-        for _ in 0..live / BATCH {
+        let mut peak = 0;
+        for commit in 0..live / BATCH {
             subject.commit()?;
             subject.consume_oldest(BATCH)?;
+            if commit % LOOKS == 0 {
+                peak = peak.max(directory_bytes(dir.path())?);
+            }
         }
-        last = directory_bytes(dir.path())?;
-        peak = peak.max(last);
+        peaks.push(peak);
     }
+    let (first, last) = (peaks[1], peaks[9]);
+    let peak = peaks.into_iter().max().unwrap_or_default();
     let bound = u64::from(live) * u64::from(args.size) + LOG;
     let mb = |bytes: u64| bytes as f64 / 1e6;
+    let what = "directory, ten live sets later, at most";
     Ok(vec![
-        Line::new(
-            "directory, ten live sets later, at most",
-            (mb(peak), "MB"),
-            ("bodies that live + 64 MiB of log", mb(bound)),
-        )
-        .target("<= 2"),
-        Line::new("directory, ten live sets later, at most", (mb(peak), "MB"), ("just filled", mb(filled))),
-        Line::new("directory, ten live sets later, at the end", (mb(last), "MB"), ("at most", mb(peak))).target("<= 1"),
+        Line::new(what, (mb(peak), "MB"), ("bodies that live + 64 MiB of log", mb(bound))).target("<= 2"),
+        Line::new(what, (mb(peak), "MB"), ("just filled", mb(filled))),
+        Line::new("- during the tenth", (mb(last), "MB"), ("during the second", mb(first))).target("<= 1.1"),
     ])
 }
 
@@ -231,18 +236,20 @@ fn forget_cached(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Resident memory of processes that hold many messages and a tenth of them.
+/// Resident memory of processes that hold many messages and a tenth of them: of one that takes them in, or of one that is
+/// started on them and reads them all, whichever is more.
 fn memory(args: &EngineArgs) -> anyhow::Result<Vec<Line>> {
     let measure = |messages: u32| -> anyhow::Result<f64> {
         let dir = super::scratch(&args.dir)?;
         let program = std::env::current_exe().context("cannot tell the program's own path")?;
-        let mut command = Command::new(program);
-        command
-            .args(["bench", "engine", "--size", "100", "--resident", &messages.to_string(), "--dir"])
-            .arg(dir.path());
-        let output = command.output().context("cannot start a process of its own")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        text.trim().parse().with_context(|| format!("no figure: {}", String::from_utf8_lossy(&output.stderr)))
+        let resident = || -> anyhow::Result<f64> {
+            let mut command = Command::new(&program);
+            command.args(["bench", "engine", "--size", "100", "--resident", &messages.to_string(), "--dir"]);
+            let output = command.arg(dir.path()).output().context("cannot start a process of its own")?;
+            let text = String::from_utf8_lossy(&output.stdout);
+            text.trim().parse().with_context(|| format!("no figure: {}", String::from_utf8_lossy(&output.stderr)))
+        };
+        Ok(resident()?.max(resident()?))
     };
     let (many, few) = (measure(args.memory_messages)?, measure(args.memory_messages / 10)?);
     let what = "resident memory, many messages of 100 B";
@@ -254,14 +261,12 @@ fn memory(args: &EngineArgs) -> anyhow::Result<Vec<Line>> {
 
 fn resident_here(args: &EngineArgs, messages: u32) -> anyhow::Result<String> {
     let mut subject = Subject::open(&args.dir, BATCH, args.size)?;
-    for _ in 0..messages / BATCH {
-        subject.commit()?;
+    let expected = messages / BATCH * BATCH;
+    match subject.read_all()? {
+        0 => (0..messages / BATCH).try_for_each(|_| subject.commit().map(drop))?,
+        found => anyhow::ensure!(found == u64::from(expected), "{found} messages wait, {expected} were published"),
     }
-    let filled = resident_mib()?;
-    drop(subject);
-    let subject = Subject::open(&args.dir, BATCH, args.size)?;
-    subject.read_all()?;
-    Ok(format!("{:.1}", filled.max(resident_mib()?)))
+    Ok(format!("{:.1}", resident_mib()?))
 }
 
 fn resident_mib() -> anyhow::Result<f64> {

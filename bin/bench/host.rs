@@ -74,11 +74,12 @@ impl Host {
         let epoch = Epoch(u64::from_be_bytes(identity.node().0[..8].try_into()?));
         let (engine, _) = Engine::open(store.reader(), identity.node(), epoch, now, Planted::default())?;
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let (rim, links) = Rim::open(RimConfig::new(listen, epoch, name), &identity, secret)?;
+        let (rim, links) = Rim::open(RimConfig::new(listen, epoch, name), &identity, secret.clone())?;
         let address = rim.local_addr().context("the system does not tell the picked port")?;
         let config = NodeConfig {
             name: name.to_owned(),
             site: String::new(),
+            network: secret.clone(),
             addresses: vec![address],
             copies: 2,
             confirm: 2,

@@ -56,10 +56,10 @@ pub(crate) struct BenchArgs {
 
 /// Runs the benchmark and returns what is to be printed.
 pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<String> {
-    let (args, figures) = match command {
+    let (args, figures, targets) = match command {
         BenchCommand::Engine(args) => return engine::run(args),
-        BenchCommand::Store(args) => (args, store::run(args)?),
-        BenchCommand::Replicate(args) => (args, replicate::run(args)?),
+        BenchCommand::Store(args) => (args, store::run(args)?, store::TARGETS),
+        BenchCommand::Replicate(args) => (args, replicate::run(args)?, ""),
     };
     if args.json {
         let object = serde_json::json!({
@@ -71,7 +71,7 @@ pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<String> {
     Ok(format!(
         "{size} B messages, median of {rounds} rounds of {round_ms} ms; MB/s counts bodies only;\n\
          `reached`: the first line of the batch against this one, median of the rounds' own ratios; `p50`: of one group commit,\n\
-         where they come one after the other, and `p50 ratio` its first line against this one.\n\n{}",
+         where they come one after the other, and `p50 ratio` its first line against this one.\n{targets}\n{}",
         figures::table(&figures)
     ))
 }

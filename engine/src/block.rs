@@ -169,13 +169,16 @@ impl Block {
     /// If the entries have no inbox at all: a block covers at least one slot.
     pub fn build(segment: SegmentId, first: Slot, entries: &[Entry]) -> Self {
         let mut runs: Vec<RunV1<'_>> = Vec::new();
-        let mut run_of = std::collections::BTreeMap::new();
+        let (mut run_of, mut run) = (BTreeMap::new(), 0);
         for (index, entry) in entries.iter().enumerate() {
             for inbox in &entry.inboxes {
-                let run = *run_of.entry(inbox.as_str()).or_insert_with(|| {
-                    runs.push(RunV1 { inbox, messages: Vec::new() });
-                    runs.len() - 1
-                });
+                // Mostly it is the inbox of the message before.
+                if runs.get(run).is_none_or(|run| run.inbox != inbox) {
+                    run = *run_of.entry(inbox.as_str()).or_insert_with(|| {
+                        runs.push(RunV1 { inbox, messages: Vec::with_capacity(entries.len() - index) });
+                        runs.len() - 1
+                    });
+                }
                 runs[run].messages.push(index as u32);
             }
         }

@@ -328,6 +328,7 @@ impl Host {
         let config = NodeConfig {
             name: "n".to_owned(),
             site: String::new(),
+            network: NetworkSecret::from_bytes([9; 32]),
             addresses: vec![([127, 0, 0, 1], 1).into()],
             copies: 2,
             confirm: 2,
@@ -377,7 +378,7 @@ impl Host {
                     self.node.handle_committed(self.now, seq, Ok(()));
                 }
                 Output::Close { .. } => closed = true,
-                Output::Datagram { .. } | Output::Dial(_) => {}
+                Output::Datagram { .. } | Output::Dial(_) | Output::Trust(_) => {}
             }
         }
         while let Some(event) = self.node.poll_event() {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use rhizomq_engine::{Epoch, NodeId};
 use rhizomq_net::{
     LinkId, PeerHello,
-    rim::{CloseCode, Identity, NetworkSecret, Refused, Rim, RimConfig, RimEvent, RimEvents},
+    rim::{CloseCode, Identity, Keyring, NetworkSecret, Refused, Rim, RimConfig, RimEvent, RimEvents},
 };
 use tokio::time::timeout;
 
@@ -374,4 +374,23 @@ async fn three_nodes_dial_each_other_in_all_directions() {
             peer.next().await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_becomes_trusted_is_let_in_without_delay_and_links_stay() {
+    let mut a = Peer::with(&Identity::generate().unwrap(), secret(1), config("a"));
+    let mut b = Peer::with(&Identity::generate().unwrap(), secret(2), config("b"));
+    let mut c = Peer::with(&Identity::generate().unwrap(), secret(1), config("c"));
+    a.dial(&c);
+    a.link_up().await;
+    c.link_up().await;
+    a.dial(&b);
+    let refused = a.refused().await;
+    assert_eq!((refused.by_peer, refused.farewell.code), (true, CloseCode::WrongSecret));
+    let since = std::time::Instant::now();
+    // A secret of b's makes both ends accept each other; b still knows nothing but its own.
+    a.rim.trust(Keyring::new(secret(1), [secret(2)]));
+    a.link_up().await;
+    b.link_up().await;
+    assert!(since.elapsed() < Duration::from_secs(4), "it does not wait for its next turn: {:?}", since.elapsed());
 }

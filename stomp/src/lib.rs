@@ -27,4 +27,6 @@ pub mod session;
 
 pub use broker::{Broker, BrokerConfig, ConnId, Output};
 pub use dispatch::TakeoverTiming;
-pub use status::{DamageStatus, DrainingStatus, MemoryStatus, NodeStatus, QueueStatus, Status, StoreStatus};
+pub use status::{
+    DamageStatus, DrainingStatus, MemoryStatus, MergingStatus, NodeStatus, QueueStatus, Status, StoreStatus,
+};

@@ -31,6 +31,8 @@ pub struct Status {
     pub digest: String,
     /// Messages of topics that this node dropped, since its start, because a subscriber did not keep up.
     pub topic_drops: u64,
+    /// Nodes of other networks that `merge` named and that no node of this cluster has reached yet.
+    pub merging: Vec<MergingStatus>,
     /// What was found broken on this node's disk since its process started.
     pub damage: DamageStatus,
     /// How this node's store fares.
@@ -83,6 +85,17 @@ impl From<DrainStatus> for DrainingStatus {
             hindrance: status.hindrance.map(|why| why.to_string()),
         }
     }
+}
+
+/// A merge that has not come about yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MergingStatus {
+    /// The node of the ticket, 32 hex digits.
+    pub node: String,
+    /// Where it is dialled.
+    pub addresses: Vec<SocketAddr>,
+    /// Why there is no link, if one of the two has said so when the answering node last tried; `null`: nobody answers.
+    pub refused: Option<String>,
 }
 
 /// Damage on a node's disk, since its process started.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rhizomq_engine::{Batch, Engine, Epoch, NodeId, Now, Planted, Store as _, StoreError, store::MemoryStore};
-use rhizomq_net::{CommitError, Node, NodeConfig, Output as NetOutput, SwimConfig, Timing};
+use rhizomq_net::{CommitError, Node, NodeConfig, Output as NetOutput, SwimConfig, Timing, rim::NetworkSecret};
 use rhizomq_stomp::{
     Broker, BrokerConfig, ConnId, Output,
     frame::{Command, Decoder, Frame, Version, encode},
@@ -36,6 +36,7 @@ impl Bench {
         let node = NodeConfig {
             name: "alone".to_owned(),
             site: String::new(),
+            network: NetworkSecret::from_bytes([1; 32]),
             addresses: Vec::new(),
             copies: 3,
             confirm: 2,
@@ -421,6 +422,7 @@ fn after_a_restart_everything_waiting_is_delivered() {
     let node = NodeConfig {
         name: "alone".to_owned(),
         site: String::new(),
+        network: NetworkSecret::from_bytes([1; 32]),
         addresses: Vec::new(),
         copies: 3,
         confirm: 2,

@@ -70,12 +70,13 @@ async fn driver(session: SessionConfig) -> (Driver, SocketAddr) {
     let listener = tokio::net::TcpListener::bind(loopback).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (identity, secret) = (Identity::generate().unwrap(), NetworkSecret::from_bytes([1; 32]));
-    let (rim, rim_events) = Rim::open(RimConfig::new(loopback, Epoch(1), "n"), &identity, secret).unwrap();
+    let (rim, rim_events) = Rim::open(RimConfig::new(loopback, Epoch(1), "n"), &identity, secret.clone()).unwrap();
     let (store, now) = (MemoryStore::new(), Now { mono_ms: 0, wall_ms: 1_000 });
     let (engine, _) = Engine::open(store.reader(), identity.node(), Epoch(1), now, Planted::default()).unwrap();
     let config = NodeConfig {
         name: "n".to_owned(),
         site: String::new(),
+        network: secret.clone(),
         addresses: Vec::new(),
         copies: 3,
         confirm: 2,

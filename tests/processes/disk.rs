@@ -336,6 +336,10 @@ fn a_backup_alone_has_all_that_was_confirmed_before_it_and_a_damaged_one_is_refu
     fs::write(data.join("restore.unfinished"), "").unwrap();
     let failed = Node::try_start(Setup::new(dir.path(), "n")).err().expect("half a restore");
     assert!(failed.log.contains("restore again"), "{failed}");
+    // Nor is a backup that was.
+    fs::rename(data.join("restore.unfinished"), data.join("backup.unfinished")).unwrap();
+    let failed = Node::try_start(Setup::new(dir.path(), "n")).err().expect("half a backup");
+    assert!(failed.log.contains("take another"), "{failed}");
 }
 
 #[test]
@@ -345,6 +349,7 @@ fn a_node_does_not_run_on_a_backup_and_says_how_to_make_a_node_of_it() {
     publish_all(&node, "/queue/q", &texts("m", 5));
     let backup = dir.path().join("backup");
     node.ask("backup", &[backup.to_str().unwrap()]).unwrap();
+    assert!(!backup.join("backup.unfinished").exists(), "it was taken to its end");
     node.terminate();
     let files = || {
         let store = [backup.clone(), backup.join("store"), backup.join("store/log")];

@@ -6,7 +6,10 @@ use std::{
 };
 
 use rhizomq_engine::{Engine, Epoch, NodeId, Now, Planted, store::Store as _};
-use rhizomq_net::{CommitError, LinkId, Node, NodeConfig, Output as NetOutput, PeerHello};
+use rhizomq_net::{
+    CommitError, LinkId, Node, NodeConfig, Output as NetOutput, PeerHello,
+    rim::{Keyring, NetworkSecret},
+};
 use rhizomq_stomp::broker::{Broker, BrokerConfig, Output};
 
 use super::{
@@ -34,6 +37,10 @@ pub(crate) struct Host {
     pub(crate) copies: Vec<(NodeId, DiskCopy)>,
     /// The host whose ticket this one joined with.
     pub(crate) ticket: Option<usize>,
+    /// The secret of its network, on its disk.
+    pub(crate) secret: NetworkSecret,
+    /// What the running node trusts.
+    pub(crate) trusted: Keyring,
     /// Whom the node wants to be linked with.
     pub(crate) targets: BTreeSet<NodeId>,
     /// Ends of tunnels by the node's name for them.
@@ -56,8 +63,10 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(identity: NodeId, ticket: Option<usize>, wall_offset_ms: i64) -> Self {
+    pub(crate) fn new(identity: NodeId, secret: NetworkSecret, ticket: Option<usize>, wall_offset_ms: i64) -> Self {
         Self {
+            trusted: Keyring::from(secret.clone()),
+            secret,
             identity,
             life: 0,
             broker: None,
@@ -86,6 +95,13 @@ impl Host {
     pub(crate) fn clocks(&self, now: u64) -> Now {
         let wall = WALL_ZERO_MS + now as i64 + self.wall_offset_ms;
         Now { mono_ms: now + self.mono_offset_ms, wall_ms: wall as u64 }
+    }
+
+    /// Lets the host's clocks go ahead, as if it had been asleep with all others.
+    pub(crate) fn leap(&mut self, ms: u64) {
+        self.mono_offset_ms += ms;
+        self.wall_offset_ms += ms as i64;
+        self.wake_at = u64::MAX;
     }
 
     pub(crate) fn hello(&self, index: usize, now: u64) -> PeerHello {
@@ -119,6 +135,7 @@ impl World {
         host.mono_offset_ms = zero;
         host.wake_at = u64::MAX;
         host.stopping = None;
+        host.trusted = Keyring::from(host.secret.clone());
         let clocks = host.clocks(now);
         let opened = Engine::open(host.disk.store.reader(), host.identity, epoch, clocks, planted);
         let (mut engine, report) = match opened {
@@ -134,6 +151,7 @@ impl World {
         let config = NodeConfig {
             name: name_of(index),
             site: self.settings.site_of(index),
+            network: host.secret.clone(),
             addresses: vec![SocketAddr::from(([10, 0, 0, index as u8], 7000))],
             copies: self.settings.copies,
             confirm: self.settings.confirm,
@@ -317,6 +335,7 @@ impl World {
             NetOutput::Dial(targets) => {
                 self.hosts[index].targets = targets.into_iter().map(|(node, _)| node).collect();
             }
+            NetOutput::Trust(keyring) => self.hosts[index].trusted = keyring,
             other => panic!("the simulator does not know {other:?}"),
         }
     }

@@ -106,6 +106,8 @@ pub(crate) enum Kind {
     Members,
     /// Seats changed more often than there was reason to.
     SeatChanges,
+    /// Bytes of messages went over the network for no good reason.
+    Moved,
     /// The code panicked.
     Panic,
 }

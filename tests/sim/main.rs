@@ -12,8 +12,9 @@
 //! - its clients: `sessions` (connections), `clients`, `consumers`, `topics`
 //! - what goes wrong in it: `faults`
 //! - who judges: `ledger` (what was seen), `oracle` (what must not be), `trace`
-//! - the tests: `mixed` (random), `scenarios` (by hand), `members` (who sits where), `places` (sites), `drains` (leaving for good), `forwards` (clients of
-//!   observers), `mistakes` (planted ones must be noticed); `runs` runs them
+//! - the tests: `mixed` (random), `scenarios` (by hand), `members` (who sits where), `places` (sites), `drains` (leaving for
+//!   good), `forwards` (clients of observers), `merging` (clusters that become one), `mistakes` (planted ones must be
+//!   noticed); `runs` runs them
 
 mod agenda;
 mod clients;
@@ -25,6 +26,7 @@ mod forwards;
 mod host;
 mod ledger;
 mod members;
+mod merging;
 mod mistakes;
 mod mixed;
 mod network;

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Milliseconds after which seats have settled, whatever happened: it is noticed, told, waited for, and done.
-const SETTLED_MS: u64 = 25_000;
+pub(crate) const SETTLED_MS: u64 = 25_000;
 
 /// Seeds of each scenario.
 const SEEDS: u64 = 12;
@@ -92,7 +92,7 @@ impl World {
         None
     }
 
-    fn check_seats(&mut self, groups: &[usize], size: usize, what: &str) {
+    pub(crate) fn check_seats(&mut self, groups: &[usize], size: usize, what: &str) {
         if let Some(text) = self.wrong_seats(groups, Some(size)).filter(|_| self.ledger.violation.is_none()) {
             self.violate(Kind::Members, format!("{what}: {text}"));
         }

@@ -94,7 +94,8 @@ fn old_copy(seed: u64, printed: bool, mistake: Option<Mistake>) -> World {
 #[test]
 fn mistake_knowledge_ahead_of_blocks() {
     let script = |seed, printed| mixed(seed, printed, Some(Mistake::KnowledgeAheadOfBlocks));
-    let expected = [Kind::Lost, Kind::Diverged, Kind::NotWritable, Kind::FalseReceipt, Kind::DroppedTooEarly];
+    let expected =
+        [Kind::Lost, Kind::Diverged, Kind::NotWritable, Kind::FalseReceipt, Kind::DroppedTooEarly, Kind::TooFewCopies];
     expect_caught("knowledge ahead of blocks", &script, &expected);
 }
 

@@ -90,6 +90,9 @@ impl World {
         if !wants(a, b) && !wants(b, a) {
             return;
         }
+        if !self.hosts[a].trusted.meets(&self.hosts[b].trusted) {
+            return; // networks of their own
+        }
         self.net.made += 1;
         let tunnel = self.net.made;
         let end = |host: usize, other: usize, link| End {

@@ -1,7 +1,7 @@
 //! The judge: looks at every frame for a client, every write and, now and then, every state, and says which promise of
 //! the design was broken. It believes disks and clients, never what a node says of itself.
 
-use rhizomq_engine::{Dot, Engine};
+use rhizomq_engine::{Dot, Engine, SegmentId};
 use rhizomq_stomp::{
     broker::ConnId,
     frame::{Command, Frame},
@@ -437,12 +437,13 @@ impl World {
         })
     }
 
-    /// Finished segments must go: at rest, one may stay open per life that is not over, or not known to be: a wiped node
-    /// never comes back in another, unless it is forgotten.
+    /// Finished segments must go: at rest, one may stay open per life that is not over. Those of a wiped node don't count: it
+    /// never comes back in another life, so unless it is forgotten nobody knows that this one is over, and of the lengths
+    /// that it stated while nobody heard it none is known.
     fn unbounded(&self) -> Option<(Kind, String)> {
-        let open = |host: usize| self.engine(host).map_or(0, |engine| engine.segments().count());
-        let bound = self.hosts.len() + self.lost.len();
-        let host = (0..self.hosts.len()).find(|&host| open(host) > bound)?;
+        let counts = |segment: &SegmentId| !self.lost.contains(&segment.node);
+        let open = |host: usize| self.engine(host).map_or(0, |engine| engine.segments().filter(counts).count());
+        let host = (0..self.hosts.len()).find(|&host| open(host) > self.hosts.len())?;
         let engine = self.engine(host)?;
         let kept: Vec<_> = engine.segments().map(|segment| (segment, engine.segment(segment))).collect();
         Some((Kind::Diverged, format!("h{host} still keeps {} segments: {kept:?}", kept.len())))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rhizomq_engine::{Mistake, NodeId};
-use rhizomq_net::{ForgetError, SwimConfig, Timing};
+use rhizomq_net::{ForgetError, SwimConfig, Timing, rim::NetworkSecret};
 use rhizomq_stomp::broker::ConnId;
 
 use super::{
@@ -138,10 +138,17 @@ impl World {
 
     /// A new host, which joins with the first one's ticket.
     pub(crate) fn add_host(&mut self) -> usize {
+        let ticket = (!self.hosts.is_empty()).then_some(0);
+        self.add_host_of(0, ticket)
+    }
+
+    /// A new host of a network, by number, which joins with the ticket of another host of it.
+    pub(crate) fn add_host_of(&mut self, network: u8, ticket: Option<usize>) -> usize {
         let index = self.hosts.len();
+        let secret = NetworkSecret::from_bytes([network; 32]);
         let identity = self.new_identity();
         let offset = self.rng.within(0, 7_200_000) as i64 - 3_600_000;
-        self.hosts.push(Host::new(identity, (index > 0).then_some(0), offset));
+        self.hosts.push(Host::new(identity, secret, ticket, offset));
         (0..index).for_each(|other| self.agenda.at(self.now + 1, Happening::Dial { pair: (other, index) }));
         self.boot(index);
         index

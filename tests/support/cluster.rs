@@ -28,19 +28,24 @@ pub struct Cluster {
 impl Cluster {
     /// `count` nodes that dial each other directly.
     pub fn start(count: usize) -> Self {
-        Self::build(count, false)
+        Self::build(count, false, &[])
+    }
+
+    /// The same, each started with these command-line words.
+    pub fn start_with(count: usize, args: &[&str]) -> Self {
+        Self::build(count, false, args)
     }
 
     /// `count` nodes with a relay in front of each.
     pub fn start_behind_relays(count: usize) -> Self {
-        Self::build(count, true)
+        Self::build(count, true, &[])
     }
 
-    fn build(count: usize, relays: bool) -> Self {
+    fn build(count: usize, relays: bool, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut cluster = Self { nodes: Vec::new(), relays: Vec::new(), dir };
         for name in &NAMES[..count] {
-            let mut setup = Setup::new(cluster.dir.path(), name);
+            let mut setup = Setup::new(cluster.dir.path(), name).with(args);
             if relays {
                 cluster.relays.push(Relay::new());
                 setup.advertise = cluster.relays.last().map(Relay::address);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    BlockMeta, Engine, Replica,
+    Engine,
     outline::Outline,
     queue::Ticket,
     stage::{Change, Outcome},
@@ -81,9 +81,11 @@ impl Engine {
         }
         for block in staged.rewritten {
             let Some(replica) = self.replicas.get_mut(&block.segment()) else { continue };
-            let meta = Self::hold(replica, &Outline::of(&block), staged.at_ms);
-            replica.blocks.insert(block.first(), meta);
-            self.cache.borrow_mut().insert(block);
+            let meta = replica.hold(&Outline::of(&block), staged.at_ms);
+            let former = replica.blocks.insert(block.first(), meta);
+            let mut cache = self.cache.borrow_mut();
+            cache.note_stored(1, usize::from(former.is_some()));
+            cache.insert(block);
         }
         for (node, epoch, life) in staged.retired.lives() {
             self.retired.merge_life(node, epoch, life);
@@ -147,6 +149,7 @@ impl Engine {
             if let Some(replica) = self.replicas.remove(&id) {
                 let mut cache = self.cache.borrow_mut();
                 replica.blocks.keys().for_each(|&first| cache.remove_block(id, first));
+                cache.note_stored(0, replica.blocks.len());
             }
             match change.outcome {
                 Outcome::Retire | Outcome::Fold => {
@@ -170,18 +173,19 @@ impl Engine {
         replica.digest = None;
         let mut cache = self.cache.borrow_mut();
         for first in &change.emptied {
-            replica.blocks.remove(first);
+            cache.note_stored(0, usize::from(replica.blocks.remove(first).is_some()));
             cache.remove_block(id, *first);
         }
         let mut arrived = RangeSet::new();
         for (waited, block, local) in blocks {
             let live = block.slots().difference(&replica.state.removed.clip(block.first(), block.last()));
             if !live.is_empty() {
-                let meta = Self::hold(replica, &Outline::of(&block), now_ms);
-                for (inbox, first, last) in &meta.runs {
+                let meta = replica.hold(&Outline::of(&block), now_ms);
+                for (inbox, first, last) in &*meta.runs {
                     self.index.add(inbox, id, &live.clip(*first, *last));
                 }
-                replica.blocks.insert(block.first(), meta);
+                let former = replica.blocks.insert(block.first(), meta);
+                cache.note_stored(1, usize::from(former.is_some()));
                 cache.insert(block.clone());
                 arrived.union_with(&live.difference(&waited));
             }
@@ -195,28 +199,12 @@ impl Engine {
         }
     }
 
-    /// A block as memory keeps it: names shared with the blocks before it.
-    pub(super) fn hold(replica: &Replica, outline: &Outline<'_>, since_ms: u64) -> BlockMeta {
-        let last = replica.blocks.last_key_value().map(|(_, meta)| meta.runs.as_slice()).unwrap_or_default();
-        let shared = |name: &str| {
-            last.iter().map(|(inbox, ..)| inbox).find(|inbox| &***inbox == name).cloned().unwrap_or_else(|| name.into())
-        };
-        let runs = outline.runs.iter().map(|(inbox, first, last)| (shared(inbox), *first, *last));
-        BlockMeta {
-            last: outline.last,
-            runs: runs.collect(),
-            slots: outline.slots.len() as u32,
-            bytes: outline.bytes,
-            since_ms,
-        }
-    }
-
     /// Takes slots out of the inboxes they waited in.
     fn unindex(&mut self, id: SegmentId, slots: &RangeSet) {
         let Some(replica) = self.replicas.get(&id) else { return };
         for (first, last) in slots.iter_ranges() {
             let blocks = replica.blocks.range(..=last).rev().take_while(|(_, meta)| meta.last >= first);
-            for (inbox, from, to) in blocks.flat_map(|(_, meta)| &meta.runs) {
+            for (inbox, from, to) in blocks.flat_map(|(_, meta)| &*meta.runs) {
                 let (from, to) = (first.max(*from), last.min(*to));
                 if from <= to {
                     self.index.remove(inbox, id, from, to);

@@ -87,8 +87,7 @@ impl Engine {
             let waiting = match staged.segments.get(&id) {
                 None => replica.state.waiting_within(first, meta.last),
                 Some(change) => {
-                    let is_new = change.blocks.iter().any(|(block, _)| block.first() == first);
-                    if change.outcome != Outcome::Keep || is_new || change.emptied.contains(&first) {
+                    if change.outcome != Outcome::Keep || change.emptied.contains(&first) {
                         continue;
                     }
                     change.waiting_within(replica, first, meta.last)

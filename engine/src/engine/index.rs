@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use super::held::BlockMeta;
 use crate::{RangeSet, SegmentId, Slot, block::Block, limits};
 
 /// Waiting slots by inbox and segment. Slots of one block are numbered inbox by inbox, so a backlog costs a range per
@@ -53,18 +54,24 @@ impl InboxIndex {
     }
 }
 
-/// Decoded blocks, oldest out first, by a budget of bytes.
+/// Decoded blocks, oldest out first, by a budget of bytes. What memory holds of the blocks in the store is charged to the
+/// same budget: with many messages waiting, fewer are kept decoded.
 #[derive(Debug)]
 pub(super) struct BlockCache {
     blocks: BTreeMap<(SegmentId, Slot), Arc<Block>>,
     order: VecDeque<(SegmentId, Slot)>,
     bytes: usize,
     budget: usize,
+    /// Blocks in the store.
+    stored: usize,
 }
+
+/// Of its budget a cache keeps one part in so many, whatever is charged to it.
+const KEPT_PART: usize = 4;
 
 impl Default for BlockCache {
     fn default() -> Self {
-        Self { blocks: BTreeMap::new(), order: VecDeque::new(), bytes: 0, budget: limits::BLOCK_CACHE_BYTES }
+        Self { blocks: BTreeMap::new(), order: VecDeque::new(), bytes: 0, budget: limits::BLOCK_CACHE_BYTES, stored: 0 }
     }
 }
 
@@ -74,9 +81,25 @@ impl BlockCache {
         self.shrink();
     }
 
-    /// Held, and allowed.
+    /// Held, what is charged included, and allowed.
     pub(super) fn bytes(&self) -> (usize, usize) {
-        (self.bytes, self.budget)
+        (self.bytes + self.charged(), self.budget)
+    }
+
+    fn charged(&self) -> usize {
+        (self.stored * BlockMeta::MEMORY).min(self.budget - self.budget / KEPT_PART)
+    }
+
+    /// Blocks in the store, as far as it was told.
+    #[cfg(test)]
+    pub(super) fn stored(&self) -> usize {
+        self.stored
+    }
+
+    /// So many blocks came into the store, and so many left it.
+    pub(super) fn note_stored(&mut self, came: usize, left: usize) {
+        self.stored = (self.stored + came).saturating_sub(left);
+        self.shrink();
     }
 
     pub(super) fn get(&self, id: SegmentId, first: Slot) -> Option<Arc<Block>> {
@@ -94,7 +117,7 @@ impl BlockCache {
     }
 
     fn shrink(&mut self) {
-        while self.bytes > self.budget && self.order.len() > 1 {
+        while self.bytes + self.charged() > self.budget && self.order.len() > 1 {
             if let Some((id, first)) = self.order.pop_front() {
                 self.remove_block(id, first);
             }
@@ -109,5 +132,22 @@ impl BlockCache {
         if self.order.len() > 64 && self.order.len() > 2 * self.blocks.len() {
             self.order.retain(|name| self.blocks.contains_key(name));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_is_charged_to_the_cache_but_not_all_of_it() {
+        let mut cache = BlockCache::default();
+        cache.set_budget(100 * BlockMeta::MEMORY);
+        cache.note_stored(40, 0);
+        assert_eq!(cache.bytes(), (40 * BlockMeta::MEMORY, 100 * BlockMeta::MEMORY));
+        cache.note_stored(1_000, 30);
+        assert_eq!(cache.bytes().0, 75 * BlockMeta::MEMORY);
+        cache.note_stored(0, 1_000);
+        assert_eq!(cache.bytes().0, 10 * BlockMeta::MEMORY);
     }
 }

@@ -308,6 +308,8 @@ fn run(steps: &[Step]) -> Run {
         assert_eq!(members(engine), model.members(), "after {step:?}");
         let written = model.written.as_ref().map(|(_, content)| content.as_slice());
         assert_eq!(engine.registry().register(&Key::own_register(REGISTER)), written, "after {step:?}");
+        let stored: usize = engine.replicas.values().map(|replica| replica.blocks.len()).sum();
+        assert_eq!(engine.cache.borrow().stored(), stored, "what is charged to the cache, after {step:?}");
     }
     Run { replicas, models, kept }
 }

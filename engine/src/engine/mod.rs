@@ -20,6 +20,7 @@ mod compact;
 mod delta;
 #[cfg(test)]
 mod fixtures;
+mod held;
 mod index;
 #[cfg(test)]
 mod laws;
@@ -46,6 +47,7 @@ pub use own::{Register, Set};
 pub use queue::{PublishError, Ticket, Unit};
 
 use self::{
+    held::BlockMeta,
     index::{BlockCache, InboxIndex},
     queue::Queue,
     stage::Staged,
@@ -96,19 +98,6 @@ pub(crate) struct Replica {
     state: SegmentState,
     blocks: BTreeMap<Slot, BlockMeta>,
     digest: Option<[u8; 32]>,
-}
-
-/// What memory holds of a block that lies in the store.
-#[derive(Debug)]
-struct BlockMeta {
-    last: Slot,
-    /// Inboxes, with the first and the last slot of each.
-    runs: Vec<(Arc<str>, Slot, Slot)>,
-    /// How many slots it has bodies for, and how many bytes it has.
-    slots: u32,
-    bytes: u32,
-    /// When it came here or was looked at last, on the monotonic clock: a young block is not worth rewriting.
-    since_ms: u64,
 }
 
 /// The segment that takes what this node accepts now.
@@ -274,7 +263,7 @@ impl Engine {
         let Some(replica) = self.replicas.get(&id) else { return names };
         for (first, last) in slots.iter_ranges() {
             let blocks = replica.blocks.range(..=last).rev().take_while(|(_, meta)| meta.last >= first);
-            let runs = blocks.flat_map(|(_, meta)| &meta.runs);
+            let runs = blocks.flat_map(|(_, meta)| &*meta.runs);
             names.extend(runs.filter(|(_, from, to)| *from <= last && *to >= first).map(|(inbox, ..)| inbox.clone()));
         }
         names
@@ -354,12 +343,13 @@ impl Engine {
         self.roll = (bytes, age_ms);
     }
 
-    /// Sets how many bytes of decoded blocks are kept in memory; at least the newest block always is.
+    /// Sets how many bytes may be held in memory of blocks, decoded ones and what is noted of those in the store; at least
+    /// a quarter of it is for decoded blocks, and the newest one is always kept.
     pub fn set_cache_bytes(&mut self, bytes: usize) {
         self.cache.borrow_mut().set_budget(bytes);
     }
 
-    /// How many bytes the decoded blocks in memory take, and how many they may.
+    /// How many bytes of memory blocks take, and how many they may; see [`Engine::set_cache_bytes`].
     pub fn cache_bytes(&self) -> (usize, usize) {
         self.cache.borrow().bytes()
     }

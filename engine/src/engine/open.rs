@@ -259,11 +259,12 @@ impl Engine {
         // A block vouches for itself, even if the segment's row was damaged.
         replica.state.known.union_with(&outline.slots);
         let live = outline.slots.difference(&replica.state.removed.clip(first, outline.last));
-        let meta = Self::hold(replica, outline, now.mono_ms);
-        for (inbox, first, last) in &meta.runs {
+        let meta = replica.hold(outline, now.mono_ms);
+        for (inbox, first, last) in &*meta.runs {
             self.index.add(inbox, id, &live.clip(*first, *last));
         }
-        replica.blocks.insert(first, meta);
+        let former = replica.blocks.insert(first, meta);
+        self.cache.borrow_mut().note_stored(1, usize::from(former.is_some()));
         covered.entry(id).or_default().union_with(&outline.slots);
     }
 

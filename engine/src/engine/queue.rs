@@ -366,6 +366,11 @@ impl Engine {
         self.newest(key).or_else(|| self.registry.get(key)).map(Value::members).unwrap_or_default()
     }
 
+    /// Whether a set has a member, with changes that still wait for their commit.
+    pub fn set_contains(&self, key: &Key, member: &[u8]) -> bool {
+        self.newest(key).or_else(|| self.registry.get(key)).is_some_and(|set| set.contains(member))
+    }
+
     /// The planted mistake: takes over knowledge without the bodies it vouches for.
     #[cfg(feature = "mistakes")]
     pub fn adopt_known(&mut self, id: SegmentId, state: &SegmentState) {

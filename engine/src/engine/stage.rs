@@ -172,7 +172,7 @@ impl Engine {
     /// Local units into blocks of the open segment; transactions are never cut.
     fn stage_units(&mut self, staged: &mut Staged) {
         let (mut entries, mut tickets) = (Vec::<Entry>::new(), Vec::new());
-        let (mut block_bytes, mut commit_bytes) = (0, 0);
+        let (mut block_bytes, mut commit_bytes, mut block_slots) = (0, 0, 0);
         while let Some((_, unit)) = self.queue.units.front() {
             if !unit.entries.is_empty() && self.open.is_none() {
                 break; // a segment is to be opened first, with its holders in the same commit
@@ -180,10 +180,8 @@ impl Engine {
             if commit_bytes >= limits::COMMIT_BYTES {
                 break;
             }
-            let full = self.open.is_some_and(|open| {
-                let slots: usize = entries.iter().map(|entry| entry.inboxes.len()).sum();
-                open.next as usize + slots > (limits::SEGMENT_SLOTS - limits::UNIT_SLOTS as u32) as usize
-            });
+            let last_start = (limits::SEGMENT_SLOTS - limits::UNIT_SLOTS as u32) as usize;
+            let full = self.open.is_some_and(|open| open.next as usize + block_slots > last_start);
             if full && !unit.entries.is_empty() {
                 break; // the next commit closes this segment and opens another
             }
@@ -202,10 +200,11 @@ impl Engine {
             }
             if block_bytes > 0 && block_bytes + bytes > limits::BLOCK_TARGET_BYTES {
                 self.close_block(&mut entries, &mut tickets, staged);
-                block_bytes = 0;
+                (block_bytes, block_slots) = (0, 0);
             }
             block_bytes += bytes;
             commit_bytes += bytes;
+            block_slots += unit.entries.iter().map(|entry| entry.inboxes.len()).sum::<usize>();
             entries.extend(unit.entries);
             tickets.push(ticket);
         }

@@ -383,6 +383,42 @@ fn a_block_of_which_most_is_consumed_is_rewritten_and_what_is_left_of_it_adds_up
 }
 
 #[test]
+fn a_remnant_does_not_take_the_place_of_a_block_that_grew_meanwhile() {
+    let (mut a, mut b, mut c) = (Replica3::new(0), Replica3::new(1), Replica3::new(2));
+    let entries = (0..128).map(|n| entry("q", &format!("{n:0>200}"))).collect();
+    a.engine.publish(Unit { entries, removals: Vec::new() }).expect("within limits");
+    a.settle();
+    exchange(&a.engine, &mut b.engine);
+    b.settle();
+    let segment = waiting(&a.engine).keys().next().expect("published").segment;
+    let keep = |replica: &mut Replica3, left: std::ops::RangeInclusive<u32>| {
+        let gone = waiting(&replica.engine).into_keys().filter(|dot| !left.contains(&dot.slot));
+        gone.for_each(|dot| replica.engine.remove(dot));
+        replica.settle();
+        replica.engine.compact(Now { mono_ms: limits::REWRITE_AGE_MS, wall_ms: 0 });
+        assert!(replica.engine.has_queued(), "a remnant is on its way");
+    };
+    // Two holders keep different parts of a block.
+    keep(&mut a, 1..=16);
+    keep(&mut b, 3..=18);
+    let [part, other] = [&mut a, &mut b].map(|replica| {
+        replica.settle();
+        replica.engine.block(segment, 1).expect("reads").expect("is there").bytes().clone()
+    });
+    // A third has the one, and what is left of it is on its way when the other comes.
+    c.engine.merge_block(part).expect("valid");
+    c.engine.merge_removed(segment, &RangeSet::from_range(19, 128));
+    c.settle();
+    keep(&mut c, 15..=16);
+    c.engine.merge_block(other).expect("valid");
+    c.settle();
+    let slots = |replica: &Replica3| waiting(&replica.engine).into_keys().map(|dot| dot.slot).collect::<Vec<_>>();
+    assert_eq!(slots(&c), [15, 16, 17, 18]);
+    c.restart(2);
+    assert_eq!(slots(&c), [15, 16, 17, 18], "and so it is on disk");
+}
+
+#[test]
 fn a_body_that_comes_together_with_the_news_that_it_is_consumed_does_not_wait() {
     let mut a = Replica3::new(0);
     a.engine

@@ -79,7 +79,8 @@ impl Value {
     /// Members of a set, in order; none for a register.
     pub fn members(&self) -> Vec<Vec<u8>> {
         let Self::Set(set) = self else { return Vec::new() };
-        let mut members: Vec<_> = set.iter().map(|entry| entry.val.clone()).collect();
+        // Not `iter`: it gives each member a copy of the whole clock, which has an actor for each node.
+        let mut members: Vec<_> = set.read().val.into_iter().collect();
         members.sort_unstable();
         members
     }

@@ -40,7 +40,7 @@ impl Node {
         if let Some(peer) = self.peers.get(&segment.node) {
             return peer.hello.epoch != segment.epoch;
         }
-        let is_forgotten = || !self.roster_ids().contains(&segment.node);
+        let is_forgotten = || !self.is_in_roster(segment.node);
         self.published_epoch(segment.node).map_or_else(is_forgotten, |present| present != segment.epoch)
     }
 

@@ -1,4 +1,5 @@
-//! Forgetting a node that will never come back: only an operator can know that.
+//! Forgetting a node that will never come back: only an operator can know that. The same gives up a merge with a node that
+//! was never reached.
 //!
 //! It leaves the roster, and with it go its record, its dialling and its places on lists of holders. Its segments are taken
 //! for those of a life that is over: what other nodes hold of them is delivered and then folded as usual. What is given up
@@ -12,7 +13,7 @@ use super::{
     drain::draining_key,
     members::ballot_of,
     placement::{holders_key, leaving_key},
-    roster::{is_record, record_key, roster_key},
+    roster::{record_name, roster_key},
 };
 
 /// Why a node is not forgotten; nothing changed.
@@ -47,7 +48,11 @@ impl Node {
         if node == self.id() {
             return Err(ForgetError::Myself);
         }
-        if !self.roster_ids().contains(&node) {
+        if !self.is_in_roster(node) {
+            if self.give_up_merge(node) {
+                self.finish(now);
+                return Ok(Forgotten { waiting_here: 0, replicas: 0 });
+            }
             return Err(ForgetError::Unknown(node));
         }
         if self.is_alive(node) {
@@ -80,7 +85,11 @@ impl Node {
         if !roster.contains(&self.id()) && !self.is_off() {
             self.enrol(now);
         }
-        let gone: Vec<Key> = self.engine.registry().keys().filter(|key| self.is_stale_record(key)).cloned().collect();
+        let is_gone = |key: &&Key| {
+            let node = ballot_of(key).map(Some).or_else(|| record_name(key));
+            node.is_some_and(|node| node.is_none_or(|node| roster.binary_search(&node).is_err()))
+        };
+        let gone: Vec<Key> = self.engine.registry().keys().filter(is_gone).cloned().collect();
         for key in gone {
             if let Some(node) = ballot_of(&key) {
                 self.forget_ballot(node);
@@ -92,9 +101,7 @@ impl Node {
 
     /// Whether the key is the record or the ballot of a node that is not in the roster: it is refused, everywhere alike.
     pub(super) fn is_stale_record(&self, key: &Key) -> bool {
-        match ballot_of(key) {
-            Some(node) => !self.roster_ids().contains(&node),
-            None => is_record(key) && !self.roster_ids().into_iter().any(|node| record_key(node) == *key),
-        }
+        let node = ballot_of(key).map(Some).or_else(|| record_name(key));
+        node.is_some_and(|node| node.is_none_or(|node| !self.is_in_roster(node)))
     }
 }

@@ -19,6 +19,7 @@
 //! - `storing.rs`: who stores what it is sent, and whom nobody waits for
 //! - `roster.rs`: who is who
 //! - `members.rs`: who is a member and who observes
+//! - `networks.rs`: which networks are one cluster, and merging with another
 
 mod commits;
 mod damage;
@@ -28,6 +29,7 @@ mod forget;
 mod gateway;
 mod handoff;
 mod members;
+mod networks;
 mod peer;
 mod placement;
 mod roster;
@@ -54,11 +56,13 @@ pub use self::{
     drain::{CancelError, DrainHindrance, DrainStage, DrainStatus},
     forget::{ForgetError, Forgotten},
     members::Role,
+    networks::{MergeError, Merging, trusted_networks},
     roster::RosterEntry,
     sites::Spread,
 };
 use crate::{
     link::{LinkId, PeerHello},
+    rim::{Keyring, NetworkSecret},
     swim::{Swim, SwimConfig, SwimEvent},
     wire::{self, Control, Wire},
 };
@@ -84,6 +88,8 @@ pub struct NodeConfig {
     pub site: String,
     /// Where peers reach it.
     pub addresses: Vec<SocketAddr>,
+    /// The secret of the network it belongs to.
+    pub network: NetworkSecret,
     /// Replicas per segment, the origin's included; at least 1.
     pub copies: u32,
     /// Disks that hold a message before its receipt; 1 to `copies`. Fewer when fewer nodes are reachable.
@@ -165,6 +171,8 @@ pub enum Output {
     },
     /// Keep trying to be linked with all of these, for ever; replaces the last such list.
     Dial(Vec<(NodeId, Vec<SocketAddr>)>),
+    /// Link with whoever knows one of these secrets; replaces the last such keyring.
+    Trust(Keyring),
 }
 
 /// What the layer above hears.
@@ -249,7 +257,11 @@ pub struct Node {
     consumed: BTreeMap<SegmentId, RangeSet>,
     /// Registry keys changed here and not yet pushed.
     changed_keys: BTreeSet<rhizomq_engine::Key>,
+    /// Exchanges of registries begun, and since when they are counted.
+    exchanges: (u64, u32),
     dialled: Vec<(NodeId, Vec<SocketAddr>)>,
+    /// What the driver was last told to trust.
+    trusted: Option<Keyring>,
     upkeep_at: u64,
     committed_seq: u64,
     storing: Storing,
@@ -278,7 +290,9 @@ impl Node {
             alive: BTreeMap::new(),
             consumed: BTreeMap::new(),
             changed_keys: BTreeSet::new(),
+            exchanges: (0, 0),
             dialled: Vec::new(),
+            trusted: None,
             upkeep_at: now.mono_ms + config.timing.upkeep_ms,
             committed_seq: 0,
             storing: Storing::default(),
@@ -292,6 +306,7 @@ impl Node {
         node.read_members();
         node.read_sites();
         node.read_draining(now);
+        node.enter_network();
         node.enrol(now);
         node.publish_ballot(now);
         node.dial_roster();
@@ -437,6 +452,7 @@ impl Node {
         if now.mono_ms >= self.upkeep_at {
             self.upkeep_at = now.mono_ms + self.config.timing.upkeep_ms;
             self.stay_enrolled(now);
+            self.end_merges();
             self.look_at_members(now);
             self.look_at_storing(now);
             self.place(now);

@@ -53,14 +53,14 @@ pub(super) fn record_key(node: NodeId) -> Key {
     Key::register(&format!("{RECORD}{node}"))
 }
 
-/// Whether the key is that of some node's record.
-pub(super) fn is_record(key: &Key) -> bool {
-    key.register_name().is_some_and(|name| name.starts_with(RECORD))
+/// Whose record the key names, if it is a record's: `None` inside for a name that no node has.
+pub(super) fn record_name(key: &Key) -> Option<Option<NodeId>> {
+    key.register_name()?.strip_prefix(RECORD).map(|node| node.parse().ok())
 }
 
 /// Whose record the key names.
 pub(super) fn record_of(key: &Key) -> Option<NodeId> {
-    key.register_name()?.strip_prefix(RECORD)?.parse().ok()
+    record_name(key)?
 }
 
 impl Node {
@@ -90,6 +90,11 @@ impl Node {
         self.engine.set_members(&roster_key()).into_iter().filter_map(read).collect()
     }
 
+    /// Whether a node is in the roster.
+    pub(super) fn is_in_roster(&self, node: NodeId) -> bool {
+        self.engine.set_contains(&roster_key(), &node.0)
+    }
+
     fn record(&self, node: NodeId) -> Option<NodeRecord> {
         let bytes = self.engine.registry().register(&record_key(node))?;
         postcard::from_bytes(bytes).ok()
@@ -98,7 +103,7 @@ impl Node {
     /// Publishes this node in its new life.
     pub(super) fn enrol(&mut self, now: Now) {
         let me = self.id();
-        if !self.roster_ids().contains(&me) && self.engine.set_add(roster_key(), me.0.to_vec()).is_ok() {
+        if !self.is_in_roster(me) && self.engine.set_add(roster_key(), me.0.to_vec()).is_ok() {
             self.changed_keys.insert(roster_key());
         }
         let record = NodeRecord {
@@ -132,16 +137,17 @@ impl Node {
         }
     }
 
-    /// Tells the driver whom to dial, when that changed.
+    /// Tells the driver whom to dial, when that changed: all of the roster, and whom this cluster is to be merged with.
     pub(super) fn dial_roster(&mut self) {
         let me = self.id();
-        let targets: Vec<_> = self
-            .roster_ids()
-            .into_iter()
-            .filter(|&id| id != me)
-            .filter_map(|id| self.record(id).map(|record| (id, record.addresses)))
+        let roster = self.roster_ids();
+        let mut targets: Vec<_> = roster
+            .iter()
+            .filter(|&&id| id != me)
+            .filter_map(|&id| self.record(id).map(|record| (id, record.addresses)))
             .filter(|(_, addresses)| !addresses.is_empty())
             .collect();
+        targets.extend(self.merging().into_iter().filter(|(node, _)| !roster.contains(node)));
         if targets != self.dialled {
             self.dialled.clone_from(&targets);
             self.outputs.push_back(Output::Dial(targets));

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use rhizomq_engine::{Mistake, NodeId, Now, RangeSet, Retired, SegmentId, SegmentState};
 
-use super::{Node, Output};
+use super::{Node, Output, peer::Peer};
 use crate::{
     registry_sync,
     wire::{self, Control},
@@ -20,6 +20,14 @@ const PULL_CHUNK_BYTES: usize = 1 << 20;
 
 /// Delay of the summary to a peer that was left behind and has caught up.
 const DIRTY_SYNC_MS: u64 = 50;
+
+/// With more peers than this, those that are in sync hear less often: a node sends about so many summaries in the time between
+/// two to one peer that is not. News still reach everybody soon, since those who heard tell others.
+const SUMMARY_FANOUT: u64 = 16;
+
+/// Exchanges of registries, or of retired sets, that a node begins in the time between two summaries. When a node or half a
+/// cluster comes, all of its peers differ from it in the same way, and after the first exchange few differ still.
+const EXCHANGES: u32 = 4;
 
 impl Node {
     pub(super) fn handle_control(&mut self, now: Now, from: NodeId, message: Control) {
@@ -44,22 +52,22 @@ impl Node {
 
     /// Sends the summaries that are due and gives up pulls that nobody answers.
     pub(super) fn sync_peers(&mut self, now: Now) {
-        for node in self.linked() {
-            let due = self.peers.get(&node).is_some_and(|peer| now.mono_ms >= peer.sync_at);
-            if due {
-                let segments = self.summary_for(node);
-                let registry = self.engine.registry().digest();
-                let retired = self.engine.retired().digest();
-                self.send_control(node, &Control::Summary { registry, retired, segments });
+        let timing = self.config.timing;
+        for peer in self.peers.values_mut() {
+            if peer.pulling.is_some_and(|(_, since)| now.mono_ms >= since + timing.pull_ms) {
+                peer.pulling = None;
             }
-            let timing = self.config.timing;
+        }
+        let due = self.peers.iter().filter(|(_, peer)| now.mono_ms >= peer.sync_at);
+        for node in due.map(|(node, _)| *node).collect::<Vec<_>>() {
+            let segments = self.summary_for(node);
+            let registry = self.engine.registry().digest();
+            let retired = self.engine.retired().digest();
+            self.send_control(node, &Control::Summary { registry, retired, segments });
+            let rounds = (self.peers.len() as u64).div_ceil(SUMMARY_FANOUT);
             if let Some(peer) = self.peers.get_mut(&node) {
-                if due {
-                    peer.sync_at = now.mono_ms + timing.sync_ms;
-                }
-                if peer.pulling.is_some_and(|(_, since)| now.mono_ms >= since + timing.pull_ms) {
-                    peer.pulling = None;
-                }
+                let rounds = if peer.in_sync && !peer.dirty { rounds } else { 1 };
+                peer.sync_at = now.mono_ms + rounds * timing.sync_ms;
             }
         }
         self.start_pulls(now);
@@ -84,6 +92,16 @@ impl Node {
         ids.into_iter().filter_map(|id| self.engine.segment_digest(id).map(|digest| (id, digest))).collect()
     }
 
+    /// Whether an exchange with some peer may begin now; what is not begun is, if the next summary differs too.
+    fn may_exchange(&mut self, now: Now) -> bool {
+        let (since, begun) = self.exchanges;
+        let begun = if now.mono_ms >= since + self.config.timing.sync_ms { 0 } else { begun };
+        if begun < EXCHANGES {
+            self.exchanges = (if begun == 0 { now.mono_ms } else { since }, begun + 1);
+        }
+        begun < EXCHANGES
+    }
+
     fn compare(
         &mut self,
         now: Now,
@@ -92,14 +110,18 @@ impl Node {
         retired: [u8; 32],
         segments: Vec<(SegmentId, [u8; 32])>,
     ) {
-        if registry != self.engine.registry().digest() {
-            for message in registry_sync::start(self.engine.registry()) {
-                self.send_control(from, &Control::Registry(message));
+        let (is_registry_news, is_retired_news) =
+            (registry != self.engine.registry().digest(), retired != self.engine.retired().digest());
+        if (is_registry_news || is_retired_news) && self.may_exchange(now) {
+            if is_registry_news {
+                for message in registry_sync::start(self.engine.registry()) {
+                    self.send_control(from, &Control::Registry(message));
+                }
             }
-        }
-        if retired != self.engine.retired().digest() {
-            let mine = self.engine.retired().clone();
-            self.send_control(from, &Control::AllRetired(mine));
+            if is_retired_news {
+                let mine = self.engine.retired().clone();
+                self.send_control(from, &Control::AllRetired(mine));
+            }
         }
         let told: BTreeSet<_> = segments.iter().map(|(segment, _)| *segment).collect();
         let mut in_sync = registry == self.engine.registry().digest()
@@ -178,14 +200,18 @@ impl Node {
         if self.is_frozen() {
             return;
         }
-        for node in self.linked() {
-            let busy: Vec<_> =
-                self.peers.values().filter_map(|peer| peer.pulling.map(|(segment, _)| segment)).collect();
+        let asks =
+            |peer: &Peer| !peer.wants.is_empty() && peer.pulling.is_none() && peer.pull_after <= self.committed_seq;
+        let asking: Vec<_> = self.peers.iter().filter(|(_, peer)| asks(peer)).map(|(node, _)| *node).collect();
+        if asking.is_empty() {
+            return;
+        }
+        let mut busy: BTreeSet<_> =
+            self.peers.values().filter_map(|peer| peer.pulling.map(|(segment, _)| segment)).collect();
+        for node in asking {
             let Some(peer) = self.peers.get_mut(&node) else { continue };
-            if peer.pulling.is_some() || peer.pull_after > self.committed_seq {
-                continue;
-            }
             let Some(segment) = peer.wants.iter().find(|segment| !busy.contains(segment)).copied() else { continue };
+            busy.insert(segment);
             peer.wants.remove(&segment);
             peer.pulling = Some((segment, now.mono_ms));
             let have = self.engine.state_of(segment);

@@ -28,6 +28,7 @@ pub(super) async fn keep_dialling(shared: Arc<Shared>, target: Target, seed: u64
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut spread = |pause: Duration| pause.mul_f64(rng.random_range(0.5..1.0));
     let mut backoff = shared.config.min_backoff;
+    let mut trusted = shared.trusted.subscribe();
     loop {
         if let Some(node) = node.filter(|node| shared.table.is_linked(*node)) {
             shared.table.unlinked(node).await;
@@ -57,7 +58,11 @@ pub(super) async fn keep_dialling(shared: Arc<Shared>, target: Target, seed: u64
                 }
             }
         }
-        sleep(spread(pause)).await;
+        tokio::select! {
+            () = sleep(spread(pause)) => {}
+            // Who was refused may be let in now.
+            () = shared.keyring_changes(&mut trusted) => backoff = shared.config.min_backoff,
+        }
     }
 }
 
@@ -91,7 +96,8 @@ async fn greet(shared: &Arc<Shared>, connection: &Connection) -> Result<NodeId, 
     let Some(_dialling) = shared.table.dialling(peer) else {
         return Err(HandshakeError::refuse(CloseCode::Duplicate, "there is a link between the two nodes already"));
     };
-    let handshake = Handshake { connection, config: &shared.config, secret: &shared.secret, node: shared.node, peer };
+    let keyring = shared.keyring();
+    let handshake = Handshake { connection, config: &shared.config, keyring: &keyring, node: shared.node, peer };
     let established = handshake.dial().await?;
     shared.admit(connection.clone(), established)?;
     Ok(peer)

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use quinn::{ConfigError, Connection, Endpoint, EndpointConfig, TokioRuntime, VarInt};
 use rhizomq_engine::NodeId;
-use tokio::task::AbortHandle;
+use tokio::{sync::watch, task::AbortHandle};
 
 use super::{
     config::{MAX_MESSAGE_BYTES, RimConfig},
@@ -23,10 +23,10 @@ use super::{
     events::{self, EventSender, RimEvent, RimEvents},
     handshake::Established,
     identity::Identity,
+    keyring::Keyring,
     listen,
     quiet::Quiet,
     refusal::{CloseCode, Farewell, HandshakeError},
-    secret::NetworkSecret,
     table::Table,
     tls::{self, TlsError},
 };
@@ -73,7 +73,8 @@ pub struct RimStats {
 pub(super) struct Shared {
     pub(super) node: NodeId,
     pub(super) config: RimConfig,
-    pub(super) secret: NetworkSecret,
+    /// Whom to let in, and what to prove to others.
+    pub(super) trusted: watch::Sender<Arc<Keyring>>,
     pub(super) endpoint: Endpoint,
     pub(super) table: Arc<Table>,
     pub(super) quiet: Quiet,
@@ -97,7 +98,11 @@ impl Rim {
     ///
     /// # Errors
     /// The socket or TLS can't be set up, or the configuration makes no sense.
-    pub fn open(config: RimConfig, identity: &Identity, secret: NetworkSecret) -> Result<(Self, RimEvents), RimError> {
+    pub fn open(
+        config: RimConfig,
+        identity: &Identity,
+        trusted: impl Into<Keyring>,
+    ) -> Result<(Self, RimEvents), RimError> {
         if config.name.len() > MAX_NAME_BYTES {
             return Err(HelloError::NameTooLong(config.name.len()).into());
         }
@@ -121,7 +126,7 @@ impl Rim {
         let shared = Arc::new(Shared {
             node,
             config,
-            secret,
+            trusted: watch::Sender::new(Arc::new(trusted.into())),
             endpoint,
             table: Arc::new(Table::new(node)),
             quiet: Quiet::default(),
@@ -202,6 +207,15 @@ impl Rim {
         former.values().for_each(AbortHandle::abort);
     }
 
+    /// The secrets for all handshakes from now on, in place of those so far. Links stay as they are.
+    pub fn trust(&self, keyring: Keyring) {
+        self.shared.trusted.send_if_modified(|trusted| {
+            let is_news = **trusted != keyring;
+            *trusted = Arc::new(keyring);
+            is_news
+        });
+    }
+
     /// What went wrong so far.
     pub fn stats(&self) -> RimStats {
         RimStats {
@@ -249,6 +263,16 @@ impl Drop for Rim {
 }
 
 impl Shared {
+    pub(super) fn keyring(&self) -> Arc<Keyring> {
+        Arc::clone(&self.trusted.borrow())
+    }
+
+    /// Returns when other secrets are trusted than when it was last called for this receiver.
+    pub(super) async fn keyring_changes(&self, receiver: &mut watch::Receiver<Arc<Keyring>>) {
+        // The sender is in `self`, so it can't be gone.
+        let _ = receiver.changed().await;
+    }
+
     /// Makes a link of an established connection, unless a better one is there.
     pub(super) fn admit(&self, connection: Connection, established: Established) -> Result<(), HandshakeError> {
         let id = LinkId(self.next_link.fetch_add(1, Ordering::Relaxed));

@@ -15,7 +15,7 @@ use rhizomq_engine::{
 
 use super::{
     frame::{Chunks, FrameError, FrameReader, encode},
-    handshake::{MAGIC, OPENING_BYTES, check_opening},
+    handshake::{HEAD_BYTES, MAGIC, PROOFS_BYTES, check_head, check_proofs},
 };
 use crate::link::{MAX_HELLO_BYTES, MAX_NAME_BYTES, PeerHello, common_version};
 
@@ -104,20 +104,21 @@ pub(crate) fn wire_frame_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
-/// Versions of ours, an opening and a hello: passed are those of a node that knows the secret and speaks a version of
-/// ours, and a hello that reads is within its limits.
+/// Versions of ours, an opening and a hello: passed are those of a node that knows a secret in common and speaks a version
+/// of ours, and a hello that reads is within its limits.
 pub fn handshake(bytes: &[u8]) -> bool {
     let mut choices = Choices(bytes);
     let ours = (u16::from(choices.byte()), u16::from(choices.byte()));
-    let opening = choices.take(OPENING_BYTES);
+    let (head, proofs) = (choices.take(HEAD_BYTES), choices.take(PROOFS_BYTES));
     let mut read = false;
-    if opening.len() == OPENING_BYTES {
-        let number = |at: usize| u16::from_be_bytes([opening[at], opening[at + 1]]);
-        let lawful = opening[..8] == MAGIC
-            && common_version(ours, (number(8), number(10))).is_some()
-            && opening[12..] == *proof().as_bytes();
-        read = check_opening(Bytes::copy_from_slice(opening), ours, proof()).is_ok();
-        assert_eq!(read, lawful);
+    if proofs.len() == PROOFS_BYTES {
+        let number = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
+        let is_head = head[..8] == MAGIC && common_version(ours, (number(8), number(10))).is_some();
+        let is_proven = proofs.chunks(32).any(|bytes| bytes == proof().as_bytes());
+        let passes_head = check_head(Bytes::copy_from_slice(head), ours).is_ok();
+        let passes_proofs = check_proofs(proofs, |proofs| proofs.contains(&proof())).is_ok();
+        assert_eq!((passes_head, passes_proofs), (is_head, is_proven));
+        read = passes_head && passes_proofs;
     }
     let node = NodeId([1; 16]);
     if let Ok(hello) = PeerHello::decode(node, choices.0) {
@@ -135,13 +136,17 @@ fn proof() -> blake3::Hash {
 }
 
 pub(crate) fn handshake_seeds() -> Vec<Vec<u8>> {
-    let opening = |versions: [u8; 4]| [&MAGIC[..], &versions, proof().as_bytes()].concat();
+    let opening = |versions: [u8; 4], place: usize| {
+        let mut proofs = vec![1; PROOFS_BYTES];
+        proofs[32 * place..][..32].copy_from_slice(proof().as_bytes());
+        [&MAGIC[..], &versions, &proofs].concat()
+    };
     let hello =
         PeerHello { node: NodeId([1; 16]), epoch: Epoch(7), name: "node-a ☂".into(), wall_ms: 1_700_000_000_000 };
     let hello = hello.encode().unwrap_or_default();
     vec![
-        [&[1, 1][..], &opening([0, 1, 0, 1]), &hello].concat(),
-        [&[2, 5][..], &opening([0, 1, 0, 3]), &hello].concat(),
-        [&[1, 1][..], &opening([0, 2, 0, 3]), &hello].concat(),
+        [&[1, 1][..], &opening([0, 1, 0, 1], 0), &hello].concat(),
+        [&[2, 5][..], &opening([0, 1, 0, 3], 15), &hello].concat(),
+        [&[1, 1][..], &opening([0, 2, 0, 3], 1), &hello].concat(),
     ]
 }

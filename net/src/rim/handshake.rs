@@ -1,18 +1,18 @@
-//! From a TLS connection to a link: versions, proof of the network secret, hello.
+//! From a TLS connection to a link: versions, proofs of network secrets, hello.
 //!
 //! On the one stream, which the dialler opens:
 //!
 //! ```text
 //! dialler                                   listener
-//! opening: magic, versions, proof  ------>  checks: magic, versions, proof
+//! opening: magic, versions, proofs ------>  checks: magic, versions, proofs
 //!                                  <------  opening, hello
 //! checks, enters its table, hello  ------>
 //!                                  <------  enters its table, welcome
 //! link up                                   link up
 //! ```
 //!
-//! An opening has a fixed size and holds nothing to be parsed. Hellos are read only after the proof of the other end
-//! held. A proof is bound to the TLS session and to the end it comes from, so passing it on is of no use. The dialler
+//! An opening has a fixed size and holds nothing to be parsed. Magic and versions are looked at before more is waited for:
+//! the openings of older programs are shorter. Hellos are read only after a proof of the other end held. A proof is bound to the TLS session and to the end it comes from, so passing it on is of no use. The dialler
 //! enters its table *before* its hello, and neither end takes the link for up before both have entered it: so two nodes
 //! that dial each other at once agree on one link without ever having had the other (`table.rs`).
 
@@ -25,14 +25,17 @@ use rhizomq_engine::NodeId;
 use super::{
     config::RimConfig,
     frame::FrameReader,
+    keyring::{Keyring, MAX_TRUSTED, Proofs},
     refusal::{CloseCode, HandshakeError},
-    secret::{NetworkSecret, Role, Session},
+    secret::{Role, Session},
     tls,
 };
 use crate::link::{MAX_HELLO_BYTES, PeerHello, common_version};
 
 pub(super) const MAGIC: [u8; 8] = *b"RHIZOMQ\n";
-pub(super) const OPENING_BYTES: usize = 8 + 2 + 2 + 32;
+pub(super) const HEAD_BYTES: usize = MAGIC.len() + 2 + 2;
+const PROOF_BYTES: usize = 32;
+pub(super) const PROOFS_BYTES: usize = MAX_TRUSTED * PROOF_BYTES;
 const EXPORT_LABEL: &[u8] = b"EXPORTER-rhizomq-network-proof";
 
 /// Ends the handshake: the listener has entered the link into its table.
@@ -64,7 +67,7 @@ impl Established {
 pub(super) struct Handshake<'a> {
     pub(super) connection: &'a Connection,
     pub(super) config: &'a RimConfig,
-    pub(super) secret: &'a NetworkSecret,
+    pub(super) keyring: &'a Keyring,
     /// This node.
     pub(super) node: NodeId,
     /// The other one, by its certificate.
@@ -117,19 +120,19 @@ impl Handshake<'_> {
     }
 
     fn opening(&self, role: Role, session: &Session) -> Bytes {
-        let mut opening = BytesMut::with_capacity(OPENING_BYTES);
+        let mut opening = BytesMut::with_capacity(HEAD_BYTES + PROOFS_BYTES);
         opening.put_slice(&MAGIC);
         opening.put_u16(self.config.versions.0);
         opening.put_u16(self.config.versions.1);
-        opening.put_slice(self.secret.prove(role, session).as_bytes());
+        self.keyring.prove(role, session).iter().for_each(|proof| opening.put_slice(proof.as_bytes()));
         opening.freeze()
     }
 
     async fn check_opening(&self, recv: &mut FrameReader, role: Role, session: &Session) -> Result<(), HandshakeError> {
-        match recv.body(OPENING_BYTES).await {
-            Ok(opening) => check_opening(opening, self.config.versions, self.secret.prove(role, session)),
-            Err(error) => Err(self.broken(error)),
-        }
+        let head = recv.body(HEAD_BYTES).await.map_err(|error| self.broken(error))?;
+        check_head(head, self.config.versions)?;
+        let proofs = recv.body(PROOFS_BYTES).await.map_err(|error| self.broken(error))?;
+        check_proofs(&proofs, |proofs| self.keyring.accepts(role, session, proofs))
     }
 
     fn hello(&self) -> Result<Bytes, HandshakeError> {
@@ -167,13 +170,12 @@ impl Handshake<'_> {
     }
 }
 
-/// Whether the other end's opening, [`OPENING_BYTES`] long, is that of a node of the same network which speaks a version
-/// of ours.
-pub(super) fn check_opening(mut opening: Bytes, ours: (u16, u16), proof: blake3::Hash) -> Result<(), HandshakeError> {
-    if opening.split_to(MAGIC.len()) != MAGIC.as_slice() {
+/// Whether the head of the other end's opening, [`HEAD_BYTES`] long, is that of a node which speaks a version of ours.
+pub(super) fn check_head(mut head: Bytes, ours: (u16, u16)) -> Result<(), HandshakeError> {
+    if head.split_to(MAGIC.len()) != MAGIC.as_slice() {
         return Err(HandshakeError::refuse(CloseCode::Malformed, "this is not the protocol between Rhizomq nodes"));
     }
-    let theirs = (opening.get_u16(), opening.get_u16());
+    let theirs = (head.get_u16(), head.get_u16());
     if common_version(ours, theirs).is_none() {
         let text = format!(
             "no common protocol version: the refusing node speaks {} to {}, the other {} to {}; upgrade the older",
@@ -181,11 +183,18 @@ pub(super) fn check_opening(mut opening: Bytes, ours: (u16, u16), proof: blake3:
         );
         return Err(HandshakeError::refuse(CloseCode::NoCommonVersion, text));
     }
-    let mut proven = [0; 32];
-    opening.copy_to_slice(&mut proven);
-    // Compares in constant time.
-    if proof != blake3::Hash::from_bytes(proven) {
-        let text = "wrong network secret: the two nodes belong to different networks; join with a ticket of this one";
+    Ok(())
+}
+
+/// Whether any of the proofs, [`PROOFS_BYTES`] in all, is of a network that is trusted here.
+pub(super) fn check_proofs(bytes: &[u8], accepts: impl Fn(&Proofs) -> bool) -> Result<(), HandshakeError> {
+    let mut proofs = [blake3::Hash::from_bytes([0; PROOF_BYTES]); MAX_TRUSTED];
+    for (proof, bytes) in proofs.iter_mut().zip(bytes.as_chunks::<PROOF_BYTES>().0) {
+        *proof = blake3::Hash::from_bytes(*bytes);
+    }
+    if !accepts(&proofs) {
+        let text = "wrong network secret: the two nodes belong to different networks; join with a ticket of this one, or \
+                    merge the two";
         return Err(HandshakeError::refuse(CloseCode::WrongSecret, text));
     }
     Ok(())

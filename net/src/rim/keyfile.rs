@@ -51,8 +51,10 @@ pub enum KeyFileError {
 /// Reads the file; `None` when there is none.
 pub(super) fn read(path: &Path, kind: &'static str) -> Result<Option<Vec<u8>>, KeyFileError> {
     let io_error = |source| KeyFileError::Io { path: path.to_owned(), source };
-    let file = match File::open(path) {
-        Ok(file) => file,
+    // Looked at before it is opened: who opens a named pipe waits for somebody to write to it.
+    let file = match fs::metadata(path).and_then(|found| found.is_file().then(|| File::open(path)).transpose()) {
+        Ok(Some(file)) => file,
+        Ok(None) => return Err(KeyFileError::Damaged { path: path.to_owned(), kind, what: "it is not a file" }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(io_error(error)),
     };
@@ -160,6 +162,17 @@ mod tests {
         {
             use std::os::unix::fs::PermissionsExt;
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_or_a_directory_in_its_place_is_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [pipe.as_path(), directory.path()] {
+            assert!(matches!(read(path, "test"), Err(KeyFileError::Damaged { what: "it is not a file", .. })));
         }
     }
 

@@ -51,7 +51,7 @@ async fn establish(shared: Arc<Shared>, incoming: Incoming, _permit: OwnedSemaph
         let handshake = Handshake {
             connection: &connection,
             config: &shared.config,
-            secret: &shared.secret,
+            keyring: &shared.keyring(),
             node: shared.node,
             peer,
         };

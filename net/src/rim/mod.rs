@@ -1,8 +1,8 @@
 //! The rim: the only part of this crate that does IO. Keys and secrets in files, QUIC to the peers.
 //!
 //! A [`Rim`] turns connections into links and tells the core through [`RimEvents`]. A connection becomes a link when
-//! both ends have proven who they are (TLS, `tls.rs`) and that they know the network secret (`handshake.rs`); nothing
-//! else that a peer sends is parsed before. `table.rs` keeps one link per peer, `connection.rs` works on it, and
+//! both ends have proven who they are (TLS, `tls.rs`) and that they know a network secret (`handshake.rs`) that both trust
+//! (`keyring.rs`); nothing else that a peer sends is parsed before. `table.rs` keeps one link per peer, `connection.rs` works on it, and
 //! `dial.rs` never gives up on anyone.
 
 mod check;
@@ -17,6 +17,7 @@ pub(crate) mod fuzzing;
 mod handshake;
 mod identity;
 mod keyfile;
+mod keyring;
 mod listen;
 mod outbox;
 mod quiet;
@@ -32,6 +33,7 @@ pub use endpoint::{Rim, RimError, RimStats};
 pub use events::{RimEvent, RimEvents};
 pub use identity::{Identity, IdentityError};
 pub use keyfile::KeyFileError;
+pub use keyring::{Keyring, MAX_TRUSTED};
 pub use raw::{RawError, raw_stream_throughput};
 pub use refusal::{CloseCode, Farewell, Refused};
 pub use secret::{NetworkSecret, SecretError};

@@ -11,7 +11,7 @@ const KIND: &str = "network-secret";
 const PROOF_CONTEXT: &str = "rhizomq 2026 proof of the network secret";
 
 /// 32 random bytes that all nodes of a network share. Never shown by `Debug`.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NetworkSecret([u8; 32]);
 
 /// Which end of a connection proves something.
@@ -106,6 +106,13 @@ impl NetworkSecret {
     }
 }
 
+impl NetworkSecret {
+    /// What stands in place of a proof of another secret: nobody without this one can tell.
+    pub(super) fn blank(&self, context: &str, place: usize, role: Role, session: &Session) -> blake3::Hash {
+        Self(blake3::derive_key(context, &[&self.0[..], &place.to_be_bytes()].concat())).prove(role, session)
+    }
+}
+
 impl fmt::Debug for NetworkSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("NetworkSecret(hidden)")
@@ -123,8 +130,8 @@ pub enum SecretError {
     NoRandomness,
     /// The ticket is for another network than the one this node is in.
     #[error(
-        "this node belongs to another network than the ticket ({path}): start it without the ticket, or join with an \
-         empty data directory"
+        "this node belongs to another network than the ticket ({path}): start it without the ticket and merge \
+         the two networks with `rhizomq merge`, or join with an empty data directory"
     )]
     OtherNetwork {
         /// The file with the secret that the node has.

@@ -11,7 +11,11 @@ use rhizomq_engine::Epoch;
 use rustls::{SignatureScheme, client::ResolvesClientCert, sign::CertifiedKey};
 use tokio::time::timeout;
 
-use super::{frame, handshake::Handshake, *};
+use super::{
+    frame,
+    handshake::{HEAD_BYTES, Handshake, PROOFS_BYTES},
+    *,
+};
 use crate::link::{MAX_HELLO_BYTES, MAX_VERSION, MIN_VERSION};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -60,7 +64,7 @@ async fn garbage_on_the_control_stream_is_refused_and_harms_nobody() {
     let mut garbage = vec![0; 10_000];
     blake3::Hasher::new().finalize_xof().fill(&mut garbage);
     let versions = [MIN_VERSION.to_be_bytes(), MAX_VERSION.to_be_bytes()].concat();
-    let almost = [b"RHIZOMQ\n".as_slice(), &versions, &[0; 32]].concat();
+    let almost = [b"RHIZOMQ\n".as_slice(), &versions, &[0; PROOFS_BYTES]].concat();
     for (sent, code) in [
         (garbage.as_slice(), CloseCode::Malformed),
         (b"RHIZOMQ\n", CloseCode::Malformed),
@@ -105,6 +109,20 @@ async fn no_more_handshakes_at_a_time_than_configured() {
 }
 
 #[tokio::test]
+async fn an_older_program_is_told_so_although_its_opening_is_shorter() {
+    let (rim, mut events) = honest(config());
+    let endpoint = rogue(&Identity::generate().unwrap());
+    let connection = connect(&endpoint, &rim).await;
+    let (mut send, _recv) = connection.open_bi().await.unwrap();
+    // As version 3 opened: one proof, and then it waits for an answer.
+    send.write_all(&[b"RHIZOMQ\n".as_slice(), &[0, 3, 0, 3], &[7; 32]].concat()).await.unwrap();
+    let told = farewell(&connection).await;
+    assert_eq!(told.code, CloseCode::NoCommonVersion);
+    assert!(told.text.contains("upgrade the older"), "{told}");
+    assert_eq!(refused(&mut events).await.farewell.code, CloseCode::NoCommonVersion);
+}
+
+#[tokio::test]
 async fn a_dialler_refuses_a_listener_without_the_secret() {
     let (rim, mut events) = honest(config());
     let rogue_identity = Identity::generate().unwrap();
@@ -113,7 +131,7 @@ async fn a_dialler_refuses_a_listener_without_the_secret() {
     let connection = endpoint.accept().await.unwrap().await.unwrap();
     let (mut send, mut recv) = connection.accept_bi().await.unwrap();
     // It has everything but the secret, and sends the dialler's own proof back.
-    let mut opening = [0; 44];
+    let mut opening = [0; HEAD_BYTES + PROOFS_BYTES];
     recv.read_exact(&mut opening).await.unwrap();
     send.write_all(&opening).await.unwrap();
     assert_eq!(farewell(&connection).await.code, CloseCode::WrongSecret);
@@ -124,11 +142,11 @@ async fn a_dialler_refuses_a_listener_without_the_secret() {
 /// The rogue knows the secret, and has the link up to its hello.
 async fn proven(endpoint: &Endpoint, identity: &Identity, rim: &Rim) -> (Connection, super::handshake::Established) {
     let connection = connect(endpoint, rim).await;
-    let (config, secret) = (config(), secret());
+    let (config, keyring) = (config(), Keyring::from(secret()));
     let handshake = Handshake {
         connection: &connection,
         config: &config,
-        secret: &secret,
+        keyring: &keyring,
         node: identity.node(),
         peer: rim.node(),
     };
@@ -170,7 +188,7 @@ async fn a_proof_from_another_session_is_worthless() {
     victim.dial([(None, vec![endpoint.local_addr().unwrap()])]);
     let overheard = endpoint.accept().await.unwrap().await.unwrap();
     let (_send, mut recv) = overheard.accept_bi().await.unwrap();
-    let mut opening = [0; 44];
+    let mut opening = [0; HEAD_BYTES + PROOFS_BYTES];
     recv.read_exact(&mut opening).await.unwrap();
 
     let connection = connect(&endpoint, &rim).await;
@@ -207,7 +225,7 @@ async fn a_certificate_without_its_key_opens_nothing() {
         // With TLS 1.3 a client takes itself for connected before the server has looked at its certificate.
         let connection = connecting.await.unwrap();
         let (mut send, _recv) = connection.open_bi().await.unwrap();
-        send.write_all(&[0; 44]).await.unwrap();
+        send.write_all(&[0; HEAD_BYTES + PROOFS_BYTES]).await.unwrap();
         let error = timeout(PATIENCE, connection.closed()).await.expect("closed in time");
         assert_eq!(matches!(error, ConnectionError::ApplicationClosed(_)), gets_in, "{error}");
     }

@@ -28,8 +28,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use rhizomq_engine::{Dot, Loss, NodeId, Now};
 use rhizomq_net::{
-    CommitError, DamageCount, DrainStage, Event, ForgetError, Forgotten, LinkId, Node, Output as NetOutput, PeerHello,
-    PublishId, Role, Size, SizeError,
+    CommitError, DamageCount, DrainStage, Event, ForgetError, Forgotten, LinkId, MergeError, Merging, Node,
+    Output as NetOutput, PeerHello, PublishId, Role, Size, SizeError, Ticket,
 };
 
 use self::{
@@ -43,8 +43,8 @@ use crate::{
     forward::{ForwardMsg, Intake, Outbox, Outcome},
     session::{Delivery, Session, SessionConfig},
     status::{
-        DamageStatus, DrainingStatus, MembersStatus, MemoryStatus, NodeStatus, QueueStatus, SiteStatus, Status,
-        StoreStatus,
+        DamageStatus, DrainingStatus, MembersStatus, MemoryStatus, MergingStatus, NodeStatus, QueueStatus, SiteStatus,
+        Status, StoreStatus,
     },
 };
 
@@ -311,6 +311,16 @@ impl Broker {
         result
     }
 
+    /// Makes this cluster and that of the ticket one, see [`Node::merge`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn merge(&mut self, now: Now, ticket: &Ticket) -> Result<Merging, MergeError> {
+        let result = self.node.merge(now, ticket);
+        self.turn(now);
+        result
+    }
+
     /// What this node knows, for people and tools.
     pub fn status(&mut self) -> Status {
         let member = |entry: rhizomq_net::RosterEntry| NodeStatus {
@@ -335,6 +345,8 @@ impl Broker {
         };
         let spread = self.node.spread();
         let site = |(name, (nodes, copies))| SiteStatus { name, nodes, copies };
+        let merging =
+            |(node, addresses): (NodeId, _)| MergingStatus { node: node.to_string(), addresses, refused: None };
         let DamageCount { found, repaired, lost } = self.node.damage();
         let (blocks, block_cache) = self.node.engine().cache_bytes();
         let (blocks, block_cache) = (blocks as u64, block_cache as u64);
@@ -354,6 +366,7 @@ impl Broker {
             sites: spread.sites.into_iter().map(site).collect(),
             digest: self.node.digest().iter().map(|byte| format!("{byte:02x}")).collect(),
             topic_drops: self.topic_drops,
+            merging: self.node.merging().into_iter().map(merging).collect(),
             damage: DamageStatus { places: 0, found, repaired, lost },
             store: StoreStatus::default(),
             memory: MemoryStatus { blocks, block_cache, ..MemoryStatus::default() },

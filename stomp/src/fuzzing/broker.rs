@@ -8,7 +8,7 @@ use rhizomq_engine::{
     fuzzing::{Choices, parts},
     store::MemoryStore,
 };
-use rhizomq_net::{LinkId, Node, NodeConfig, Output as NetOutput, PeerHello, SwimConfig, Timing};
+use rhizomq_net::{LinkId, Node, NodeConfig, Output as NetOutput, PeerHello, SwimConfig, Timing, rim::NetworkSecret};
 
 use super::{conversation, dispatch_messages, session::LIMITS};
 use crate::{Broker, BrokerConfig, ConnId, Output, frame::Version, session::SessionConfig};
@@ -36,6 +36,7 @@ impl Bench {
         let node = NodeConfig {
             name: "n".to_owned(),
             site: String::new(),
+            network: NetworkSecret::from_bytes([1; 32]),
             addresses: Vec::new(),
             copies: 2,
             confirm: 2,

@@ -2,6 +2,7 @@
 //! wants done is handed to the tasks that do it. The loop itself never waits for a socket or a disk to take something.
 
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     path::PathBuf,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -12,8 +13,9 @@ use rhizomq_engine::{
     store::{Copied, Finding, Part},
 };
 use rhizomq_net::{
-    CancelError, CommitError, DrainStage, DrainStatus, ForgetError, Forgotten, Output as NetOutput, Size, SizeError,
-    rim::{Rim, RimEvent, RimEvents},
+    CancelError, CommitError, DrainStage, DrainStatus, ForgetError, Forgotten, MergeError, Merging,
+    Output as NetOutput, Size, SizeError, Ticket,
+    rim::{Refused, Rim, RimEvent, RimEvents},
 };
 use tokio::{
     net::TcpListener,
@@ -43,6 +45,9 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// How long a shutdown may take before it is cut short.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two words in the log about refused writes.
+const REFUSALS_TOLD: Duration = Duration::from_secs(10);
 
 /// What the loop is made of, besides the broker.
 pub struct DriverConfig {
@@ -89,6 +94,7 @@ enum Question {
     SetSize(Size, oneshot::Sender<Result<(), SizeError>>),
     Drain(oneshot::Sender<Option<DrainStatus>>),
     CancelDrain(oneshot::Sender<Result<(), CancelError>>),
+    Merge(Ticket, oneshot::Sender<Result<Merging, MergeError>>),
 }
 
 /// Asks the core questions from other tasks. Cheap to clone.
@@ -149,7 +155,17 @@ impl Handle {
         self.questions.send(Question::CancelDrain(answer)).await.ok()?;
         done.await.ok()
     }
+
+    /// Merges with the cluster of a ticket; `None` when the core has stopped. See `Node::merge`.
+    pub async fn merge(&self, ticket: Ticket) -> Option<Result<Merging, MergeError>> {
+        let (answer, merging) = oneshot::channel();
+        self.questions.send(Question::Merge(ticket, answer)).await.ok()?;
+        merging.await.ok()
+    }
 }
+
+/// The latest refusals that are kept, to tell why a merge does not come about.
+const REFUSALS: usize = 64;
 
 /// See the module docs.
 pub struct Driver {
@@ -166,12 +182,15 @@ pub struct Driver {
     questions: mpsc::Receiver<Question>,
     join: Vec<SocketAddr>,
     started: Instant,
+    refused_at: Option<Instant>,
     alarm: Alarm,
     scrubber: Scrubber,
     findings: mpsc::Receiver<Finding>,
     damage: DamageLog,
     store_status: StoreStatus,
     memory: MemoryStatus,
+    /// By address, the latest of each.
+    refusals: VecDeque<Refused>,
     stopped: bool,
 }
 
@@ -208,12 +227,14 @@ impl Driver {
             questions,
             join: config.join,
             started: config.started,
+            refused_at: None,
             alarm: Alarm::default(),
             scrubber,
             findings,
             damage: DamageLog::new(config.damaged_places),
             store_status: config.store_status,
             memory: config.memory,
+            refusals: VecDeque::new(),
             stopped: false,
         };
         if !driver.join.is_empty() {
@@ -327,7 +348,11 @@ impl Driver {
         match written {
             Written::Done(seq) => self.broker.handle_committed(now, seq, Ok(())),
             Written::Refused(seq, why) => {
-                tracing::error!(why, "a write was refused");
+                // A full disk refuses whatever is tried, several times a second.
+                if self.refused_at.is_none_or(|at| at.elapsed() >= REFUSALS_TOLD) {
+                    self.refused_at = Some(Instant::now());
+                    tracing::error!(why, "a write was refused; told again in {REFUSALS_TOLD:?}, if it goes on");
+                }
                 self.broker.handle_committed(now, seq, Err(CommitError::Refused(why)));
             }
             Written::Broken(error) => return Err(error.into()),
@@ -348,9 +373,17 @@ impl Driver {
             }
             RimEvent::Message { link, bytes } => self.broker.handle_message(now, link, bytes),
             RimEvent::Datagram { link, bytes } => self.broker.handle_datagram(now, link, bytes),
-            // The rim has logged it.
-            RimEvent::Refused(_) => {}
+            RimEvent::Refused(refused) => self.note_refusal(refused),
         }
+    }
+
+    /// The rim has logged it; a merge that does not come about tells it too.
+    fn note_refusal(&mut self, refused: Refused) {
+        self.refusals.retain(|other| other.remote != refused.remote);
+        if self.refusals.len() == REFUSALS {
+            self.refusals.pop_front();
+        }
+        self.refusals.push_back(refused);
     }
 
     fn handle_client(&mut self, input: ClientInput) {
@@ -398,12 +431,26 @@ impl Driver {
                 }
                 let _ = answer.send(done);
             }
+            Question::Merge(ticket, answer) => {
+                // What was refused before is no answer to this.
+                self.refusals.retain(|refused| !ticket.addresses.contains(&refused.remote));
+                let merging = self.broker.merge(now(self.started), &ticket);
+                if let Ok(merging) = &merging {
+                    tracing::warn!(node = %merging.node, "an operator merges this cluster with another one");
+                }
+                let _ = answer.send(merging);
+            }
             Question::Status(answer) => {
                 let mut status = self.broker.status();
                 status.damage.places = self.damage.places();
                 status.store = StoreStatus { scrubs: self.scrubber.rounds(), ..self.store_status.clone() };
                 let MemoryStatus { budget, index_cache, .. } = self.memory;
                 status.memory = MemoryStatus { budget, index_cache, ..status.memory };
+                for merging in &mut status.merging {
+                    let refused =
+                        self.refusals.iter().rev().find(|refused| merging.addresses.contains(&refused.remote));
+                    merging.refused = refused.map(ToString::to_string);
+                }
                 let _ = answer.send(status);
             }
         }
@@ -457,6 +504,7 @@ impl Driver {
                 let join = (!self.join.is_empty()).then(|| (None, self.join.clone()));
                 self.rim.dial(roster.chain(join));
             }
+            NetOutput::Trust(keyring) => self.rim.trust(keyring),
             _ => {}
         }
     }

@@ -17,6 +17,8 @@ const FILES_AT_ONCE: usize = 4;
 /// A file of which less than one part in so many lives is cleaned however much of the log is dead: what it holds is soon
 /// carried, and it keeps all files behind it from going, which may be dead as a whole.
 const CHEAP: u64 = 8;
+/// On a full disk no more is carried than one part in so many of what the reserve has left.
+const FULL_PART: u64 = 4;
 /// Bytes carried by one frame, about.
 const CARRY_BYTES: usize = 1 << 20;
 
@@ -35,7 +37,8 @@ impl DiskStore {
             let size = self.log.sizes.get(&front);
             let is_damaged = self.renew_to.is_some_and(|to| front <= to);
             let lives = self.live.get(&front).copied().unwrap_or_default();
-            let is_dense = size.is_some_and(|size| CHEAP * lives > *size) && log <= 2 * live + self.options.roll_at;
+            let spare = if self.is_full { 0 } else { self.options.roll_at };
+            let is_dense = size.is_some_and(|size| CHEAP * lives > *size) && log <= 2 * live + spare;
             if carried >= FILES_AT_ONCE || (is_dense && !is_damaged) {
                 break;
             }
@@ -43,7 +46,8 @@ impl DiskStore {
             if let Some(bytes) = self.live.get(&front) {
                 // Carrying frees space only afterwards; it must not eat what a full disk has left for removals.
                 let room = self.log.table.room().unwrap_or(u64::MAX);
-                if self.is_full || room < 2 * bytes + self.options.reserve {
+                let needed = if self.is_full { FULL_PART * bytes } else { 2 * bytes + self.options.reserve };
+                if room < needed {
                     break;
                 }
                 self.carry(front)?;

@@ -82,6 +82,11 @@ pub(super) fn list(dir: &Path) -> Result<Vec<u64>, StoreError> {
     Ok(numbers)
 }
 
+/// Bytes below which a file is not closed for want of room.
+const SHORT_FILE: u64 = 1 << 20;
+/// No file is longer than one part in so many of the room that is left.
+const PART_OF_ROOM: u64 = 8;
+
 /// The log as its one writer has it.
 pub(super) struct Log {
     pub(super) table: Arc<FileTable>,
@@ -178,10 +183,14 @@ impl Log {
         Ok(Appended { file: self.head, payloads })
     }
 
-    /// Starts the next file when the head is long enough.
+    /// Starts the next file when the head is long enough: on a disk with little room sooner, for space comes back by files.
     pub(super) fn roll(&mut self) -> Result<(), StoreError> {
         self.check_usable()?;
-        if self.end >= self.roll_at { self.create(self.head + 1) } else { Ok(()) }
+        let is_long = |room: u64| self.end >= room / PART_OF_ROOM;
+        if self.end >= self.roll_at || self.end >= SHORT_FILE && self.table.room().is_ok_and(is_long) {
+            self.create(self.head + 1)?;
+        }
+        Ok(())
     }
 
     /// Starts the next file, however short the head is.

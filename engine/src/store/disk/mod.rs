@@ -74,7 +74,8 @@ use self::{
     reader::Shared,
     replay::apply,
 };
-use super::{Batch, Check, Read, Store, StoreError};
+use super::{Batch, Check, Op, Read, Store, StoreError};
+use crate::keys;
 
 #[cfg(test)]
 pub(crate) use self::frame::VERSION as FORMAT_VERSION;
@@ -83,8 +84,11 @@ pub(crate) use self::frame::VERSION as FORMAT_VERSION;
 /// checkpoints keep failing.
 const MAX_OVERLAY: usize = 16;
 
-/// Commits up to this size (bytes) are let through to the reserve when the disk is full: removals are small.
+/// Commits that put no more than this (bytes), and no block, are let through to the reserve when the disk is full, whatever
+/// they delete: a removal puts little, and the more it deletes the better.
 const SMALL_COMMIT: u64 = 16 << 10;
+/// Bytes of log after which a checkpoint is wanted while the disk is full: it is what gives space back.
+const FULL_CHECKPOINT: u64 = 64 << 10;
 
 /// How a [`DiskStore`] uses its disk. The default suits a node.
 #[derive(Clone, Debug)]
@@ -99,8 +103,8 @@ pub struct DiskOptions {
     pub index_cache: usize,
     /// How long sled may make no progress before it is given up and the index is rebuilt. Default 60 s.
     pub index_patience: Duration,
-    /// Bytes set aside for the time when the disk is full: given back then, so that a checkpoint and commits up to
-    /// 16 KiB, such as removals, which free space, can still be written. Default 1 MiB.
+    /// Bytes set aside for the time when the disk is full: given back then, so that checkpoints and small commits
+    /// without blocks, such as removals, which free space, can still be written. Default 1 MiB.
     pub reserve: u64,
 }
 
@@ -216,9 +220,9 @@ impl DiskStore {
         self.options.index_cache
     }
 
-    /// Keeps what the reserve gave back for small commits, until there is room again.
-    fn admit(&mut self, bytes: u64) -> Result<(), StoreError> {
-        if !self.is_full || bytes <= SMALL_COMMIT {
+    /// Keeps what the reserve gave back for those who may have it, until there is room again.
+    fn admit(&mut self, bytes: u64, may_use_reserve: bool) -> Result<(), StoreError> {
+        if !self.is_full || may_use_reserve {
             return Ok(());
         }
         let room = self.log.table.room().unwrap_or(0);
@@ -287,12 +291,16 @@ impl Store for DiskStore {
         if bytes == 0 {
             return Ok(());
         }
-        self.admit(bytes)?;
+        let takes_in = |op: &Op| matches!(op, Op::Put(key, _) if keys::is_sealed(key));
+        let puts = batches.clone().flatten().filter(|op| matches!(op, Op::Put(..)));
+        let put_bytes: u64 = puts.clone().map(|op| Record::from(op).weight()).sum();
+        let may_use_reserve = put_bytes <= SMALL_COMMIT && !puts.clone().any(takes_in);
+        self.admit(bytes, may_use_reserve)?;
         let records = batches.map(|batch| batch.iter().map(Record::from));
         let was_full = self.is_full;
         match self.append(records.clone()) {
             // The reserve was given back just now.
-            Err(StoreError::Full { .. }) if !was_full && bytes <= SMALL_COMMIT => self.append(records),
+            Err(StoreError::Full { .. }) if !was_full && may_use_reserve => self.append(records),
             result => result,
         }
     }
@@ -318,7 +326,8 @@ impl Store for DiskStore {
     fn wants_checkpoint(&self) -> bool {
         let (written, rows) = self.tried_at;
         let grown = self.shared.overlay().len().saturating_sub(rows);
-        grown >= self.options.checkpoint_rows || self.log.written - written >= self.options.checkpoint_bytes
+        let bytes = if self.is_full { FULL_CHECKPOINT } else { self.options.checkpoint_bytes };
+        grown >= self.options.checkpoint_rows || self.log.written - written >= bytes
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     *,
 };
 use crate::{
-    Batch,
+    Batch, Epoch, NodeId, SegmentId, keys,
     store::suite::{Step, apply, rows, steps},
 };
 
@@ -93,6 +93,69 @@ fn what_a_full_disk_gave_back_is_for_small_commits_until_there_is_room() {
     assert!(reserve.exists(), "there is room for both");
     assert_eq!(faulty.reopen().damages, []);
     assert!(faulty.has("large") && faulty.has("removal"));
+}
+
+#[test]
+fn on_a_full_disk_nothing_is_taken_in_and_what_is_consumed_gives_its_space_back() {
+    let mut faulty = Faulty { dir: tempfile::tempdir().unwrap(), files: FaultyFiles::default(), store: None };
+    let options = DiskOptions::default();
+    let (store, _) = DiskStore::open_on(faulty.dir.path(), options, Arc::new(faulty.files.clone())).unwrap();
+    faulty.store = Some(store);
+    // Less than one file of the log.
+    faulty.files.arm(Fault::Capacity(12 << 20));
+    let id = SegmentId { node: NodeId([1; 16]), epoch: Epoch(1), number: 1 };
+    let block = |bytes: usize| {
+        let mut block = vec![7; bytes];
+        let seal = blake3::hash(&block);
+        block.extend(seal.as_bytes());
+        Bytes::from(block)
+    };
+    let (mut next, mut consumed) = (1, 0);
+    for round in 0..6 {
+        let (begun, mut refused) = (next, 0);
+        while refused < 3 {
+            match faulty.commit_all(&[vec![Op::Put(keys::block(id, next), block(20_000))]]) {
+                Ok(()) => next += 1,
+                Err(StoreError::Full { .. }) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+            if faulty.store.as_ref().unwrap().wants_checkpoint() {
+                let _ = faulty.store.as_mut().unwrap().checkpoint();
+            }
+        }
+        // All of it at first, then as much as was consumed, but for a file of the log or so.
+        let taken = next - begun;
+        assert!(taken > if round == 0 { 500 } else { 150 }, "round {round}: {taken} blocks found room");
+        // Small ones fill up what is left, but for what is set aside for those who consume.
+        for _ in 0..300 {
+            match faulty.commit_all(&[vec![Op::Put(keys::block(id, 1 << 20), block(100))]]) {
+                Ok(()) | Err(StoreError::Full { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let log = faulty.store.as_ref().unwrap().stats().log_bytes;
+        assert!(log <= 11 << 20, "round {round}: {log} bytes of log leave nothing of the reserve");
+        for slot in consumed + 1..next - if round < 5 { 300 } else { 0 } {
+            let state = Op::Put(Bytes::from("state"), Bytes::from(vec![slot as u8; 300]));
+            faulty
+                .commit_all(&[vec![state, Op::Delete(keys::block(id, slot))]])
+                .unwrap_or_else(|error| panic!("round {round}, slot {slot} of {next}: {error}"));
+            consumed = slot;
+            if faulty.store.as_ref().unwrap().wants_checkpoint() {
+                faulty.store.as_mut().unwrap().checkpoint().unwrap();
+            }
+        }
+    }
+    faulty.store.as_mut().unwrap().checkpoint().unwrap();
+    let log = faulty.store.as_ref().unwrap().stats().log_bytes;
+    assert!(log < 3 << 20, "all is consumed, and the log has {log} bytes");
+    // Many messages that are consumed at once delete much.
+    faulty.files.arm(Fault::Write(0, ErrorKind::StorageFull));
+    assert!(matches!(faulty.commit("lost", 20_000), Err(StoreError::Full { .. })));
+    faulty.files.disarm();
+    faulty.files.arm(Fault::Room(500_000));
+    let deletes = (1..next).map(|slot| Op::Delete(keys::block(id, slot))).collect();
+    faulty.commit_all(&[deletes]).unwrap();
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! A device that fails when told to, beneath the log.
 
 use std::{
-    io,
-    path::Path,
+    fs, io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
@@ -27,6 +27,8 @@ pub(super) enum Fault {
     NoDescriptor,
     /// So many bytes are left on the device, until disarmed.
     Room(u64),
+    /// So many bytes are all that the store may take, until disarmed.
+    Capacity(u64),
 }
 
 /// Too many open files.
@@ -45,6 +47,10 @@ impl FaultyFiles {
         self.0.lock().unwrap().clear();
     }
 
+    fn is_small(&self) -> bool {
+        self.0.lock().unwrap().iter().any(|fault| matches!(fault, Fault::Capacity(_)))
+    }
+
     fn take(&self, matches: impl Fn(&Fault) -> bool) -> Option<Fault> {
         let mut faults = self.0.lock().unwrap();
         let at = faults.iter().position(matches)?;
@@ -61,29 +67,48 @@ impl Files for FaultyFiles {
         self.check(Fault::NoDescriptor).map_err(|_| io::Error::from_raw_os_error(EMFILE))?;
         let file = OsFiles.create(path)?;
         self.check(Fault::Create).map_err(|_| io::Error::from(io::ErrorKind::StorageFull))?;
-        Ok(Arc::new(FaultyFile { file, faults: self.clone() }))
+        Ok(Arc::new(FaultyFile { file, path: path.to_owned(), faults: self.clone() }))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
-        Ok(Arc::new(FaultyFile { file: OsFiles.open(path)?, faults: self.clone() }))
+        Ok(Arc::new(FaultyFile { file: OsFiles.open(path)?, path: path.to_owned(), faults: self.clone() }))
     }
 
     fn room(&self, dir: &Path) -> io::Result<u64> {
         let room = self.0.lock().unwrap().iter().find_map(|fault| match fault {
             Fault::Room(bytes) => Some(*bytes),
+            Fault::Capacity(bytes) => Some(bytes.saturating_sub(taken(dir.parent()?))),
             _ => None,
         });
         room.map_or_else(|| OsFiles.room(dir), Ok)
     }
 }
 
+/// Bytes of all files below a directory.
+fn taken(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(found) if found.is_dir() => taken(&entry.path()),
+            Ok(found) => found.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
 struct FaultyFile {
     file: Arc<dyn LogFile>,
+    path: PathBuf,
     faults: FaultyFiles,
 }
 
 impl LogFile for FaultyFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let room = self.faults.room(self.path.parent().unwrap_or(&self.path))?;
+        let grows = (offset + bytes.len() as u64).saturating_sub(self.file.len()?);
+        if self.faults.is_small() && grows > room {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
         match self.faults.take(|fault| matches!(fault, Fault::Write(..))) {
             Some(Fault::Write(count, kind)) => {
                 self.file.write_at(&bytes[..count.min(bytes.len())], offset)?;

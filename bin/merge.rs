@@ -1,0 +1,111 @@
+//! `rhizomq merge`: asks a node to merge with another cluster, and waits to say what came of it.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::{
+    cli::MergeArgs,
+    client::{ClientError, TIMEOUT, ask},
+};
+
+/// How often the node is asked how it goes.
+const PACE: Duration = Duration::from_millis(200);
+
+/// See the module docs.
+pub(crate) fn run(args: &MergeArgs) -> Result<String, ClientError> {
+    let admin = args.node.admin;
+    let body = json!({ "ticket": args.ticket, "size": args.size });
+    let begun = ask(admin, "POST", "/merge", Some(body), Some(TIMEOUT))?;
+    let id = begun["node"].as_str().unwrap_or_default();
+    let deadline = Instant::now() + Duration::from_secs(args.wait);
+    loop {
+        let status = ask(admin, "GET", "/status", None, Some(TIMEOUT))?;
+        let is_late = Instant::now() >= deadline;
+        let told = match progress(&status, id) {
+            Progress::Merged => Some(Ok(told(&status, id, begun["already"] == true, args))),
+            // What can still come about soon is waited for.
+            Progress::Away if is_late => Some(Ok(told(&status, id, false, args))),
+            Progress::Refused(why) => Some(Err(format!(
+                "not merged: {why}\nThe node goes on trying; `rhizomq status` shows it, and `rhizomq node forget {id}` gives \
+                 it up."
+            ))),
+            Progress::Unheard if is_late => Some(Err(format!(
+                "not merged yet: node {id} does not answer at {} within {} s. Is it running, and can UDP get there from \
+                 here? The node goes on trying, also after a restart; `rhizomq status` shows it, and `rhizomq node forget \
+                 {id}` gives it up.",
+                addresses(&begun),
+                args.wait,
+            ))),
+            _ => None,
+        };
+        match told {
+            Some(result) => return result.map_err(ClientError::NotMerged),
+            None => std::thread::sleep(PACE),
+        }
+    }
+}
+
+/// How far it is.
+enum Progress {
+    /// The node of the ticket is in the roster, linked, and of one mind with the asked one.
+    Merged,
+    /// It is in the roster, which is all that matters, but it can't be reached at present.
+    Away,
+    /// Not in the roster, and one of the two has refused the other.
+    Refused(String),
+    /// Not in the roster.
+    Unheard,
+}
+
+fn progress(status: &Value, id: &str) -> Progress {
+    let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+    if let Some(node) = nodes.iter().find(|node| node["id"] == id) {
+        return if node["in_sync"] == true { Progress::Merged } else { Progress::Away };
+    }
+    let merging = status["merging"].as_array().map_or(&[][..], Vec::as_slice);
+    let refused = merging.iter().find(|target| target["node"] == id).and_then(|target| target["refused"].as_str());
+    refused.map_or(Progress::Unheard, |why| Progress::Refused(why.to_owned()))
+}
+
+fn told(status: &Value, id: &str, already: bool, args: &MergeArgs) -> String {
+    let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+    let alive = nodes.iter().filter(|node| node["alive"] == true).count();
+    let members = nodes.iter().filter(|node| node["role"] == "member").count();
+    let queues = status["queues"].as_array().map_or(&[][..], Vec::as_slice);
+    let waiting: u64 = queues.iter().filter_map(|queue| queue["depth"].as_u64()).sum();
+    let linked = nodes.iter().any(|node| node["id"] == id && node["in_sync"].is_boolean());
+    let policy = status["members"]["policy"].as_str().unwrap_or("-");
+    if args.node.json {
+        return json!({
+            "node": id,
+            "already": already,
+            "linked": linked,
+            "nodes": nodes.len(),
+            "alive": alive,
+            "members": members,
+            "policy": policy,
+            "queues": queues.len(),
+            "waiting": waiting,
+        })
+        .to_string();
+    }
+    let head = if already { "the two are one cluster already" } else { "the two are one cluster" };
+    let mut text = format!(
+        "{head}: {} nodes, {alive} of them alive as this one sees it\nmembers: {members} now, policy {policy}; seats settle \
+         within some twenty seconds\nwaiting: {waiting} messages in {} queues; none of them has moved",
+        nodes.len(),
+        queues.len(),
+    );
+    if !linked {
+        text.push_str(&format!(
+            "\nThe ticket's node {id} is known and not linked with this one at present; nothing is missing but itself."
+        ));
+    }
+    text
+}
+
+fn addresses(begun: &Value) -> String {
+    let addresses = begun["addresses"].as_array().map_or(&[][..], Vec::as_slice);
+    addresses.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,191 @@
+//! Which networks are one cluster, and how two of them become it.
+//!
+//! - `networks`: the set of secrets that all nodes trust; each node sees to it that its own is among them
+//! - `merging`: the set of nodes of other networks that are dialled although they are in no roster yet
+//!
+//! A merge adds the other network's secret to the one and a node of it to the other; any node of this cluster that gets
+//! through to that node, at once or after days and restarts, exchanges registries with it. These unite like those of two
+//! sides of a healed cut: every node then knows both secrets and every address. So there is nothing to be undone or
+//! repeated, and no difference whether it is done once, twice, or from both sides. Holders are listed in the registry
+//! before as after, so no message moves.
+
+use std::net::SocketAddr;
+
+use rhizomq_engine::{Key, NodeId, Now};
+use serde::{Deserialize, Serialize};
+
+use super::{Node, Output};
+use crate::{
+    rim::{Keyring, MAX_TRUSTED, NetworkSecret},
+    ticket::{MAX_TICKET_ADDRESSES, Ticket},
+};
+
+/// Nodes of other networks that are dialled at the same time.
+const MAX_MERGING: usize = 16;
+
+/// What a merge has begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Merging {
+    /// The node of the other network that is dialled.
+    pub node: NodeId,
+    /// Where.
+    pub addresses: Vec<SocketAddr>,
+    /// It is in the roster already: the two are one cluster.
+    pub already: bool,
+}
+
+/// Why nothing is merged; nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MergeError {
+    /// A ticket of the node itself.
+    #[error("this ticket was printed by the node that is asked; give it one that a node of the other cluster printed")]
+    OwnNode,
+    /// Its network is this one.
+    #[error(
+        "this ticket is of the network that this node is in: there is nothing to merge. A new node joins it with `rhizomq \
+         serve --join`; to merge, print a ticket at a node of the other cluster"
+    )]
+    OwnNetwork,
+    /// The keyring is full.
+    #[error("{MAX_TRUSTED} networks were merged into this cluster already, more can't be")]
+    TooManyNetworks,
+    /// Too many merges that have not come about.
+    #[error(
+        "{MAX_MERGING} nodes of other networks are being dialled and have not answered; `rhizomq status` names them, and \
+         `rhizomq node forget ID` gives one up"
+    )]
+    TooManyMerges,
+}
+
+/// A member of the set `merging`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Target {
+    node: NodeId,
+    addresses: Vec<SocketAddr>,
+}
+
+fn networks_key() -> Key {
+    Key::set("networks")
+}
+
+fn merging_key() -> Key {
+    Key::set("merging")
+}
+
+/// The secrets that a registry tells of, with a node's own first: what it can trust before it is there itself. Where there
+/// are too many, all nodes choose the same.
+pub fn trusted_networks(engine: &rhizomq_engine::Engine, own: NetworkSecret) -> Keyring {
+    let mut others: Vec<[u8; 32]> =
+        engine.set_members(&networks_key()).into_iter().filter_map(|secret| secret.try_into().ok()).collect();
+    others.sort_unstable();
+    Keyring::new(own, others.into_iter().map(NetworkSecret::from_bytes))
+}
+
+impl Node {
+    /// Makes this cluster and that of the ticket one, from the next commit on, without waiting for anybody.
+    ///
+    /// # Errors
+    /// The ticket is of this network, or there are too many.
+    pub fn merge(&mut self, now: Now, ticket: &Ticket) -> Result<Merging, MergeError> {
+        let addresses: Vec<_> = ticket.addresses.iter().take(MAX_TICKET_ADDRESSES).copied().collect();
+        let already = self.roster_ids().contains(&ticket.node);
+        let merging = Merging { node: ticket.node, addresses: addresses.clone(), already };
+        if ticket.node == self.id() {
+            return Err(MergeError::OwnNode);
+        }
+        if ticket.secret == self.config.network {
+            return Err(MergeError::OwnNetwork);
+        }
+        let networks = self.engine.set_members(&networks_key());
+        let is_trusted = networks.iter().any(|secret| secret == ticket.secret.as_bytes());
+        if !is_trusted && networks.len() >= MAX_TRUSTED {
+            return Err(MergeError::TooManyNetworks);
+        }
+        let targets = self.targets();
+        let target = Target { node: ticket.node, addresses };
+        if !already && !targets.contains(&target) {
+            if targets.len() >= MAX_MERGING {
+                return Err(MergeError::TooManyMerges);
+            }
+            // Numbers and addresses always encode.
+            if let Ok(member) = postcard::to_stdvec(&target) {
+                self.add_to(merging_key(), member);
+            }
+        }
+        if !is_trusted {
+            self.add_to(networks_key(), ticket.secret.as_bytes().to_vec());
+        }
+        self.finish(now);
+        Ok(merging)
+    }
+
+    /// Nodes of other networks that are dialled to merge with them and were not reached yet.
+    pub fn merging(&self) -> Vec<(NodeId, Vec<SocketAddr>)> {
+        self.targets().into_iter().map(|target| (target.node, target.addresses)).collect()
+    }
+
+    fn add_to(&mut self, set: Key, member: Vec<u8>) {
+        // A set of this node's own making, under a lawful name: only a size beyond all bounds is refused, and the limits
+        // here are far below.
+        if self.engine.set_add(set.clone(), member).is_ok() {
+            self.changed_keys.insert(set);
+        }
+    }
+
+    fn targets(&self) -> Vec<Target> {
+        let members = self.engine.set_members(&merging_key());
+        members.iter().filter_map(|member| postcard::from_bytes(member).ok()).collect()
+    }
+
+    /// The part of a beginning: this node's own network is one of the cluster's.
+    pub(super) fn enter_network(&mut self) {
+        let own = self.config.network.as_bytes().to_vec();
+        if !self.engine.set_members(&networks_key()).contains(&own) {
+            self.add_to(networks_key(), own);
+        }
+        self.trust_networks();
+    }
+
+    /// A registry key changed: follow it if it tells of networks.
+    pub(super) fn note_networks(&mut self, key: &Key) {
+        if *key == networks_key() {
+            self.trust_networks();
+        }
+    }
+
+    fn trust_networks(&mut self) {
+        let keyring = trusted_networks(&self.engine, self.config.network.clone());
+        if self.trusted.as_ref() != Some(&keyring) {
+            self.trusted = Some(keyring.clone());
+            self.outputs.push_back(Output::Trust(keyring));
+        }
+    }
+
+    /// The part of upkeep: who has come into the roster is dialled as everybody there is.
+    pub(super) fn end_merges(&mut self) {
+        let members = self.engine.set_members(&merging_key());
+        if members.is_empty() {
+            return;
+        }
+        let roster = self.roster_ids();
+        let is_over = |member: &Vec<u8>| {
+            postcard::from_bytes::<Target>(member).map_or(true, |target| roster.contains(&target.node))
+        };
+        members.iter().filter(|member| is_over(member)).for_each(|member| self.strike_target(member));
+    }
+
+    /// Dials a node no more that was to be merged with. Whether it was dialled.
+    pub(super) fn give_up_merge(&mut self, node: NodeId) -> bool {
+        let members = self.engine.set_members(&merging_key());
+        let is_it = |member: &Vec<u8>| postcard::from_bytes::<Target>(member).is_ok_and(|target| target.node == node);
+        let given_up: Vec<_> = members.into_iter().filter(is_it).collect();
+        given_up.iter().for_each(|member| self.strike_target(member));
+        !given_up.is_empty()
+    }
+
+    fn strike_target(&mut self, member: &[u8]) {
+        if self.engine.set_remove(merging_key(), member).is_ok() {
+            self.changed_keys.insert(merging_key());
+        }
+    }
+}

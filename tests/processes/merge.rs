@@ -1,0 +1,110 @@
+//! Two clusters of real processes, with secrets, backlogs and clients of their own, made one by the command.
+
+use std::collections::BTreeSet;
+
+use crate::support::{
+    cluster::{Cluster, Ledger, alive, consume_all, publish_all, texts},
+    eventually,
+    node::{Node, Setup},
+};
+
+const QUEUE: &str = "/queue/orders";
+
+fn await_all_alive(nodes: &[&Node]) {
+    for node in nodes {
+        eventually("one cluster", || match alive(node)? {
+            seen if seen.len() == nodes.len() => Ok(()),
+            seen => Err(format!("{} sees {seen:?}", node.setup.name)),
+        });
+    }
+}
+
+#[test]
+fn two_clusters_become_one_by_one_command_and_no_client_notices() {
+    let options: &[&str] = &["--copies", "2"];
+    let [mut left, right] = [Cluster::start_with(2, options), Cluster::start_with(2, options)];
+    let (before_left, before_right) = (texts("left", 300), texts("right", 300));
+    publish_all(&left.nodes[0], QUEUE, &before_left);
+    publish_all(&right.nodes[1], QUEUE, &before_right);
+    let nodes: Vec<&Node> = left.nodes.iter().chain(&right.nodes).collect();
+    let mut clients: Vec<_> = nodes.iter().map(|node| node.client()).collect();
+    for client in &mut clients {
+        client.subscribe("idle", "/queue/nothing-comes-here").unwrap();
+    }
+
+    let ticket = right.nodes[0].ticket();
+    let told = left.nodes[1].ask("merge", &[&ticket, "--size", "3"]).expect("the merge");
+    assert!(told.contains("one cluster: 4 nodes") && told.contains("policy 3"), "{told}");
+    assert!(told.contains("waiting: 600 messages in 2 queues"), "{told}");
+    await_all_alive(&nodes);
+    let again = left.nodes[0].ask("merge", &[&ticket]).expect("once more");
+    assert!(again.contains("one cluster already"), "{again}");
+    let back = left.nodes[0].ticket();
+    right.nodes[1].ask("merge", &[&back, "--json"]).expect("and from the other side");
+    let own = right.nodes[1].ask("merge", &[&ticket]).expect_err("of its own network");
+    assert!(own.contains("there is nothing to merge"), "{own}");
+
+    // The connections of before serve the whole cluster now.
+    let after = texts("after", 50);
+    clients[3].send_all(QUEUE, after.iter().cloned(), |_| {}).expect("the old connection");
+    clients.iter_mut().for_each(|client| client.sync().expect("the old connection"));
+    let everything: BTreeSet<String> = before_left.iter().chain(&before_right).chain(&after).cloned().collect();
+    let mut ledger = Ledger::default();
+    consume_all(&left.nodes[0], QUEUE, &everything, &mut ledger);
+    assert_eq!(ledger.duplicates(), 0, "nothing comes twice");
+    assert_eq!(left.duplicates() + right.duplicates(), 0);
+    eventually("equal digests and the members that were asked for", || {
+        let states: Result<Vec<_>, String> = nodes.iter().map(|node| node.status()).collect();
+        let states = states?;
+        let members = |status: &serde_json::Value| {
+            let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+            nodes.iter().filter(|node| node["role"] == "member").count()
+        };
+        let settled = states.iter().all(|state| state["digest"] == states[0]["digest"] && members(state) == 3);
+        if settled { Ok(()) } else { Err(states.iter().map(members).map(|n| n.to_string() + " ").collect::<String>()) }
+    });
+    for node in &nodes {
+        let secret = |cluster: &Cluster| std::fs::read(cluster.nodes[0].setup.data.join("network.secret")).unwrap();
+        for bytes in [secret(&left), secret(&right)] {
+            let hex: String = bytes[bytes.len() / 2..].iter().map(|byte| format!("{byte:02x}")).collect();
+            assert!(!node.log().contains(&hex[..16]), "no secret is in the log");
+        }
+        assert!(node.status().unwrap()["merging"].as_array().unwrap().is_empty());
+    }
+    drop(nodes);
+
+    // A node that comes back knows both networks before it is asked for anything.
+    left.nodes[1].kill();
+    left.nodes[1].restart();
+    await_all_alive(&left.nodes.iter().chain(&right.nodes).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_merge_that_does_not_come_about_says_why_and_can_be_given_up() {
+    let cluster = Cluster::start(1);
+    let node = &cluster.nodes[0];
+    let own = node.ask("merge", &[&node.ticket()]).expect_err("its own ticket");
+    assert!(own.contains("a node of the other cluster"), "{own}");
+    let damaged = node.ask("merge", &["rhizomq1-abcd"]).expect_err("no ticket");
+    assert!(damaged.contains("copy it again"), "{damaged}");
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut other = Node::start(Setup::new(dir.path(), "other"));
+    let (ticket, id) = (other.ticket(), other.id.clone());
+    other.kill();
+    let unreachable = node.ask("merge", &[&ticket, "--wait", "1"]).expect_err("nobody is there");
+    assert!(unreachable.contains("does not answer") && unreachable.contains(&id), "{unreachable}");
+    assert!(node.ask("status", &[]).unwrap().contains("MERGING with node"));
+    node.ask_in(&["node", "forget"], &[&id]).expect("given up");
+    assert!(!node.ask("status", &[]).unwrap().contains("MERGING with node"));
+
+    // Another network at that address, with the same key: the ticket is of no use there.
+    std::fs::remove_file(dir.path().join("other/network.secret")).unwrap();
+    std::fs::remove_dir_all(dir.path().join("other/store")).unwrap();
+    other.restart();
+    let refused = node.ask("merge", &[&ticket]).expect_err("another secret");
+    assert!(refused.contains("not merged") && refused.contains("wrong network secret"), "{refused}");
+    // With a ticket of now it works.
+    node.ask("merge", &[&other.ticket()]).expect("the right ticket");
+    await_all_alive(&[node, &other]);
+}
