@@ -3,6 +3,7 @@
 use rhizomq_net::DrainStage;
 
 use super::{
+    agenda::Happening,
     clients::{Producer, Role},
     consumers::Consumer,
     faults::{Fault, group_ways},
@@ -43,6 +44,9 @@ impl World {
         if broker.cancel_drain(clocks).is_ok() {
             self.hosts[index].draining = false;
             self.trace.note(self.now, "stays", &[index as u64], format_args!("h{index}"));
+        } else {
+            // Too late: it leaves, and is started again then.
+            self.hosts[index].comes_back = true;
         }
         self.settle(index);
     }
@@ -68,8 +72,11 @@ impl World {
         }
         self.trace.note(self.now, "left", &[index as u64], format_args!("h{index}"));
         self.crash(index, false);
-        self.hosts[index].gone = true;
         self.hosts[index].draining = false;
+        self.hosts[index].gone = !std::mem::take(&mut self.hosts[index].comes_back);
+        if !self.hosts[index].gone {
+            self.agenda.at(self.now + 1_000, Happening::Fault(Fault::Boot { host: index }));
+        }
     }
 
     /// On how many other disks a message is to be before a host gives its copy up: all that are wanted; if it leaves for
@@ -289,7 +296,8 @@ fn a_drain_goes_on_after_restarts_and_a_drained_directory_joins_anew() {
                 node.is_draining(node.id())
             });
             if is_marked {
-                world.strike(Fault::Crash { host: 0, keep: true, back: 200 });
+                // The write that takes the mark away may be under way: it is lost, or the host joins anew.
+                world.strike(Fault::Crash { host: 0, keep: false, back: 200 });
             }
         }
         world.run_for(40_000);

@@ -55,6 +55,8 @@ pub(crate) struct Host {
     /// It is leaving for good, and whether it was ever told to.
     pub(crate) draining: bool,
     pub(crate) has_drained: bool,
+    /// It leaves although that was to be taken back, and is started again when it has.
+    pub(crate) comes_back: bool,
     /// It has done so: its process has ended, and nobody starts it again before all heals.
     pub(crate) gone: bool,
     /// The earliest wake-up on the agenda.
@@ -81,6 +83,7 @@ impl Host {
             stopping: None,
             draining: false,
             has_drained: false,
+            comes_back: false,
             gone: false,
             wake_at: u64::MAX,
             epoch: Epoch(0),
