@@ -37,6 +37,8 @@ pub(crate) struct DataDir {
     pub(crate) fresh: bool,
     /// The store that was there could not be opened; this one began empty.
     pub(crate) set_aside: Option<SetAside>,
+    /// Places that were found broken.
+    pub(crate) damaged_places: u64,
 }
 
 /// The data directory cannot be used.
@@ -99,7 +101,8 @@ impl DataDir {
             Some(ticket) => NetworkSecret::join(&path, ticket.secret.clone())?,
             None => NetworkSecret::load_or_create(&path)?,
         };
-        Ok(Self { path, identity, secret, store, fresh, set_aside })
+        let damaged_places = report.damages.len() as u64;
+        Ok(Self { path, identity, secret, store, fresh, set_aside, damaged_places })
     }
 }
 

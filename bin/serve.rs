@@ -132,7 +132,7 @@ async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeEr
     let (clients, stomp) = bind("--stomp", settings.stomp).await?;
     let (asking, admin) = bind("--admin", settings.admin).await?;
     let opened = DataDir::open(&settings.data, ticket.as_ref(), settings.memory.disk_options())?;
-    let DataDir { path, identity, secret, store, fresh, set_aside } = opened;
+    let DataDir { path, identity, secret, store, fresh, set_aside, damaged_places } = opened;
     let console = Console { json: settings.json };
     console.opened(&path, fresh);
     // Kept from life to life, so that clients that come in between wait instead of being refused.
@@ -154,7 +154,7 @@ async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeEr
             set_aside: set_aside.map(|aside| aside.place.display().to_string()),
             ..StoreStatus::default()
         },
-        places: 0,
+        places: damaged_places,
         max_connections,
     };
     let (mut life, _) = host.begin(store).await?;
@@ -253,6 +253,7 @@ impl Host {
         let now = Now { mono_ms: 0, wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) };
         let (mut engine, report) = Engine::open(store.reader(), self.identity.node(), epoch, now, Planted::default())?;
         tell(&report);
+        self.places += report.damaged_rows.len() as u64;
         self.settings.memory.limit(&mut engine);
         // Whom to let in is known before anybody knocks.
         let (rim, rim_events) = self.open_rim(epoch, trusted_networks(&engine, self.secret.clone())).await?;
@@ -348,6 +349,7 @@ impl Host {
             let begun = match opened.and_then(|opened| opened) {
                 Ok((store, report)) => {
                     data_dir::tell(&report);
+                    self.places += report.damages.len() as u64;
                     self.begin(store).await
                 }
                 Err(error) => Err(DataDirError::from(error).into()),

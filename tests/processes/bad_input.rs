@@ -137,6 +137,8 @@ fn flipped_bytes_in_the_data_files_are_found_reported_and_mended_from_the_others
     cluster.await_convergence();
     let log = cluster.nodes[0].log().split_off(before);
     assert!(log.contains("damage"), "no word about the damage:\n{log}");
+    let places = cluster.nodes[0].status().unwrap()["damage"]["places"].as_u64();
+    assert!(places > Some(0), "what was found on opening counts: {places:?}");
     consume_all(&cluster.nodes[1], "/queue/q", &wanted, &mut Ledger::default());
 }
 
