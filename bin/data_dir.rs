@@ -121,6 +121,11 @@ pub(crate) fn tell(report: &OpenReport) {
         let (file, offset, len) = (&tail.file, tail.offset, tail.len);
         tracing::info!(file, offset, len, "cut off a commit that was being written when the last life ended");
     }
+    if let Some(why) = &report.unknown_end {
+        tracing::warn!(
+            "whether the log ends where it was last synced can't be told: {why}; so it is with older stores, once"
+        );
+    }
     match &report.index {
         IndexState::Rebuilt { why, set_aside: Some(place) } => {
             tracing::warn!(set_aside = %place.display(), "rebuilt the index from the log, nothing is lost: {why}");

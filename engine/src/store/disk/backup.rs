@@ -16,6 +16,7 @@ use super::{
     file::{ReadOnlyFiles, sync_dir},
     format::{Places, format_text},
     log::{self, FileTable},
+    synced::Synced,
 };
 use crate::{
     StoreError,
@@ -176,13 +177,15 @@ pub(super) fn copy_log(checker: &Checker, to: &Path, pace: &mut Pace<'_>) -> Res
     let mut files = Vec::new();
     let text = format_text(&checker.salt);
     files.push(write_copy("FORMAT", text.as_bytes(), u64::MAX, to, pace)?);
+    let synced = Synced::before(end).encode();
+    files.push(write_copy("synced", &synced[..], u64::MAX, to, pace)?);
     let mut numbers = log::list(&checker.places.log)?;
     numbers.retain(|number| *number <= end.file);
     for &number in &numbers {
         let path = log::path(&checker.places.log, number);
         let file = match File::open(&path) {
             // The writer was about to remove it when we came.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && files.len() == 1 => continue,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && files.len() == 2 => continue,
             file => file.map_err(BackupError::io("opening", &path))?,
         };
         let limit = if number == end.file { end.offset } else { u64::MAX };

@@ -85,6 +85,9 @@ impl DiskStore {
             self.index_is_suspect = true;
             return Err(error);
         }
+        if let Some(file) = &self.log.synced {
+            file.sync();
+        }
         let writing = Marker { newest: to.file, writing_to: Some(to), sum: untouched, ..self.marker };
         writing.write(&self.places.marker)?;
         self.marker = writing;
@@ -171,6 +174,7 @@ impl DiskStore {
                 key: &self.log.key,
                 salt: self.log.salt(),
                 numbers: &numbers,
+                synced: None,
             };
             // Damage that it meets is met again, and reported, by the next open or verify.
             let (loaded, _, _) = rebuild_index(&source, options)?;

@@ -39,6 +39,7 @@ pub(super) struct Places {
     pub(super) log: PathBuf,
     pub(super) index: PathBuf,
     pub(super) marker: PathBuf,
+    pub(super) synced: PathBuf,
     pub(super) rebuilding: PathBuf,
     pub(super) reserve: PathBuf,
 }
@@ -52,6 +53,7 @@ impl Places {
             log: root.join("log"),
             index: root.join("sled"),
             marker: root.join("marker"),
+            synced: root.join("synced"),
             rebuilding: root.join("rebuilding"),
             reserve: root.join("reserve"),
         }

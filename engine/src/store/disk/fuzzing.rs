@@ -217,7 +217,7 @@ impl Log {
     fn read(&self, numbers: &[u64]) -> (Vec<usize>, Replayed, super::log::Position) {
         let table = FileTable::new(DIR.into(), self.files.clone());
         let places = Places::new(DIR.as_ref());
-        let source = Source { places: &places, table: &table, key: &self.key, salt: &SALT, numbers };
+        let source = Source { places: &places, table: &table, key: &self.key, salt: &SALT, numbers, synced: None };
         let (mut read, mut empty) = (Vec::new(), 0);
         let replayed = source.replay(None, &mut |found| {
             // What mending has put there.

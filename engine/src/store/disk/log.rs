@@ -11,6 +11,7 @@ use std::{
 use super::{
     file::{Files, LogFile, io_error},
     frame::{FILE_HEADER, FRAME_HEADER, FrameKey, Record, Salt, encode_file_header},
+    synced::{Synced, SyncedFile},
 };
 use crate::StoreError;
 
@@ -59,6 +60,10 @@ impl FileTable {
         self.files.room(&self.dir)
     }
 
+    pub(super) fn files(&self) -> &dyn Files {
+        &*self.files
+    }
+
     fn forget(&self, number: u64) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
     }
@@ -100,6 +105,8 @@ pub(super) struct Log {
     pub(super) sizes: BTreeMap<u64, u64>,
     /// Bytes written since open.
     pub(super) written: u64,
+    /// Told after each sync; `None` until it is known how far the log goes.
+    pub(super) synced: Option<SyncedFile>,
     poisoned: Option<String>,
     buffer: Vec<u8>,
 }
@@ -139,6 +146,7 @@ impl Log {
             next_sequence: at.sequence,
             sizes,
             written: 0,
+            synced: None,
             poisoned: None,
             buffer: Vec::new(),
         };
@@ -180,6 +188,7 @@ impl Log {
         self.end += self.buffer.len() as u64;
         self.written += self.buffer.len() as u64;
         self.sizes.insert(self.head, self.end);
+        self.note_synced();
         Ok(Appended { file: self.head, payloads })
     }
 
@@ -197,6 +206,12 @@ impl Log {
     pub(super) fn start_next(&mut self) -> Result<(), StoreError> {
         self.check_usable()?;
         self.create(self.head + 1)
+    }
+
+    fn note_synced(&self) {
+        if let Some(file) = &self.synced {
+            file.note(Synced::before(self.position()));
+        }
     }
 
     fn check_usable(&self) -> Result<(), StoreError> {
@@ -263,6 +278,7 @@ impl Log {
         (self.head, self.end) = (number, FILE_HEADER as u64);
         self.written += self.end;
         self.sizes.insert(number, self.end);
+        self.note_synced();
         Ok(())
     }
 

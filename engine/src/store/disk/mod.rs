@@ -21,7 +21,8 @@
 //! carries at most as much as it frees, so neither space nor writing grows beyond a constant factor.
 //!
 //! **Damage.** Frames are hashed with the store's own key. Replay steps over what is damaged to the next intact frame, and
-//! reports place and length; sequence numbers show what is missing, and which frames lie where they do not belong. A tail that can only be an unconfirmed commit is cut
+//! reports place and length; sequence numbers show what is missing, and which frames lie where they do not belong. The file
+//! `synced` says how far the log went, so that a lost end shows, too. A tail that can only be an unconfirmed commit is cut
 //! off, and reported too. See [`OpenReport`] and [`DiskStore::verify`].
 
 mod backup;
@@ -44,6 +45,7 @@ mod replay;
 mod row;
 mod rules;
 mod run;
+mod synced;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -157,6 +159,9 @@ pub struct OpenReport {
     pub damages: Vec<Damage>,
     /// A commit that was being written when the process died: it was never confirmed, and has been cut off.
     pub torn_tail: Option<Damage>,
+    /// Why it can't be told whether the log ends where it was last synced: the file that says so is missing, as in older
+    /// stores and restored backups, or damaged. It was made anew.
+    pub unknown_end: Option<String>,
     /// The index.
     pub index: IndexState,
     /// How many batches were replayed.

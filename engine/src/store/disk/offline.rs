@@ -23,6 +23,7 @@ use super::{
     replay::{Source, apply},
     row::Row,
     rules::{Rows, check_rows},
+    synced::Synced,
     table::Table,
 };
 use crate::{
@@ -92,7 +93,12 @@ pub(super) fn verify_with(
             None
         }
     };
-    let closed = Closed::new(&places, salt, marker)?;
+    let synced = Synced::read(&places.synced)?;
+    if let Err(why) = synced {
+        let name = places.name(&places.synced);
+        notes.push(format!("{name} is {why}: whether the log ends where it was last synced can't be told"));
+    }
+    let closed = Closed::new(&places, salt, marker, synced.ok())?;
     let (log, mut checked, damaged) = closed.check_log(scratch, rows_in_memory, &mut notes, found)?;
     let rows = match marker {
         Some(marker) => closed.check_index(&marker, &log, damaged, scratch, found)?,
@@ -115,19 +121,21 @@ struct Closed<'a> {
     salt: Salt,
     numbers: Vec<u64>,
     marker: Option<Marker>,
+    synced: Option<Synced>,
 }
 
 impl<'a> Closed<'a> {
-    fn new(places: &'a Places, salt: Salt, marker: Option<Marker>) -> Result<Self, StoreError> {
+    fn new(places: &'a Places, salt: Salt, marker: Option<Marker>, synced: Option<Synced>) -> Result<Self, StoreError> {
         let mut numbers = log::list(&places.log)?;
         // Those before are leftovers of the last checkpoint: the next start removes them.
         numbers.retain(|number| marker.is_none_or(|marker| *number >= marker.first));
         let table = Arc::new(FileTable::new(places.log.clone(), Arc::new(ReadOnlyFiles)));
-        Ok(Self { places, table, key: FrameKey::new(&salt), salt, numbers, marker })
+        Ok(Self { places, table, key: FrameKey::new(&salt), salt, numbers, marker, synced })
     }
 
     fn source<'b>(&'b self, places: &'b Places) -> Source<'b> {
-        Source { places, table: &self.table, key: &self.key, salt: &self.salt, numbers: &self.numbers }
+        let (table, key, salt, numbers) = (&self.table, &self.key, &self.salt, &self.numbers);
+        Source { places, table, key, salt, numbers, synced: self.synced }
     }
 
     /// All rows as the log alone has them, and whether anything of it is damaged.

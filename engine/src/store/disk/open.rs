@@ -20,6 +20,7 @@ use super::{
     reader::{Overlay, Shared},
     replay::{Found, Replayed, Source, apply},
     row::TableSum,
+    synced::{Synced, SyncedFile},
 };
 use crate::StoreError;
 
@@ -58,7 +59,9 @@ impl DiskStore {
         }
         let numbers = log::list(&places.log)?;
         let key = FrameKey::new(&salt);
-        let source = Source { places: &places, table: &table, key: &key, salt: &salt, numbers: &numbers };
+        let said = Synced::read(&places.synced)?;
+        let synced = said.ok();
+        let source = Source { places: &places, table: &table, key: &key, salt: &salt, numbers: &numbers, synced };
 
         let checked = match &marker {
             Ok(marker) => match load(&source, marker, &options)? {
@@ -95,7 +98,11 @@ impl DiskStore {
         let position = source.mend(&replayed, marker.as_ref().ok())?;
         source.write_tail_again(&replayed)?;
         let sizes = sizes(&table, &numbers)?;
-        let log = Log::new(table.clone(), salt, options.roll_at, sizes, position)?;
+        let mut log = Log::new(table.clone(), salt, options.roll_at, sizes, position)?;
+        // All that was replayed is durable by now.
+        let now =
+            synced.max(Some(replayed.synced(log.position()))).unwrap_or_else(|| unreachable!("the greater of two"));
+        log.synced = Some(SyncedFile::open(table.files(), &places.synced, synced.is_some(), now)?);
         let marker = match (marker, &index_state) {
             (Ok(marker), IndexState::Intact) => marker,
             _ => {
@@ -107,8 +114,14 @@ impl DiskStore {
             }
         };
         damages.extend(replayed.damages);
-        let report =
-            OpenReport { damages, torn_tail: replayed.torn_tail, index: index_state, replayed: replayed.frames };
+        let unknown_end = said.err().filter(|_| !created).map(|why| format!("{} is {why}", places.synced.display()));
+        let report = OpenReport {
+            damages,
+            torn_tail: replayed.torn_tail,
+            unknown_end,
+            index: index_state,
+            replayed: replayed.frames,
+        };
         let mut store = Self {
             tried_at: (0, 0),
             shared: Arc::new(Shared::new(overlay, loaded.index.clone(), table, log.position())),

@@ -15,6 +15,7 @@ use super::{
     marker::Marker,
     reader::Overlay,
     row::Row,
+    synced::Synced,
     walk::{Piece, Walk, misplaced, torn_tail},
 };
 use crate::StoreError;
@@ -29,6 +30,8 @@ pub(super) struct Source<'a> {
     pub(super) salt: &'a Salt,
     /// The numbers of the files, ascending.
     pub(super) numbers: &'a [u64],
+    /// Up to where the log must go, if that is known.
+    pub(super) synced: Option<Synced>,
 }
 
 /// What a replay found besides the frames.
@@ -48,6 +51,13 @@ pub(super) struct Replayed {
     sequence: Option<u64>,
     /// A sequence above those of all intact frames, also of such as are not where they belong: none is given out twice.
     unused: u64,
+}
+
+impl Replayed {
+    /// How far the log goes, for who goes on at `at`: numbers that were left out between are no frames.
+    pub(super) fn synced(&self, at: Position) -> Synced {
+        Synced::before(Position { sequence: self.sequence.unwrap_or(1), ..at })
+    }
 }
 
 /// One intact frame, as a replay hands it out.
@@ -80,7 +90,29 @@ impl Source<'_> {
         if expected == start && from.is_some() {
             replayed.damages.push(self.damage(start, 0, 0, "the file is missing"));
         }
+        self.look_for_lost_end(&mut replayed);
         Ok(replayed)
+    }
+
+    /// Frames that were synced, and are not there: whoever cut them off may have left no other trace.
+    fn look_for_lost_end(&self, replayed: &mut Replayed) {
+        let Some(synced) = self.synced else { return };
+        let next = replayed.sequence.map(|next| next.max(replayed.unused));
+        replayed.unused = replayed.unused.max(synced.sequence.saturating_add(1));
+        let last = self.numbers.last().copied().unwrap_or(synced.file);
+        if synced.sequence == 0 || !synced.covers(next, last, replayed.end) {
+            return;
+        }
+        // Where no frame is left to go by, only the very first file tells with which number it began.
+        let next = next.or_else(|| self.numbers.first().is_none_or(|first| *first == 1).then_some(1));
+        let lost = next.map_or("its".to_owned(), |next| (synced.sequence + 1 - next).to_string());
+        let (len, to) = if last == synced.file {
+            (synced.end.saturating_sub(replayed.end), format!("offset {}", synced.end))
+        } else {
+            (0, format!("{} at {}", self.places.name(&self.table.path(synced.file)), synced.end))
+        };
+        let what = format!("the log ends here and was synced up to {to}: {lost} last frames are lost");
+        replayed.damages.push(self.damage(last, replayed.end, len, &what));
     }
 
     fn replay_file(
@@ -109,7 +141,11 @@ impl Source<'_> {
         }
         let pieces: Vec<Piece> = Walk::new(&bytes, self.key, from as usize).collect();
         let expected = replayed.sequence.unwrap_or(0);
-        let torn = (is_last && unreadable.is_empty()).then(|| torn_tail(&pieces, expected)).flatten();
+        let is_synced = |sequence: u64, at: usize| {
+            let sequence = Some(sequence).filter(|sequence| *sequence > 0);
+            self.synced.is_some_and(|synced| synced.covers(sequence, number, at as u64))
+        };
+        let torn = (is_last && unreadable.is_empty()).then(|| torn_tail(&pieces, expected, &is_synced)).flatten();
         replayed.end = torn.map_or(len, |at| at as u64);
         // Of what the next reader will find, too: it must come to the same.
         let kept = pieces.iter().position(|piece| Some(piece.at()) == torn).unwrap_or(pieces.len());
@@ -120,6 +156,7 @@ impl Source<'_> {
                 && unreadable.is_empty()
                 && pieces.iter().all(|piece| matches!(piece, Piece::Damaged { .. }))
                 && from <= FILE_HEADER as u64
+                && self.synced.is_none_or(|synced| synced.file < number)
             {
                 replayed.end = 0;
                 replayed.torn_tail = Some(self.damage(number, 0, len, "the file was being created"));
@@ -198,7 +235,8 @@ impl Source<'_> {
         // What could not be read may hold frames, and may be readable again one day: their numbers are not used twice.
         let unread = if replayed.last_is_unreadable { replayed.end / FRAME_HEADER as u64 + 1 } else { 0 };
         let sequence = sequence + unread;
-        if last == 0 || last < newest || cut_short || replayed.last_is_unreadable {
+        let has_no_header = replayed.end < FILE_HEADER as u64 && replayed.torn_tail.is_none();
+        if last == 0 || last < newest || cut_short || has_no_header || replayed.last_is_unreadable {
             return Ok(Position { file: last.max(newest) + 1, offset: 0, sequence });
         }
         let (mut end, mut sequence) = (replayed.end, sequence);

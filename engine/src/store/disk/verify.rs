@@ -13,7 +13,8 @@ impl DiskStore {
     pub fn verify(&self) -> Result<Vec<Damage>, StoreError> {
         let numbers = log::list(&self.places.log)?;
         let (places, table): (&Places, _) = (&self.places, &self.log.table);
-        let source = Source { places, table, key: &self.log.key, salt: self.log.salt(), numbers: &numbers };
+        let source =
+            Source { places, table, key: &self.log.key, salt: self.log.salt(), numbers: &numbers, synced: None };
         let replayed = source.replay(None, &mut |_| Ok(()))?;
         let mut damages = replayed.damages;
         damages.extend(replayed.torn_tail);

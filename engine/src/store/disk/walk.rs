@@ -107,8 +107,9 @@ pub(super) fn misplaced(pieces: &[Piece], expected: u64) -> BTreeSet<usize> {
 /// damage and frames of the very group of frames that the damage is in. Such a group was written and never synced, for
 /// a group is written only after the one before it was synced; so none of it was confirmed, and a crash may keep any
 /// of its pages. A frame behind the damage that is older than it shows that something else has happened here. `sequence` is
-/// what the first frame should have.
-pub(super) fn torn_tail(pieces: &[Piece], sequence: u64) -> Option<usize> {
+/// what the first frame should have, 0 when that is not known. Damage of which `is_synced` says that it was synced, by the
+/// sequence and the place of what should be there, is none of that.
+pub(super) fn torn_tail(pieces: &[Piece], sequence: u64, is_synced: &dyn Fn(u64, usize) -> bool) -> Option<usize> {
     let mut expected = sequence;
     for (index, piece) in pieces.iter().enumerate() {
         match piece {
@@ -118,7 +119,7 @@ pub(super) fn torn_tail(pieces: &[Piece], sequence: u64) -> Option<usize> {
                     Piece::Frame { frame, .. } => frame.group <= expected && frame.sequence >= expected,
                     Piece::Damaged { .. } => true,
                 };
-                if pieces[index..].iter().all(same_group) {
+                if !is_synced(expected, *at) && pieces[index..].iter().all(same_group) {
                     return Some(*at);
                 }
             }
@@ -171,10 +172,17 @@ mod tests {
             let (key, mut bytes, starts) = log(groups);
             bytes[starts[broken] + 45] ^= 1;
             let pieces: Vec<_> = Walk::new(&bytes, &key, 0).collect();
-            assert_eq!(torn_tail(&pieces, 1), torn.then_some(starts[broken]), "{groups:?} {broken}");
+            assert_eq!(torn_tail(&pieces, 1, &|_, _| false), torn.then_some(starts[broken]), "{groups:?} {broken}");
+            // Up to the frame before it, and up to the broken one.
+            let broken_sequence = broken as u64 + 1;
+            assert_eq!(
+                torn_tail(&pieces, 1, &|sequence, _| sequence < broken_sequence),
+                torn.then_some(starts[broken])
+            );
+            assert_eq!(torn_tail(&pieces, 1, &|sequence, _| sequence <= broken_sequence), None, "it was synced");
         }
         let (key, bytes, _) = log(&[1, 2]);
-        assert_eq!(torn_tail(&Walk::new(&bytes, &key, 0).collect::<Vec<_>>(), 1), None);
+        assert_eq!(torn_tail(&Walk::new(&bytes, &key, 0).collect::<Vec<_>>(), 1, &|_, _| false), None);
     }
 
     #[test]

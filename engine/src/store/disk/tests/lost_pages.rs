@@ -70,7 +70,8 @@ fn what_was_cut_off_at_open_does_not_come_back() {
     let path = super::super::log::path(&dir.path().join("log"), 1);
     let start = fs::metadata(&path).unwrap().len();
     // A write of two batches whose sync never came: the first is half there, the second whole.
-    store.commit(&[put_of("first"), put_of("other")]).unwrap();
+    files.cut_next_sync_short();
+    store.commit(&[put_of("first"), put_of("other")]).unwrap_err();
     drop(store);
     let file = files.open(&path).unwrap();
     file.write_at(&[0; 50], start + 100).unwrap();
@@ -87,4 +88,40 @@ fn what_was_cut_off_at_open_does_not_come_back() {
     let (store, report) = open(dir.path(), &files);
     assert_eq!(report.damages, []);
     assert!(store.reader().get(b"again").unwrap().is_some() && store.reader().get(b"other").unwrap().is_none());
+}
+
+/// What says how far the log was synced costs one small write for each group of commits, and no sync but at a checkpoint.
+/// So it is old after a power cut, and never ahead.
+#[test]
+fn what_was_synced_is_noted_with_one_small_write_and_may_be_old() {
+    for kept in [Kept::Nothing, Kept::Bytes] {
+        let (dir, files) = (tempfile::tempdir().unwrap(), CachedFiles::default());
+        let (mut store, _) = open(dir.path(), &files);
+        let (synced, log) = (dir.path().join("synced"), super::super::log::path(&dir.path().join("log"), 1));
+        let first = fs::read(&synced).unwrap();
+        files.take_calls();
+        let put_of = |key: &'static str| vec![Op::Put(Bytes::from(key), Bytes::from("1"))];
+        store.commit(&[put_of("a"), put_of("b"), put_of("c")]).unwrap();
+        assert_eq!(
+            files.take_calls(),
+            [(log.clone(), Some(3 * 49)), (log.clone(), None), (synced.clone(), Some(48))],
+            "the log first, durable, and then the note"
+        );
+        files.cut_next_sync_short();
+        put(&mut store, "unconfirmed", 600).unwrap_err();
+        assert!(files.take_calls().iter().all(|(path, _)| *path != synced), "nothing was synced");
+        drop(store);
+        files.cut_power(kept);
+        assert_eq!(fs::read(&synced).unwrap() == first, kept == Kept::Nothing, "not synced itself");
+        let (mut store, report) = open(dir.path(), &files);
+        assert_eq!((report.damages, report.unknown_end), (vec![], None), "{kept:?}");
+        assert!(store.reader().get(b"c").unwrap().is_some());
+        let noted = fs::read(&synced).unwrap();
+        files.take_calls();
+        store.checkpoint().unwrap();
+        assert_eq!(files.take_calls(), [(synced.clone(), None)]);
+        drop(store);
+        files.cut_power(Kept::Nothing);
+        assert_eq!(fs::read(&synced).unwrap(), noted);
+    }
 }

@@ -21,6 +21,8 @@ struct Device {
     /// Files whose names are on the disk.
     names: BTreeSet<PathBuf>,
     next_sync: NextSync,
+    /// Every write and sync since the beginning: of which file, and how many bytes; a sync has none.
+    calls: Vec<(PathBuf, Option<usize>)>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -70,6 +72,11 @@ impl CachedFiles {
 
     pub(super) fn fail_next_sync(&self) {
         self.device().next_sync = NextSync::Fails;
+    }
+
+    /// Writes (with their bytes) and syncs since the last call.
+    pub(super) fn take_calls(&self) -> Vec<(PathBuf, Option<usize>)> {
+        std::mem::take(&mut self.device().calls)
     }
 
     /// What is to be synced next stays in the cache.
@@ -129,12 +136,15 @@ impl LogFile for CachedFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_at(bytes, offset)?;
         let written = offset..offset + bytes.len() as u64;
-        self.files.device().disk.entry(self.path.clone()).or_default().dirty.push(written);
+        let mut device = self.files.device();
+        device.calls.push((self.path.clone(), Some(bytes.len())));
+        device.disk.entry(self.path.clone()).or_default().dirty.push(written);
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut device = self.files.device();
+        device.calls.push((self.path.clone(), None));
         let outcome = std::mem::take(&mut device.next_sync);
         let disk = device.disk.entry(self.path.clone()).or_default();
         if outcome == NextSync::Fails {
