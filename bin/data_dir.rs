@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rhizomq_engine::{
     StoreError,
-    store::{DiskOptions, DiskStore, IndexState, Manifest, OpenReport},
+    store::{Damage, DiskOptions, DiskStore, IndexState, Manifest, OpenReport},
 };
 use rhizomq_net::{
     Ticket,
@@ -33,12 +33,12 @@ pub(crate) struct DataDir {
     pub(crate) identity: Identity,
     pub(crate) secret: NetworkSecret,
     pub(crate) store: DiskStore,
+    /// What was found broken in it.
+    pub(crate) damages: Vec<Damage>,
     /// Nothing was there before.
     pub(crate) fresh: bool,
     /// The store that was there could not be opened; this one began empty.
     pub(crate) set_aside: Option<SetAside>,
-    /// Places that were found broken.
-    pub(crate) damaged_places: u64,
 }
 
 /// The data directory cannot be used.
@@ -101,8 +101,7 @@ impl DataDir {
             Some(ticket) => NetworkSecret::join(&path, ticket.secret.clone())?,
             None => NetworkSecret::load_or_create(&path)?,
         };
-        let damaged_places = report.damages.len() as u64;
-        Ok(Self { path, identity, secret, store, fresh, set_aside, damaged_places })
+        Ok(Self { path, identity, secret, store, damages: report.damages, fresh, set_aside })
     }
 }
 

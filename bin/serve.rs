@@ -1,6 +1,7 @@
 //! `rhizomq serve`: puts the parts together, says when it is ready, and ends in order when told to.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -10,7 +11,8 @@ use std::{
 
 use rand::TryRng;
 use rhizomq_engine::{
-    Engine, EngineError, Epoch, NodeId, Now, OpenReport, Planted, Store, StoreError, store::DiskStore,
+    Engine, EngineError, Epoch, NodeId, Now, OpenReport, Planted, Store, StoreError,
+    store::{Damage, DiskStore},
 };
 use rhizomq_net::{
     Node, NodeConfig, Size, SwimConfig, Ticket, TicketError, Timing,
@@ -44,6 +46,9 @@ const MAX_CLIENTS: u64 = 10_000;
 
 /// Files that the node may open besides its clients' sockets: the log, the index, links, the admin interface.
 const OWN_FILES: u64 = 160;
+
+/// Places found broken on opening that are remembered; beyond that they are counted again in the next life.
+const MAX_TOLD: usize = 10_000;
 
 /// How long answers under way may take when the node stops.
 const ADMIN_PATIENCE: Duration = Duration::from_secs(1);
@@ -132,7 +137,7 @@ async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeEr
     let (clients, stomp) = bind("--stomp", settings.stomp).await?;
     let (asking, admin) = bind("--admin", settings.admin).await?;
     let opened = DataDir::open(&settings.data, ticket.as_ref(), settings.memory.disk_options())?;
-    let DataDir { path, identity, secret, store, fresh, set_aside, damaged_places } = opened;
+    let DataDir { path, identity, secret, store, damages, fresh, set_aside } = opened;
     let console = Console { json: settings.json };
     console.opened(&path, fresh);
     // Kept from life to life, so that clients that come in between wait instead of being refused.
@@ -154,10 +159,11 @@ async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeEr
             set_aside: set_aside.map(|aside| aside.place.display().to_string()),
             ..StoreStatus::default()
         },
-        places: damaged_places,
+        places: 0,
+        told: BTreeSet::new(),
         max_connections,
     };
-    let (mut life, _) = host.begin(store).await?;
+    let (mut life, _) = host.begin(store, &damages).await?;
     let source = Source {
         current: host.current.clone(),
         ticket: host.ticket().to_string(),
@@ -232,7 +238,10 @@ struct Host {
     stopping: watch::Receiver<bool>,
     current: Current,
     status: StoreStatus,
+    /// Places on the disk found broken, in all lives.
     places: u64,
+    /// Those of them that were found on opening: the next life finds them again.
+    told: BTreeSet<(String, u64, String)>,
     max_connections: usize,
 }
 
@@ -246,14 +255,14 @@ impl Host {
     }
 
     /// A new life on a store just opened.
-    async fn begin(&mut self, store: DiskStore) -> Result<(Driver, Epoch), ServeError> {
+    async fn begin(&mut self, store: DiskStore, damages: &[Damage]) -> Result<(Driver, Epoch), ServeError> {
         let epoch = Epoch(random()?);
         let started = Instant::now();
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = Now { mono_ms: 0, wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) };
         let (mut engine, report) = Engine::open(store.reader(), self.identity.node(), epoch, now, Planted::default())?;
         tell(&report);
-        self.places += report.damaged_rows.len() as u64;
+        self.count(damages, &report);
         self.settings.memory.limit(&mut engine);
         // Whom to let in is known before anybody knocks.
         let (rim, rim_events) = self.open_rim(epoch, trusted_networks(&engine, self.secret.clone())).await?;
@@ -294,6 +303,23 @@ impl Host {
         let (driver, handle) = Driver::new(broker, driver)?;
         self.current.set(Some(handle));
         Ok((driver, epoch))
+    }
+
+    /// Counts what was found broken on opening, each place once. Messages that are missing without a place that the log would
+    /// tell lie in a part of it that was not read again: then each segment that misses some stands for a place.
+    fn count(&mut self, damages: &[Damage], report: &OpenReport) {
+        let in_files = damages.iter().map(|damage| (damage.file.clone(), damage.offset, damage.what.clone()));
+        let in_rows = report.damaged_rows.iter().map(|row| (row.clone(), 0, String::new()));
+        let mut places: Vec<_> = in_files.chain(in_rows).collect();
+        if places.is_empty() {
+            places.extend(report.losses.iter().map(|loss| (loss.segment.to_string(), 0, format!("{:?}", loss.slots))));
+        }
+        for place in places {
+            if self.told.len() >= MAX_TOLD {
+                self.told.pop_first();
+            }
+            self.places += u64::from(self.told.insert(place));
+        }
     }
 
     /// The port of an earlier life may take a moment to be free again.
@@ -349,8 +375,7 @@ impl Host {
             let begun = match opened.and_then(|opened| opened) {
                 Ok((store, report)) => {
                     data_dir::tell(&report);
-                    self.places += report.damages.len() as u64;
-                    self.begin(store).await
+                    self.begin(store, &report.damages).await
                 }
                 Err(error) => Err(DataDirError::from(error).into()),
             };

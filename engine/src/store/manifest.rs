@@ -14,7 +14,10 @@ use std::{
     path::{Component, Path},
 };
 
-use super::{BackupError, BackupFile};
+use super::{
+    BackupError, BackupFile,
+    disk::{is_no_file, open_file},
+};
 use crate::NodeId;
 
 const FILE: &str = "manifest";
@@ -74,10 +77,12 @@ impl Manifest {
         let place = path.display().to_string();
         let damaged = |what: &str| BackupError::Damaged { file: place.clone(), what: what.to_owned() };
         let mut bytes = Vec::new();
-        match File::open(&path).and_then(|file| file.take(MAX_BYTES).read_to_end(&mut bytes)) {
+        let file = open_file(&path, File::options().read(true));
+        match file.and_then(|file| file.take(MAX_BYTES).read_to_end(&mut bytes)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(damaged("missing: this is no backup, or one that was not completed"));
             }
+            Err(error) if is_no_file(&error) => return Err(damaged("no regular file")),
             result => result.map_err(|source| BackupError::Io { context: format!("reading {place}"), source })?,
         };
         let text = String::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;

@@ -64,6 +64,12 @@ pub enum StoreError {
         /// What was to be opened.
         context: String,
     },
+    /// A named pipe, a directory or a device lies where a file of ours should be. Somebody has put it there.
+    #[error("{place} is no regular file; move it away")]
+    NotAFile {
+        /// Its name.
+        place: String,
+    },
     /// Bytes are there but are not what was written.
     #[error("damaged data in {place}: {detail}")]
     Damaged {

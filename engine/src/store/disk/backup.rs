@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     check::{Checker, LogCheck},
-    file::{ReadOnlyFiles, sync_dir},
+    file::{ReadOnlyFiles, is_no_file, open_file, sync_dir},
     format::{Places, format_text},
     log::{self, FileTable},
     synced::Synced,
@@ -94,7 +94,7 @@ impl BackupFile {
     /// [`BackupError::Io`].
     pub fn copy(name: &str, from: &Path, to: &Path) -> Result<Self, BackupError> {
         let source = from.join(name);
-        let file = File::open(&source).map_err(BackupError::io("opening", &source))?;
+        let file = open_file(&source, File::options().read(true)).map_err(BackupError::io("opening", &source))?;
         write_copy(name, &file, u64::MAX, to, &mut |_| ControlFlow::Continue(()))
     }
 
@@ -105,8 +105,9 @@ impl BackupFile {
     pub fn check(&self, dir: &Path) -> Result<(), BackupError> {
         let path = dir.join(&self.name);
         let damaged = |what: &str| BackupError::Damaged { file: path.display().to_string(), what: what.to_owned() };
-        let mut file = match File::open(&path) {
+        let mut file = match open_file(&path, File::options().read(true)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(damaged("missing")),
+            Err(error) if is_no_file(&error) => return Err(damaged("no regular file")),
             file => file.map_err(BackupError::io("opening", &path))?,
         };
         let mut hasher = blake3::Hasher::new();
@@ -183,7 +184,7 @@ pub(super) fn copy_log(checker: &Checker, to: &Path, pace: &mut Pace<'_>) -> Res
     numbers.retain(|number| *number <= end.file);
     for &number in &numbers {
         let path = log::path(&checker.places.log, number);
-        let file = match File::open(&path) {
+        let file = match open_file(&path, File::options().read(true)) {
             // The writer was about to remove it when we came.
             Err(error) if error.kind() == io::ErrorKind::NotFound && files.len() == 2 => continue,
             file => file.map_err(BackupError::io("opening", &path))?,

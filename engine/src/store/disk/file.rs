@@ -2,8 +2,8 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::FileExt,
+    io::{self, Read, Write},
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
     sync::Arc,
 };
@@ -41,7 +41,8 @@ pub(super) trait LogFile: Send + Sync {
 pub(super) trait Files: Send + Sync {
     /// Creates an empty file that must not exist yet.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn LogFile>>;
-    /// Opens an existing file for reading and writing.
+    /// Opens an existing file for reading and writing. What is no regular file is not found: a log file of which a pipe or
+    /// a directory has taken the place is missing.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn LogFile>>;
     /// Makes the entries of a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
@@ -53,6 +54,43 @@ pub(super) trait Files: Send + Sync {
     }
 }
 
+/// Something else than a regular file lies where one should be.
+#[derive(Debug, thiserror::Error)]
+#[error("it is no regular file")]
+struct NotAFile;
+
+/// Bytes of a small file at most.
+const SMALL_FILE: u64 = 1 << 20;
+
+/// Opens a regular file, and refuses anything else at once: who opens a named pipe waits for its other end, for ever if
+/// need be, and a device may do anything.
+pub(crate) fn open_file(path: &Path, options: &OpenOptions) -> io::Result<File> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => return Err(io::Error::other(NotAFile)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // And should a pipe come there just now: regular files are not touched by this flag.
+    let file = options.clone().custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other(NotAFile)) }
+}
+
+/// The content of a small regular file.
+pub(super) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_file(path, OpenOptions::new().read(true))?.take(SMALL_FILE).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Whether an open was refused because there is no regular file.
+pub(crate) fn is_no_file(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<NotAFile>())
+}
+
+fn as_missing(error: io::Error) -> io::Error {
+    if is_no_file(&error) { io::Error::new(io::ErrorKind::NotFound, NotAFile) } else { error }
+}
+
 /// The operating system's files.
 pub(super) struct OsFiles;
 
@@ -62,7 +100,7 @@ impl Files for OsFiles {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
-        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(path)?))
+        Ok(Arc::new(open_file(path, OpenOptions::new().read(true).write(true)).map_err(as_missing)?))
     }
 }
 
@@ -75,7 +113,7 @@ impl Files for ReadOnlyFiles {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
-        Ok(Arc::new(File::open(path)?))
+        Ok(Arc::new(open_file(path, OpenOptions::new().read(true)).map_err(as_missing)?))
     }
 }
 
@@ -172,7 +210,12 @@ pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
 pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let temporary = path.with_extension("tmp");
     let write = || {
-        let mut file = File::create(&temporary)?;
+        // Whatever an earlier attempt, or somebody else, has left there.
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = File::create_new(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
@@ -192,10 +235,15 @@ pub(super) fn sync_tree(dir: &Path) -> Result<(), StoreError> {
         if entry.file_type().map_err(fail)?.is_dir() {
             sync_tree(&entry.path())?;
         } else {
-            match File::open(entry.path()).and_then(|file| file.sync_all()) {
+            let path = entry.path();
+            match open_file(&path, OpenOptions::new().read(true)).and_then(|file| file.sync_all()) {
                 // Sled compacts its metadata in a thread of its own: what it removed meanwhile is not needed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                result => result.map_err(|error| io_error("syncing", &entry.path(), error))?,
+                // Not one of sled's own: it is what keeps the index from being made durable.
+                Err(source) if is_no_file(&source) => {
+                    return Err(StoreError::Io { context: format!("syncing {}", path.display()), source });
+                }
+                result => result.map_err(|error| io_error("syncing", &path, error))?,
             }
         }
     }
@@ -212,6 +260,7 @@ pub(super) fn io_error(doing: &str, path: &Path, source: io::Error) -> StoreErro
     let context = format!("{doing} {}", path.display());
     match source.raw_os_error() {
         _ if is_full(&source) => StoreError::Full { context },
+        _ if is_no_file(&source) => StoreError::NotAFile { place: path.display().to_string() },
         // Nothing is wrong with the disk: it was not even asked.
         Some(EMFILE | ENFILE) => StoreError::Descriptors { context },
         _ => StoreError::Io { context, source },

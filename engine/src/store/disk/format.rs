@@ -16,7 +16,7 @@ use std::{
 
 use super::{
     Damage,
-    file::{io_error, sync_dir, write_atomically},
+    file::{io_error, is_no_file, open_file, read_file, sync_dir, write_atomically},
     frame::{FILE_HEADER, Salt, VERSION, checksum, decode_file_header},
     log,
 };
@@ -81,6 +81,7 @@ pub(super) fn prepare(places: &Places, damages: &mut Vec<Damage>) -> Result<Prep
     let found = read_format(places)?;
     let lock = lock(&places.lock)?;
     fs::create_dir_all(&places.log).map_err(|error| io_error("creating", &places.log, error))?;
+    set_special_aside(places, damages)?;
     let (salt, created) = match found {
         Found::Salt(salt) => return Ok(Prepared { lock, salt, created: false }),
         Found::Nothing => (new_salt(), true),
@@ -93,6 +94,28 @@ pub(super) fn prepare(places: &Places, damages: &mut Vec<Damage>) -> Result<Prep
     // The directory's own entry, too.
     sync_dir(&root.canonicalize().ok().and_then(|root| root.parent().map(Path::to_owned)).unwrap_or(root.clone()))?;
     Ok(Prepared { lock, salt, created })
+}
+
+/// Moves out of the way what is no regular file and has the name of one of ours: to open it may take for ever. The file is as
+/// good as missing from then on.
+fn set_special_aside(places: &Places, damages: &mut Vec<Damage>) -> Result<(), StoreError> {
+    let small = [&places.format, &places.marker, &places.synced, &places.rebuilding, &places.reserve];
+    for path in small.into_iter().cloned().chain(log::special(&places.log)?) {
+        if fs::metadata(&path).map_or(true, |found| found.is_file()) {
+            continue;
+        }
+        let name = |number: u32| {
+            let mut name = path.clone().into_os_string();
+            name.push(format!(".no-file-{number}"));
+            PathBuf::from(name)
+        };
+        // Its own name is taken, so not all of these are.
+        let Some(free) = (1..u32::MAX).map(name).find(|free| free.symlink_metadata().is_err()) else { continue };
+        fs::rename(&path, &free).map_err(|error| io_error("setting aside", &path, error))?;
+        let what = format!("it is no regular file, and was renamed to {}", places.name(&free));
+        damages.push(Damage { file: places.name(&path), offset: 0, len: 0, what });
+    }
+    Ok(())
 }
 
 /// The content of `FORMAT`.
@@ -110,7 +133,7 @@ pub(super) enum Found {
 }
 
 pub(super) fn read_format(places: &Places) -> Result<Found, StoreError> {
-    let what = match fs::read(&places.format) {
+    let what = match read_file(&places.format) {
         Ok(bytes) => {
             let text = String::from_utf8_lossy(&bytes);
             let mut lines = text.lines();
@@ -130,6 +153,7 @@ pub(super) fn read_format(places: &Places) -> Result<Found, StoreError> {
             "damaged; written anew with what the log files say"
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => "missing; written anew with what the log files say",
+        Err(error) if is_no_file(&error) => "no regular file; written anew with what the log files say",
         Err(error) => return Err(io_error("reading", &places.format, error)),
     };
     if let Some(salt) = salt_of_log(places)? {
@@ -161,7 +185,8 @@ fn salt_of_log(places: &Places) -> Result<Option<Salt>, StoreError> {
     for number in log::list(&places.log)? {
         let path = log::path(&places.log, number);
         let mut header = [0; FILE_HEADER];
-        let read = File::open(&path).and_then(|mut file| io::Read::read_exact(&mut file, &mut header));
+        let open = open_file(&path, File::options().read(true));
+        let read = open.and_then(|mut file| io::Read::read_exact(&mut file, &mut header));
         if let (Ok(()), Some((version, _, salt))) = (read, decode_file_header(&header)) {
             if version != VERSION {
                 let place = path.display().to_string();
@@ -188,13 +213,13 @@ fn is_unused(places: &Places) -> Result<bool, StoreError> {
 }
 
 fn lock(path: &Path) -> Result<File, StoreError> {
-    let file = File::options().create(true).truncate(false).write(true).open(path);
+    let file = open_file(path, File::options().create(true).truncate(false).write(true));
     take_lock(file.map_err(|error| io_error("opening", path, error))?, path)
 }
 
 /// Locks the directory without changing anything in it; `None` when it has no lock file, and so nobody who uses it.
 pub(super) fn lock_as_it_is(places: &Places) -> Result<Option<File>, StoreError> {
-    match File::open(&places.lock) {
+    match open_file(&places.lock, File::options().read(true)) {
         Ok(file) => take_lock(file, &places.lock).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io_error("opening", &places.lock, error)),

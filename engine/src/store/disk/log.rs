@@ -76,12 +76,25 @@ pub(super) fn path(dir: &Path, number: u64) -> PathBuf {
 
 /// The numbers of the log files in a directory, ascending.
 pub(super) fn list(dir: &Path) -> Result<Vec<u64>, StoreError> {
+    Ok(list_all(dir)?.into_iter().filter_map(|(number, is_file)| is_file.then_some(number)).collect())
+}
+
+/// What has the name of a log file and is no regular file.
+pub(super) fn special(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    Ok(list_all(dir)?.into_iter().filter(|(_, is_file)| !is_file).map(|(number, _)| path(dir, number)).collect())
+}
+
+/// All names of log files in a directory, ascending, and whether there is a regular file under them.
+fn list_all(dir: &Path) -> Result<Vec<(u64, bool)>, StoreError> {
     let fail = |error| io_error("listing", dir, error);
     let mut numbers = Vec::new();
     for entry in fs::read_dir(dir).map_err(fail)? {
-        let name = entry.map_err(fail)?.file_name();
+        let entry = entry.map_err(fail)?;
+        let name = entry.file_name();
         let digits = name.to_str().and_then(|name| name.strip_suffix(".log"));
-        numbers.extend(digits.filter(|digits| digits.len() >= 10).and_then(|digits| digits.parse::<u64>().ok()));
+        let number = digits.filter(|digits| digits.len() >= 10).and_then(|digits| digits.parse::<u64>().ok());
+        // What is gone again is no special file.
+        numbers.extend(number.map(|number| (number, fs::metadata(entry.path()).map_or(true, |found| found.is_file()))));
     }
     numbers.sort_unstable();
     Ok(numbers)

@@ -1,9 +1,9 @@
 //! The marker file: up to where the index holds the log's effects, and what the index must then look like.
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
 use super::{
-    file::{io_error, write_atomically},
+    file::{io_error, is_no_file, read_file, write_atomically},
     frame::{VERSION, checksum, u32_at, u64_at},
     log::Position,
     row::TableSum,
@@ -86,7 +86,7 @@ impl Marker {
 
     /// The marker; `Ok(Err(why))` when there is none to rely on.
     pub(super) fn read(path: &Path) -> Result<Result<Self, &'static str>, StoreError> {
-        match fs::read(path) {
+        match read_file(path) {
             Ok(bytes) => match (Self::decode(&bytes), Self::other_version(&bytes)) {
                 (Some(marker), _) => Ok(Ok(marker)),
                 (None, Some(found)) => {
@@ -95,6 +95,7 @@ impl Marker {
                 (None, None) => Ok(Err("the marker is damaged")),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err("there is no marker")),
+            Err(error) if is_no_file(&error) => Ok(Err("the marker is no regular file")),
             Err(error) => Err(io_error("reading", path, error)),
         }
     }

@@ -62,6 +62,7 @@ use std::{
 
 use bytes::Bytes;
 
+pub(super) use self::file::{is_no_file, open_file};
 pub use self::{
     backup::{BackupError, BackupFile, make_empty_dir},
     offline::{VerifyError, verify_closed},

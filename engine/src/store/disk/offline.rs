@@ -98,6 +98,11 @@ pub(super) fn verify_with(
         let name = places.name(&places.synced);
         notes.push(format!("{name} is {why}: whether the log ends where it was last synced can't be told"));
     }
+    for path in log::special(&places.log)? {
+        let what = "it is no regular file; the next start moves it away".to_owned();
+        let damage = Damage { file: places.name(&path), offset: 0, len: 0, what };
+        found(Finding { part: Part::Log, damage, segment: None, slots: RangeSet::new(), row: None });
+    }
     let closed = Closed::new(&places, salt, marker, synced.ok())?;
     let (log, mut checked, damaged) = closed.check_log(scratch, rows_in_memory, &mut notes, found)?;
     let rows = match marker {

@@ -8,7 +8,7 @@
 use std::{fs, io, path::Path, sync::Arc};
 
 use super::{
-    file::{Files, LogFile, io_error},
+    file::{Files, LogFile, io_error, is_no_file, read_file},
     frame::{VERSION, checksum, u32_at, u64_at},
     log::Position,
 };
@@ -52,9 +52,10 @@ impl Synced {
 
     /// What the file says; `Ok(Err(why))` when there is none to rely on.
     pub(super) fn read(path: &Path) -> Result<Result<Self, &'static str>, StoreError> {
-        let bytes = match fs::read(path) {
+        let bytes = match read_file(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err("missing")),
+            Err(error) if is_no_file(&error) => return Ok(Err("no regular file")),
             Err(error) => return Err(io_error("reading", path, error)),
         };
         let is_whole = bytes.len() == LEN && &bytes[..8] == MAGIC && checksum(&bytes[..36])[..12] == bytes[36..];

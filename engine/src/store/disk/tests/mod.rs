@@ -14,6 +14,7 @@ mod lost_pages;
 mod mend;
 mod power;
 mod sealed;
+mod special;
 
 use std::{fs, path::PathBuf, time::Duration};
 
