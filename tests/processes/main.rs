@@ -14,5 +14,6 @@ mod disk;
 mod drain;
 mod merge;
 mod observers;
+mod special_files;
 mod split;
 mod suspended;
