@@ -326,7 +326,7 @@ fn state(replica: &mut Replica3) -> (Summary, BTreeMap<Dot, Bytes>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(1500))]
 
     #[test]
     fn any_history_is_what_the_model_says_and_converges(steps in proptest::collection::vec(step(), 1..70)) {

@@ -224,11 +224,13 @@ impl Engine {
     }
 
     /// Gives up a replica of which everything known is consumed, and keeps the set of consumed slots alone: for a segment
-    /// that a crash left open, whose end nobody can state. Without effect if it changes in the same commit, or if that
-    /// set is too scattered to be kept for ever.
+    /// that a crash left open, whose end nobody can state. Without effect if its length is known after all (it finishes in
+    /// its own time, and a length that is forgotten would come again as news), if it changes in the same commit, or if
+    /// that set is too scattered to be kept for ever.
     pub fn fold(&mut self, id: SegmentId) {
-        let small = |state: &SegmentState| state.removed.range_count() <= limits::FOLDED_RANGES;
-        if self.is_consumed(id) && self.segment(id).is_some_and(small) {
+        let foldable =
+            |state: &SegmentState| state.length.is_none() && state.removed.range_count() <= limits::FOLDED_RANGES;
+        if self.is_consumed(id) && self.segment(id).is_some_and(foldable) {
             self.queue.folds.insert(id);
         }
     }

@@ -322,7 +322,9 @@ impl Engine {
         if change.outcome == Outcome::Keep && is_finished {
             change.outcome = Outcome::Retire;
         }
-        if change.outcome == Outcome::Keep && (over.contains(id) || self.retired.contains(id)) {
+        // A folded segment of which the length is known is kept until it is finished.
+        let is_open = change.length.is_none();
+        if change.outcome == Outcome::Keep && is_open && (over.contains(id) || self.retired.contains(id)) {
             let folded = |retired: &Retired| retired.folded(id).cloned().unwrap_or_default();
             let removed = change.removed_after(replica);
             if change.known == removed && removed.is_subset(&folded(over).union(&folded(&self.retired))) {

@@ -246,3 +246,34 @@ fn of_a_row_that_memory_does_not_know_nothing_is_said_but_a_page_without_marks_g
     a.settle();
     assert_eq!(rows(&a, keys::REMOVED), 0);
 }
+
+#[test]
+fn a_length_that_is_known_is_never_forgotten_by_folding() {
+    let (_, segment) = five();
+    let consumed = RangeSet::from_range(1, 3);
+    let state = |b: &Replica3| b.engine.segment(segment).cloned();
+    let closed = Some(SegmentState { known: consumed.clone(), removed: consumed.clone(), length: Some(5) });
+    let mut after = folded(segment, 1, 3);
+    after.engine.merge_length(segment, 5);
+    after.settle();
+    assert_eq!(state(&after), closed, "it comes after the fold");
+    let mut before = Replica3::new(1);
+    before.engine.merge_removed(segment, &consumed);
+    before.engine.merge_length(segment, 5);
+    before.settle();
+    before.engine.fold(segment);
+    before.settle();
+    assert_eq!(state(&before), closed, "its own fold comes after the length");
+    let mut over = Retired::default();
+    over.fold(segment, &consumed);
+    before.engine.merge_retired(&over);
+    before.settle();
+    assert_eq!(state(&before), closed, "another's fold comes after the length");
+    for b in [&mut after, &mut before] {
+        b.restart(1);
+        assert_eq!(state(b), closed);
+        b.engine.merge_removed(segment, &RangeSet::from_range(4, 5));
+        b.settle();
+        assert!(b.engine.is_finished(segment) && !b.engine.has_replica(segment));
+    }
+}
