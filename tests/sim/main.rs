@@ -12,9 +12,9 @@
 //! - its clients: `sessions` (connections), `clients`, `consumers`, `topics`
 //! - what goes wrong in it: `faults`
 //! - who judges: `ledger` (what was seen), `oracle` (what must not be), `trace`
-//! - the tests: `mixed` (random), `scenarios` (by hand), `members` (who sits where), `places` (sites), `drains` (leaving for
-//!   good), `forwards` (clients of observers), `merging` (clusters that become one), `mistakes` (planted ones must be
-//!   noticed); `runs` runs them
+//! - the tests: `mixed` (random), `scenarios` (by hand), `story` and `play` (those that `tests/scenarios` tells as data),
+//!   `members` (who sits where), `places` (sites), `drains` (leaving for good), `forwards` (clients of observers),
+//!   `merging` (clusters that become one), `mistakes` (planted ones must be noticed); `runs` runs them
 
 mod agenda;
 mod clients;
@@ -32,10 +32,12 @@ mod mixed;
 mod network;
 mod oracle;
 mod places;
+mod play;
 mod rng;
 mod runs;
 mod scenarios;
 mod sessions;
+mod story;
 mod topics;
 mod trace;
 mod world;

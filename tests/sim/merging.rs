@@ -27,7 +27,7 @@ const MET_MS: u64 = 6_000;
 const QUEUES: [usize; 2] = [0, 1];
 
 /// What was there before a merge.
-struct Before {
+pub(crate) struct Before {
     /// Where the messages that waited had been, and may be.
     disks: BTreeMap<MsgId, BTreeSet<usize>>,
     /// Connections of clients, by client.
@@ -49,7 +49,7 @@ impl World {
     }
 
     /// Of every message that waits: on which disks it lies. And who is connected.
-    fn before(&self) -> Before {
+    pub(crate) fn before(&self) -> Before {
         let waits = |(id, msg): (MsgId, &super::ledger::Msg)| {
             (msg.confirmed.is_some() && msg.consumed.is_none()).then(|| (id, msg.ever.clone()))
         };
@@ -58,7 +58,7 @@ impl World {
     }
 
     /// No more copies were made of what had waited than it lacked, and nobody lost a connection.
-    fn check_calm(&mut self, before: &Before) {
+    pub(crate) fn check_calm(&mut self, before: &Before) {
         if self.ledger.violation.is_some() {
             return;
         }

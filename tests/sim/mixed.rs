@@ -143,7 +143,7 @@ pub(crate) fn mixed(seed: u64, printed: bool, mistake: Option<Mistake>) -> World
 
 #[test]
 fn mixed_faults_break_no_promise() {
-    let count = runs::number_from_env("RHIZOMQ_SIM_SEEDS").unwrap_or(150);
+    let count = runs::number_from_env("RHIZOMQ_SIM_SEEDS").unwrap_or(600);
     let started = std::time::Instant::now();
     let outcomes = runs::expect_clean("mixed faults", &|seed, printed| mixed(seed, printed, None), 0..count);
     let sums = outcomes

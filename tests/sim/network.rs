@@ -48,7 +48,8 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    fn is_cut(&self, from: usize, to: usize) -> bool {
+    /// Whether nothing gets from one host to the other.
+    pub(crate) fn is_cut(&self, from: usize, to: usize) -> bool {
         self.cuts.contains_key(&(from, to))
     }
 

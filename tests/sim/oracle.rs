@@ -394,7 +394,8 @@ impl World {
             }
         }
         let whole = vec![0; self.hosts.len()];
-        let seats = self.wrong_seats(&whole, None).map(|text| (Kind::Members, text));
+        let hosts: Vec<_> = (0..self.hosts.len()).collect();
+        let seats = self.wrong_seats(&hosts, &whole, None).map(|text| (Kind::Members, text));
         self.unrest_of_status().or_else(|| self.unbounded()).or(seats)
     }
 

@@ -117,6 +117,7 @@ pub(crate) fn expect_clean(name: &str, script: Script<'_>, seeds: Range<u64>) ->
         return vec![outcome];
     }
     let outcomes = sweep(script, seeds, &|_| false);
+    println!("{name}: {} runs", outcomes.len());
     let bad: Vec<_> = outcomes.iter().filter(|outcome| outcome.violation.is_some()).collect();
     let list: String = bad.iter().map(|outcome| format!("  seed {}: {}\n", outcome.seed, words(outcome))).collect();
     assert!(

@@ -238,7 +238,7 @@ impl World {
     }
 
     /// Before anybody comes to consume what is left, there must be as many copies of it as there can be.
-    fn await_copies(&mut self) {
+    pub(crate) fn await_copies(&mut self) {
         let deadline = self.now + REST_MS;
         let mut lacking = self.lacking_copies();
         while lacking.is_some() && self.now < deadline && self.ledger.violation.is_none() {
