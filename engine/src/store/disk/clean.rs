@@ -1,6 +1,10 @@
 //! Cleaning: what still lives in the oldest log files is put again at the head, so that they can go.
 
-use std::{collections::BTreeSet, io, ops::ControlFlow};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    ops::ControlFlow,
+};
 
 use bytes::Bytes;
 
@@ -80,7 +84,7 @@ impl DiskStore {
         }
     }
 
-    fn carry(&mut self, front: u64) -> Result<(), StoreError> {
+    pub(super) fn carry(&mut self, front: u64) -> Result<(), StoreError> {
         let path = self.log.table.path(front);
         let (bytes, unreadable) = match self.log.table.get(front).and_then(|file| read_what_can_be_read(&*file, 0)) {
             Ok(read) => read,
@@ -121,6 +125,10 @@ impl DiskStore {
     }
 
     fn carry_key(&mut self, carrier: &mut Carrier, key: &[u8]) -> Result<(), StoreError> {
+        // A key that was put often is on its way once: its row says "front" until that is written.
+        if carrier.rows.contains_key(key) {
+            return Ok(());
+        }
         let Some(row) = self.shared.row(key)?.filter(|row| row.file() == carrier.front) else {
             return Ok(());
         };
@@ -136,7 +144,7 @@ impl DiskStore {
             Err(error) => return Err(error),
         };
         carrier.bytes += key.len() + value.len();
-        carrier.rows.push((kind, Bytes::copy_from_slice(key), value));
+        carrier.rows.insert(Bytes::copy_from_slice(key), (kind, value));
         if carrier.bytes >= CARRY_BYTES { self.flush(carrier) } else { Ok(()) }
     }
 
@@ -146,7 +154,7 @@ impl DiskStore {
         if rows.is_empty() {
             return Ok(());
         }
-        let records = rows.iter().map(|(kind, key, value)| Record { kind: *kind, key, value });
+        let records = rows.iter().map(|(key, (kind, value))| Record { kind: *kind, key, value });
         self.append(std::iter::once(records))?;
         // A file of tiny values has more rows than memory should hold at once.
         let rows = self.shared.overlay().len();
@@ -159,5 +167,5 @@ impl DiskStore {
 struct Carrier {
     front: u64,
     bytes: usize,
-    rows: Vec<(Kind, Bytes, Bytes)>,
+    rows: BTreeMap<Bytes, (Kind, Bytes)>,
 }

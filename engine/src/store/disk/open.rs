@@ -144,7 +144,8 @@ impl DiskStore {
     /// Sets the reserve aside when there is room for it.
     pub(super) fn make_reserve(&mut self) {
         let path = &self.places.reserve;
-        if path.exists() || self.options.reserve == 0 {
+        // A shorter one was cut short by a crash.
+        if fs::metadata(path).map_or(0, |file| file.len()) >= self.options.reserve {
             self.is_full = false;
             return;
         }

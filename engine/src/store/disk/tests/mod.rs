@@ -3,6 +3,7 @@
 mod basics;
 mod checks;
 mod cleaning;
+mod corners;
 mod damage;
 mod directory;
 mod faults;
