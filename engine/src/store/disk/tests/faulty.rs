@@ -34,9 +34,12 @@ pub(super) enum Fault {
 /// Too many open files.
 const EMFILE: i32 = 24;
 
+/// The index has many files, which change with checkpoints only: they are measured each time of so many.
+const INDEX_EVERY: u64 = 50;
+
 /// Real files, and the faults that are still to come.
 #[derive(Clone, Default)]
-pub(super) struct FaultyFiles(Arc<Mutex<Vec<Fault>>>);
+pub(super) struct FaultyFiles(Arc<Mutex<Vec<Fault>>>, Arc<Mutex<(u64, u64)>>);
 
 impl FaultyFiles {
     pub(super) fn arm(&self, fault: Fault) {
@@ -45,6 +48,16 @@ impl FaultyFiles {
 
     pub(super) fn disarm(&self) {
         self.0.lock().unwrap().clear();
+    }
+
+    /// Bytes of all files of a store.
+    fn taken(&self, store: &Path) -> u64 {
+        let mut index = self.1.lock().unwrap();
+        if index.0 % INDEX_EVERY == 0 {
+            index.1 = bytes_below(&store.join("sled"));
+        }
+        index.0 += 1;
+        index.1 + bytes_in(store) + bytes_below(&store.join("log"))
     }
 
     fn is_small(&self) -> bool {
@@ -77,23 +90,27 @@ impl Files for FaultyFiles {
     fn room(&self, dir: &Path) -> io::Result<u64> {
         let room = self.0.lock().unwrap().iter().find_map(|fault| match fault {
             Fault::Room(bytes) => Some(*bytes),
-            Fault::Capacity(bytes) => Some(bytes.saturating_sub(taken(dir.parent()?))),
+            Fault::Capacity(bytes) => Some(bytes.saturating_sub(self.taken(dir.parent()?))),
             _ => None,
         });
         room.map_or_else(|| OsFiles.room(dir), Ok)
     }
 }
 
-/// Bytes of all files below a directory.
-fn taken(dir: &Path) -> u64 {
+/// Bytes of the files in a directory, without those in others within it.
+fn bytes_in(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries
-        .map(|entry| match entry.metadata() {
-            Ok(found) if found.is_dir() => taken(&entry.path()),
-            Ok(found) => found.len(),
-            Err(_) => 0,
-        })
-        .sum()
+    entries.filter_map(|entry| entry.metadata().ok()).filter(|found| found.is_file()).map(|found| found.len()).sum()
+}
+
+/// Bytes of all files below a directory.
+fn bytes_below(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let below = |entry: fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => bytes_below(&entry.path()),
+        _ => entry.metadata().map_or(0, |found| found.len()),
+    };
+    entries.map(below).sum()
 }
 
 struct FaultyFile {
