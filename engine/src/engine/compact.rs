@@ -102,8 +102,9 @@ impl Engine {
 }
 
 impl BlockMeta {
-    /// How many of its messages wait, at most, if so many of its slots are removed: a remnant lacks some of those.
+    /// How many of its messages wait, at most, if so many of its slots are removed: a remnant lacks some of these, and
+    /// perhaps some that are not known to be removed yet.
     fn live(&self, first: Slot, removed: u64) -> u64 {
-        (u64::from(self.last - first) + 1).saturating_sub(removed).min(u64::from(self.slots))
+        (u64::from(self.last - first) + 1).saturating_sub(removed)
     }
 }

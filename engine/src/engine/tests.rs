@@ -1,6 +1,7 @@
 //! Three engines against a naive model: any order of publishing, consuming, exchanging and crashing converges, and what
 //! is left is what was confirmed and never consumed.
 
+mod corners;
 mod failed;
 mod outlines;
 mod rows;

@@ -154,9 +154,21 @@ fn lost_messages_only_delay() {
 fn an_empty_registry_is_filled_from_either_side() {
     let full = registry(0..300);
     for (mut a, mut b) in [(Registry::default(), full.clone()), (full.clone(), Registry::default())] {
-        reconcile(&mut a, &mut b, |_| false);
+        let cost = reconcile(&mut a, &mut b, |_| false);
         assert!(a == full && b == full);
+        assert!(cost.round_trips <= 2, "whoever has nothing asks for all at once: {cost:?}");
     }
+}
+
+#[test]
+fn nothing_is_sent_that_the_other_has_said_it_has() {
+    let registry = registry(0..12);
+    let entries = registry.range(&[], None).map(|(key, value)| (key.as_bytes().to_vec(), value.encode().to_vec()));
+    let mut entries: Vec<_> = entries.collect();
+    let missing = entries.remove(3);
+    let complete = Some(Range { from: Vec::new(), to: None });
+    let (replies, _) = respond(&registry, RegistryMsg::Entries { complete, entries });
+    assert_eq!(replies, [RegistryMsg::Entries { complete: None, entries: vec![missing] }]);
 }
 
 #[test]
@@ -238,6 +250,16 @@ fn a_small_question_never_draws_all_there_is() {
         let bytes: usize = replies.iter().map(|reply| postcard::to_stdvec(reply).unwrap().len()).sum();
         assert!(news.is_empty() && bytes <= REPLY_BYTES + MESSAGE_BYTES + OVERHEAD, "{bytes} bytes");
     }
+    // Ranges of one large value each, all of which are sent whole.
+    let mut large = Registry::default();
+    (0..60).for_each(|number| write(&mut large, &mut clock, &format!("{number:02}"), vec![1; 200 << 10]));
+    let starts: Vec<_> = large.range(&[], None).map(|(key, _)| key.as_bytes().to_vec()).collect();
+    let ranges = starts.iter().zip(starts.iter().skip(1).cloned().map(Some).chain([None]));
+    let digest =
+        |(from, to): (&Vec<u8>, _)| RangeDigest { range: Range { from: from.clone(), to }, count: 1, digest: [0; 32] };
+    let (replies, _) = respond(&large, RegistryMsg::Digests(ranges.map(digest).collect()));
+    let bytes: usize = replies.iter().map(|reply| postcard::to_stdvec(reply).unwrap().len()).sum();
+    assert!((REPLY_BYTES..=REPLY_BYTES + MESSAGE_BYTES + OVERHEAD).contains(&bytes), "{bytes} bytes");
     let (replies, _) = respond(&registry, RegistryMsg::Digests(vec![differs; 2000]));
     assert!(matches!(&replies[..], [RegistryMsg::Digests(parts)] if parts.len() == PARTS), "one range, once");
 }
