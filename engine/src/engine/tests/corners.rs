@@ -209,7 +209,7 @@ fn rows_that_are_written_again_go_in_commits_of_bounded_size() {
     let mut a = Replica3::new(0);
     let names: Vec<_> = (0..20).map(|number| format!("{number}")).collect();
     for name in &names {
-        a.engine.register(name).set(&vec![1; 900_000], Now::default()).expect("within limits");
+        a.engine.register(name).set(vec![1; 900_000], Now::default()).expect("within limits");
         a.settle();
     }
     let key = |name: &String| keys::registry(Key::own_register(name).as_bytes());

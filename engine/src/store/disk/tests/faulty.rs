@@ -53,7 +53,7 @@ impl FaultyFiles {
     /// Bytes of all files of a store.
     fn taken(&self, store: &Path) -> u64 {
         let mut index = self.1.lock().unwrap();
-        if index.0 % INDEX_EVERY == 0 {
+        if index.0.is_multiple_of(INDEX_EVERY) {
             index.1 = bytes_below(&store.join("sled"));
         }
         index.0 += 1;
