@@ -10,7 +10,7 @@ use crate::{
     block::{Block, BlockError},
     keys::LifeRow,
     limits,
-    registry::{Key, RegistryError, Value},
+    registry::{Key, RegistryError, VALUE_BYTES, Value},
 };
 
 /// Messages and consumptions that happen together or not at all, in one commit and, for the messages, in one block.
@@ -67,6 +67,8 @@ pub(super) struct Queue {
     /// Keys of rows to write again from memory.
     pub(super) rows: BTreeSet<Bytes>,
     pub(super) registry: BTreeMap<Key, Value>,
+    /// Of queued sets that were added to: the most bytes that their encodings can have.
+    pub(super) set_bytes: BTreeMap<Key, usize>,
     pub(super) unregister: BTreeSet<Key>,
     pub(super) retired: Retired,
     pub(super) life: Option<LifeRow>,
@@ -283,7 +285,18 @@ impl Engine {
     /// # Errors
     /// A limit is exceeded, or the key holds a register.
     pub fn set_add(&mut self, key: Key, member: Vec<u8>) -> Result<(), RegistryError> {
-        let value = self.registry.set_add(self.newest(&key), &key, member, (self.node, self.epoch))?;
+        let actor = (self.node, self.epoch);
+        // Many adds to one set are common, and to copy and measure it for each of them would be quadratic.
+        let bytes = self.queue.set_bytes.get(&key).map(|bytes| bytes + Value::added_bytes(&member));
+        if let Some(bytes) = bytes.filter(|bytes| *bytes <= VALUE_BYTES)
+            && let Some(value) = self.queue.registry.get_mut(&key)
+        {
+            value.add(member, actor)?;
+            self.queue.set_bytes.insert(key, bytes);
+            return Ok(());
+        }
+        let value = self.registry.set_add(self.newest(&key), &key, member, actor)?;
+        self.queue.set_bytes.insert(key.clone(), value.encode().len());
         self.queue.registry.insert(key, value);
         Ok(())
     }
@@ -293,7 +306,9 @@ impl Engine {
     /// # Errors
     /// The key holds a register.
     pub fn set_remove(&mut self, key: Key, member: &[u8]) -> Result<(), RegistryError> {
-        if let Some(value) = self.registry.set_remove(self.newest(&key), &key, member)? {
+        if let Some(value) = self.queue.registry.get_mut(&key).filter(|value| value.is_set()) {
+            value.remove(member);
+        } else if let Some(value) = self.registry.set_remove(self.newest(&key), &key, member)? {
             self.queue.registry.insert(key, value);
         }
         Ok(())
@@ -318,6 +333,7 @@ impl Engine {
         let merged = self.registry.merged(self.newest(&key), &key, incoming);
         let news = merged.is_some();
         if let Some(value) = merged {
+            self.queue.set_bytes.remove(&key);
             self.queue.registry.insert(key, value);
         }
         news
@@ -327,6 +343,7 @@ impl Engine {
     /// must refuse the key from then on, or a peer brings it back.
     pub fn unregister(&mut self, key: Key) {
         if self.newest(&key).or_else(|| self.registry.get(&key)).is_some() {
+            self.queue.set_bytes.remove(&key);
             self.queue.registry.remove(&key);
             self.queue.unregister.insert(key);
         }

@@ -150,6 +150,7 @@ impl Engine {
             batch.push(Self::put(keys::retired(node, epoch), &all));
         }
         staged.registry = std::mem::take(&mut self.queue.registry);
+        self.queue.set_bytes.clear();
         for (key, value) in &staged.registry {
             batch.push(Op::Put(keys::registry(key.as_bytes()), value.encode()));
         }

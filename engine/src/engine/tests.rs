@@ -5,6 +5,7 @@ mod corners;
 mod failed;
 mod outlines;
 mod rows;
+mod sets;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -19,7 +19,7 @@ mod crate_laws;
 #[cfg(test)]
 mod tests;
 mod tree;
-mod value;
+pub(crate) mod value;
 
 use self::tree::{Entry, Sum, Tree};
 #[cfg(test)]

@@ -98,7 +98,17 @@ impl Value {
         }
     }
 
-    pub(super) fn add(&mut self, member: Vec<u8>, actor: Actor) -> Result<(), RegistryError> {
+    /// By how many bytes at most an add makes the encoding longer: the member with its length, a clock of one dot, and the
+    /// same dot in the set's own clock.
+    pub(crate) fn added_bytes(member: &[u8]) -> usize {
+        /// Node and epoch, with what says how long they are.
+        const ACTOR: usize = size_of::<Actor>() + 2 * VARINT;
+        const VARINT: usize = 10;
+        member.len() + 2 * VARINT + 2 * (ACTOR + VARINT)
+    }
+
+    /// Without effect if it is refused.
+    pub(crate) fn add(&mut self, member: Vec<u8>, actor: Actor) -> Result<(), RegistryError> {
         let Self::Set(set) = self else { return Err(RegistryError::Kind) };
         let context = set.read_ctx();
         if context.add_clock.get(&actor) == u64::MAX {
@@ -109,7 +119,7 @@ impl Value {
     }
 
     /// Whether it was in the set.
-    pub(super) fn remove(&mut self, member: &[u8]) -> bool {
+    pub(crate) fn remove(&mut self, member: &[u8]) -> bool {
         let Self::Set(set) = self else { return false };
         let found = set.contains(&member.to_vec());
         let was_in = found.val;
@@ -138,6 +148,8 @@ impl Value {
 
     /// The canonical bytes.
     pub fn encode(&self) -> Bytes {
+        #[cfg(test)]
+        tests::ENCODED.with(|count| count.set(count.get() + 1));
         let invariant = "numbers, bytes and maps of them always encode into memory";
         let bytes = match self {
             Self::Set(set) => {
@@ -190,4 +202,14 @@ fn decode_set(content: &[u8]) -> Option<Orswot<Vec<u8>, Actor>> {
 fn decode_register(content: &[u8]) -> Option<LWWReg<Vec<u8>, Stamp>> {
     let register = postcard::from_bytes(content).ok()?;
     (postcard::to_stdvec(&register).ok()? == content).then_some(register)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// How often a value was encoded.
+        pub(crate) static ENCODED: Cell<usize> = const { Cell::new(0) };
+    }
 }
