@@ -19,8 +19,8 @@ use crate::{Batch, Now, SegmentId, Slot, limits};
 
 impl Engine {
     /// Looks at the next few blocks and queues what is worth rewriting. To be called now and then, such as twice a second:
-    /// a call reads at most about [`limits::REWRITE_READ_BYTES`].
-    pub fn compact(&mut self, now: Now) {
+    /// a call reads at most about [`limits::REWRITE_READ_BYTES`]. Whether these were the last: the next call begins anew.
+    pub fn compact(&mut self, now: Now) -> bool {
         let mut read = 0;
         let blocks = self.next_blocks(limits::REWRITE_LOOKS);
         let at_end = blocks.len() < limits::REWRITE_LOOKS;
@@ -30,12 +30,13 @@ impl Engine {
                 read += self.rewrite(id, first, now);
             }
             if read >= limits::REWRITE_READ_BYTES {
-                return;
+                return false;
             }
         }
         if at_end {
             self.compacted_to = None;
         }
+        at_end
     }
 
     /// Blocks after the last one that was looked at.

@@ -2,7 +2,9 @@
 //!
 //! Handles over the registry, in a key space that the cluster's own keys never enter. A change only queues: it is part of
 //! the next commit, and shows once that is durable. Each set and each register is one value, travels whole, and has at
-//! most [`VALUE_BYTES`](crate::registry::VALUE_BYTES): good for thousands of members, not for millions.
+//! most [`VALUE_BYTES`](crate::registry::VALUE_BYTES): good for thousands of members, not for millions. A set also names
+//! each life of a node that ever added to it, in some 35 bytes, for ever: one that thousands of short lives add to grows by
+//! that, and is better begun anew under another name from time to time.
 
 use super::Engine;
 use crate::{
