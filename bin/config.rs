@@ -113,10 +113,10 @@ pub(crate) enum ConfigError {
     #[error("--scrub is `{0}`; it must be a number of MB a second from 1 to {MAX_SCRUB}, or `off`")]
     Scrub(String),
     #[error(
-        "--memory is `{0}`; it must be a number of bytes from {min} MiB to {max} GiB, with a unit (KiB, MiB, GiB, K, M, G) or \
+        "--memory is `{0}`; it must be a number of bytes from {min} MiB to {max} TiB, with a unit (KiB, MiB, GiB, TiB, K, M, G, T) or \
          without, such as 128MiB",
         min = memory::MIN >> 20,
-        max = memory::MAX >> 30
+        max = memory::MAX >> 40
     )]
     Memory(String),
     #[error("--confirm is 0; a RECEIPT means that a message is on disk, so at least 1 is needed")]

@@ -8,10 +8,13 @@
 //! | `store.broken-N/` | a store that could not be opened; may be deleted when nobody wants to look into it |
 //! | `restore.unfinished` | there while a backup is being restored |
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
 use rhizomq_engine::{
-    StoreError,
+    Store as _, StoreError,
     store::{Damage, DiskOptions, DiskStore, IndexState, Manifest, OpenReport},
 };
 use rhizomq_net::{
@@ -56,12 +59,27 @@ pub(crate) enum DataDirError {
     Unfinished(PathBuf),
     #[error("{} holds a backup that was not taken to its end; it is of no use: remove it and take another", .0.display())]
     UnfinishedBackup(PathBuf),
+    #[error(
+        "{dir}/identity.key is missing, and the store holds what the node of that key took in. Put the key back, from a backup \
+         if need be; or move {dir}/store away to start empty, as a new node",
+        dir = .0.display()
+    )]
+    NoIdentity(PathBuf),
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error(transparent)]
     Secret(#[from] SecretError),
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+fn is_empty(store: &DiskStore) -> Result<bool, StoreError> {
+    let mut is_empty = true;
+    store.reader().scan_keys(&[], &[u8::MAX], &mut |_, _| {
+        is_empty = false;
+        ControlFlow::Break(())
+    })?;
+    Ok(is_empty)
 }
 
 impl DataDirError {
@@ -96,6 +114,10 @@ impl DataDir {
         }
         tell(&report);
         let fresh = matches!(report.index, IndexState::Created) && set_aside.is_none();
+        // A new key must not be made for an old store: the key may only be mislaid.
+        if !Identity::is_in(&path) && !is_empty(&store)? {
+            return Err(DataDirError::NoIdentity(path));
+        }
         let identity = Identity::load_or_create(&path)?;
         let secret = match join {
             Some(ticket) => NetworkSecret::join(&path, ticket.secret.clone())?,

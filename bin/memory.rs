@@ -36,6 +36,7 @@ impl Memory {
             "k" | "kib" => 10,
             "m" | "mib" => 20,
             "g" | "gib" => 30,
+            "t" | "tib" => 40,
             _ => return None,
         };
         let bytes = number.parse::<u64>().ok()?.checked_mul(1 << shift)?;
@@ -84,12 +85,24 @@ mod tests {
             ("2G", 2 << 30),
             ("2GiB", 2 << 30),
             ("9000KiB", 9000 << 10),
+            ("1TiB", 1 << 40),
+            ("1 t", 1 << 40),
         ] {
             assert_eq!(bytes(text), Some(expected), "{text}");
         }
-        for text in
-            ["", "M", "8388607", "-1", "1.5G", "64MB", "64 M B", "1025G", "99999999999999999999", "20000000000G"]
-        {
+        for text in [
+            "",
+            "M",
+            "8388607",
+            "-1",
+            "1.5G",
+            "64MB",
+            "64 M B",
+            "1025G",
+            "2TiB",
+            "99999999999999999999",
+            "20000000000G",
+        ] {
             assert_eq!(bytes(text), None, "{text}");
         }
     }

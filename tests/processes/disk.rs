@@ -90,6 +90,9 @@ fn a_stopped_node_is_checked_without_being_changed_and_damage_is_named() {
     assert!(broken[0]["part"] == "key" && broken[0]["file"] == "identity.key" && !key.exists(), "{report}");
     let output = text(&rhizomq(&["verify", "--data", data.to_str().unwrap()]));
     assert!(output.contains("BROKEN key: network.secret: other users") && output.contains("damage found"), "{output}");
+    let refused = rhizomq(&["serve", "--data", data.to_str().unwrap()]);
+    assert!(!refused.status.success() && text(&refused).contains("identity.key is missing"), "{}", text(&refused));
+    assert!(!key.exists(), "a new key for an old store");
     fs::rename(&aside, &key).unwrap();
     fs::set_permissions(data.join("network.secret"), fs::Permissions::from_mode(0o600)).unwrap();
 

@@ -19,15 +19,15 @@ pub fn check_keys(data: &Path) -> Vec<KeyProblem> {
     let identity = Identity::load(data).map(|found| found.is_some()).map_err(|error| error.to_string());
     let secret = NetworkSecret::load(data).map(|found| found.is_some()).map_err(|error| error.to_string());
     let files = [
-        (identity::FILE, identity, "a new one, under which the other nodes don't know this one"),
-        (secret::FILE, secret, "a new network, unless it is given a ticket"),
+        (identity::FILE, identity, "a node does not start without it on a store that another start has used"),
+        (secret::FILE, secret, "the next start makes a new network, unless it is given a ticket"),
     ];
     let mut problems = Vec::new();
     for (file, found, instead) in files {
         match found {
             Ok(true) => {}
             Ok(false) => {
-                let what = format!("missing; restore it from a backup, for the next start makes {instead}");
+                let what = format!("missing; restore it from a backup: {instead}");
                 problems.push(KeyProblem { file, what });
             }
             Err(what) => problems.push(KeyProblem { file, what }),

@@ -32,6 +32,11 @@ impl Identity {
         Ok(identity)
     }
 
+    /// Whether there is an identity in the data directory, be it one that can't be used.
+    pub fn is_in(data: &Path) -> bool {
+        data.join(FILE).symlink_metadata().is_ok()
+    }
+
     pub(super) fn load(data: &Path) -> Result<Option<Self>, IdentityError> {
         let path = data.join(FILE);
         let Some(bytes) = keyfile::read(&path, KIND)? else { return Ok(None) };

@@ -70,9 +70,13 @@ pub(super) struct Scrubbed {
     sum: TableSum,
 }
 
+/// Before the first row sled waits until all that any program has written is on disk (it runs `sync`), which says nothing
+/// about the index and may take long: so many times the patience.
+const OPENING_WAITS: u32 = 5;
+
 impl Index {
     /// Opens or creates the index and reads all of it. Rows of keys in `unsure` may be in any state; the others must add
-    /// up to `sum`. Never panics, never waits longer than `patience` without progress.
+    /// up to `sum`. Never panics, never waits longer than `patience` without progress, or some times that for the first row.
     pub(super) fn open(
         dir: &Path,
         cache: usize,
@@ -93,15 +97,18 @@ impl Index {
             let _ = sender.send(result);
         };
         thread::Builder::new().name("index-scrub".to_owned()).spawn(scrub).map_err(|error| error.to_string())?;
-        let mut seen = 0;
+        let (mut seen, mut waits) = (0, 0);
         let (db, scrubbed) = loop {
             match receiver.recv_timeout(patience) {
                 Ok(result) => break result?,
                 Err(RecvTimeoutError::Disconnected) => return Err("the scrub died".to_owned().into()),
                 Err(RecvTimeoutError::Timeout) => {
                     let now = progress.load(Ordering::Relaxed);
-                    if now == seen {
-                        return Err(format!("sled hangs: no progress for {patience:?} after {now} rows").into());
+                    waits = if now == seen { waits + 1 } else { 0 };
+                    let most = if now == 0 { OPENING_WAITS } else { 1 };
+                    if waits >= most {
+                        let waited = patience * most;
+                        return Err(format!("sled hangs: no progress for {waited:?} after {now} rows").into());
                     }
                     seen = now;
                 }
