@@ -265,7 +265,7 @@ impl Host {
         self.count(damages, &report);
         self.settings.memory.limit(&mut engine);
         // Whom to let in is known before anybody knocks.
-        let (rim, rim_events) = self.open_rim(epoch, trusted_networks(&engine, self.secret.clone())).await?;
+        let (rim, rim_events) = self.open_rim(epoch, trusted_networks(&engine, self.secret.clone(), None)).await?;
         let system = |what| move |source| ServeError::System { what, source };
         self.peer = rim.local_addr().map_err(system("cannot tell the peer port"))?;
         let listener = self.listener.try_clone().and_then(TcpListener::from_std).map_err(system("the client port"))?;
@@ -273,6 +273,7 @@ impl Host {
             name: self.name.clone(),
             site: self.settings.site.clone(),
             network: self.secret.clone(),
+            next_network: None,
             addresses: self.addresses(),
             copies: self.settings.copies,
             confirm: self.settings.confirm,

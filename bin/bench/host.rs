@@ -80,6 +80,7 @@ impl Host {
             name: name.to_owned(),
             site: String::new(),
             network: secret.clone(),
+            next_network: None,
             addresses: vec![address],
             copies: 2,
             confirm: 2,

@@ -329,6 +329,7 @@ impl Host {
             name: "n".to_owned(),
             site: String::new(),
             network: NetworkSecret::from_bytes([9; 32]),
+            next_network: None,
             addresses: vec![([127, 0, 0, 1], 1).into()],
             copies: 2,
             confirm: 2,
@@ -378,7 +379,7 @@ impl Host {
                     self.node.handle_committed(self.now, seq, Ok(()));
                 }
                 Output::Close { .. } => closed = true,
-                Output::Datagram { .. } | Output::Dial(_) | Output::Trust(_) => {}
+                Output::Datagram { .. } | Output::Dial(_) | Output::Trust(_) | Output::Keep(_) | Output::Rekey(_) => {}
             }
         }
         while let Some(event) = self.node.poll_event() {

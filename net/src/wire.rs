@@ -56,6 +56,18 @@ pub(crate) enum Control {
     Prove { segment: SegmentId, nonce: u64, state: SegmentState },
     /// It does.
     Proof { segment: SegmentId, nonce: u64 },
+    /// The secret of the part that the receiver leaves with.
+    Secret(Hidden),
+}
+
+/// A secret, which is never printed.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Hidden(pub(crate) [u8; 32]);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// The bytes are not a message.

@@ -77,6 +77,7 @@ async fn driver(session: SessionConfig) -> (Driver, SocketAddr) {
         name: "n".to_owned(),
         site: String::new(),
         network: secret.clone(),
+        next_network: None,
         addresses: Vec::new(),
         copies: 3,
         confirm: 2,

@@ -44,7 +44,7 @@ fn wrong_settings_end_with_code_2_and_say_what_to_change() {
     for (args, word) in [
         (vec!["--config", file.to_str().unwrap()], "copys"),
         (vec!["--copies", "2", "--confirm", "3"], "--confirm is 3"),
-        (vec!["--memory", "64MB"], "from 8 MiB to 1024 GiB"),
+        (vec!["--memory", "64MB"], "from 8 MiB to 1 TiB"),
         (vec!["--memory", "1M"], "--memory is `1M`"),
         (vec!["--stomp", "everywhere"], "--stomp"),
         (vec!["--join", "not a ticket"], "ticket"),

@@ -125,6 +125,7 @@ impl Mesh {
                 name: format!("n{index}"),
                 site: String::new(),
                 network: NetworkSecret::from_bytes([(index % 2) as u8; 32]),
+                next_network: None,
                 addresses: vec![SocketAddr::from(([10, 0, (index >> 8) as u8, index as u8], 7000))],
                 copies: 3,
                 confirm: 2,

@@ -39,6 +39,8 @@ pub(crate) struct Host {
     pub(crate) ticket: Option<usize>,
     /// The secret of its network, on its disk.
     pub(crate) secret: NetworkSecret,
+    /// The secret of the part of its network that it is about to leave with, on its disk.
+    pub(crate) next_secret: Option<NetworkSecret>,
     /// What the running node trusts.
     pub(crate) trusted: Keyring,
     /// Whom the node wants to be linked with.
@@ -69,6 +71,7 @@ impl Host {
         Self {
             trusted: Keyring::from(secret.clone()),
             secret,
+            next_secret: None,
             identity,
             life: 0,
             broker: None,
@@ -155,6 +158,7 @@ impl World {
             name: name_of(index),
             site: self.settings.site_of(index),
             network: host.secret.clone(),
+            next_network: host.next_secret.clone(),
             addresses: vec![SocketAddr::from(([10, 0, 0, index as u8], 7000))],
             copies: self.settings.copies,
             confirm: self.settings.confirm,
@@ -323,6 +327,8 @@ impl World {
         match output {
             NetOutput::Send { link, bytes } => self.send(index, link, bytes),
             NetOutput::Datagram { link, bytes } => self.send_datagram(index, link, bytes),
+            // That is no fault: a node that was split off tries to come back.
+            NetOutput::Close { link, reason } if reason.contains("was split") => self.close_link(index, link),
             NetOutput::Close { link, reason } => {
                 self.ledger.violate(self.now, Kind::Malformed, format!("h{index} closes a link: {reason}"));
                 self.close_link(index, link);
@@ -339,6 +345,11 @@ impl World {
                 self.hosts[index].targets = targets.into_iter().map(|(node, _)| node).collect();
             }
             NetOutput::Trust(keyring) => self.hosts[index].trusted = keyring,
+            NetOutput::Keep(secret) => self.hosts[index].next_secret = secret,
+            NetOutput::Rekey(secret) => {
+                self.hosts[index].next_secret = None;
+                self.hosts[index].secret = secret;
+            }
             other => panic!("the simulator does not know {other:?}"),
         }
     }

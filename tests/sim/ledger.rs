@@ -108,6 +108,8 @@ pub(crate) enum Kind {
     SeatChanges,
     /// Bytes of messages went over the network for no good reason.
     Moved,
+    /// A message of one part of a split cluster was delivered in the other.
+    Crossed,
     /// The code panicked.
     Panic,
 }

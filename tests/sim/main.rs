@@ -14,7 +14,7 @@
 //! - who judges: `ledger` (what was seen), `oracle` (what must not be), `trace`
 //! - the tests: `mixed` (random), `scenarios` (by hand), `story` and `play` (those that `tests/scenarios` tells as data),
 //!   `members` (who sits where), `places` (sites), `drains` (leaving for good), `forwards` (clients of observers),
-//!   `merging` (clusters that become one), `mistakes` (planted ones must be noticed); `runs` runs them
+//!   `merging` (clusters that become one), `parting` (one that becomes two), `mistakes` (planted ones must be noticed); `runs` runs them
 
 mod agenda;
 mod clients;
@@ -31,6 +31,7 @@ mod mistakes;
 mod mixed;
 mod network;
 mod oracle;
+mod parting;
 mod places;
 mod play;
 mod rng;

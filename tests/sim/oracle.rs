@@ -73,7 +73,7 @@ impl World {
             Some(Pending::Publish { ids, .. }) => {
                 let copies = frame.headers.get("copies").and_then(|copies| copies.parse().ok()).unwrap_or(1);
                 for id in ids.clone() {
-                    self.check_copies(id, copies);
+                    self.check_copies(id, copies, self.conns[&conn].host);
                 }
             }
             Some(Pending::Ack { ids }) => {
@@ -118,12 +118,12 @@ impl World {
     }
 
     /// A receipt tells of `copies` disks: they must hold the message, unless it was consumed already.
-    fn check_copies(&mut self, id: MsgId, copies: usize) {
+    fn check_copies(&mut self, id: MsgId, copies: usize, host: usize) {
         let calm = self.all_joined_since(SETTLED_MS);
         let stall_ms = self.settings.timing.stall_ms;
         let store =
             self.hosts.iter().filter(|host| host.disk.slowness_ms < stall_ms && host.disk.full_for == 0).count();
-        let wanted = (self.settings.confirm as usize).min(store);
+        let wanted = (self.settings.confirm as usize).min(store).min(self.part_size(host));
         let msg = self.ledger.msg(id);
         msg.copies = copies;
         let disks = msg.ever.len();
@@ -156,6 +156,7 @@ impl World {
         let now = self.now;
         self.ledger.name(now, dot, id);
         self.check_resurrection(host, dot, id);
+        self.check_crossing(host, dot, id);
         if !marked {
             self.ledger.order(now, conn.0, subscription, id);
         }
@@ -217,6 +218,12 @@ impl World {
             }
             None => return,
         };
+        // A cut is a cut, whoever makes it: the one that delivers does not see the other any more.
+        let there = self.conns.get(&conn).map(|conn| self.hosts[conn.host].identity);
+        let parted = |node: &rhizomq_net::Node| there.is_some_and(|there| node.is_gone(there));
+        if self.hosts[host].broker.as_ref().is_some_and(|broker| parted(broker.node())) {
+            return;
+        }
         let living: Vec<_> = (0..self.hosts.len()).filter(|&host| self.hosts[host].is_up()).collect();
         let meshed = living
             .iter()
@@ -268,11 +275,10 @@ impl World {
             }
             // What others had proven to hold may have gone a moment ago, with their disks.
             let others = self.ledger.msg(id).disks.len();
+            let (others, enough) = self.copies_inside(dot).unwrap_or((others, self.copies_before_leaving(host)));
             if self.knows_removed(host, dot) {
                 self.violate(Kind::RemovedUnconsumed, format!("m{id} {dot:?} is taken for consumed at h{host}"));
-            } else if others < self.copies_before_leaving(host)
-                && self.replaced_at.is_none_or(|at| at + UNDER_WAY_MS < now)
-            {
+            } else if others < enough && self.replaced_at.is_none_or(|at| at + UNDER_WAY_MS < now) {
                 let text = format!("m{id} {dot:?} was dropped at h{host} with {others} other copies on disk");
                 self.violate(Kind::DroppedTooEarly, text);
             }

@@ -87,6 +87,8 @@ pub(crate) struct World {
     pub(crate) replaced_at: Option<u64>,
     /// Who is seated, and how often that changed.
     pub(crate) seats: Seats,
+    /// How the cluster is split, if it is.
+    pub(crate) parting: Option<super::parting::Parting>,
     /// Identities that hosts lost with their disks.
     pub(crate) lost: Vec<NodeId>,
 }
@@ -114,6 +116,7 @@ impl World {
             marks_excused: false,
             replaced_at: None,
             seats: Seats::default(),
+            parting: None,
             lost: Vec::new(),
         };
         for _ in 0..world.settings.hosts {

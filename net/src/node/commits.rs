@@ -97,6 +97,7 @@ impl Node {
             self.note_members(key);
             self.note_site(key);
             self.note_draining(key);
+            self.note_split(now, key);
             self.note_networks(key);
             if self.changed_keys.contains(key) {
                 if !self.engine.is_key_queued(key) {
@@ -146,7 +147,7 @@ impl Node {
         if self.config.planted.is(rhizomq_engine::Mistake::ConfirmBeforeSync) {
             self.confirms.waiting.clear();
         }
-        let present = 1 + self.peers.keys().filter(|&&node| self.keeps_up(node)).count();
+        let present = 1 + self.peers.keys().filter(|&&node| self.keeps_up(node) && self.is_with_me(node)).count();
         let wanted = present.min(self.config.confirm as usize);
         let wanted_sites = self.wanted_sites();
         let (mut ready, mut short) = (Vec::new(), BTreeSet::new());

@@ -187,9 +187,9 @@ impl Node {
         self.drains.stage >= DrainStage::Going
     }
 
-    /// Whether a holder is not to be counted on: it gives its replica up, or all of them.
+    /// Whether a holder is not to be counted on: it gives its replica up, or all of them, or is of another part.
     pub(super) fn goes(&self, segment: SegmentId, node: NodeId) -> bool {
-        self.holders.is_leaving(segment, node) || self.is_draining(node)
+        self.holders.is_leaving(segment, node) || self.is_draining(node) || self.is_foreign(segment, node)
     }
 
     /// Nodes that stay, this one not included.

@@ -21,7 +21,11 @@ impl Node {
                 *blake3::Hasher::new_derive_key("rhizomq gateway").update(&me.0).update(&node.0).finalize().as_bytes();
             (!self.is_near(node), Reverse(hash))
         };
-        members.iter().copied().filter(|&node| self.keeps_up(node)).min_by_key(|&node| rank(node))
+        members
+            .iter()
+            .copied()
+            .filter(|&node| self.keeps_up(node) && self.is_with_me(node))
+            .min_by_key(|&node| rank(node))
     }
 
     /// The life that a linked node is in.

@@ -88,6 +88,9 @@ impl Node {
             let named = self.named(segment).contains(&me);
             return !named && !self.holders.of(segment).is_empty();
         }
+        if self.is_foreign(segment, me) {
+            return self.staying_holders(segment).len() >= self.copies_inside(segment);
+        }
         let staying = |node: &&NodeId| self.is_linked(**node) && !self.goes(segment, **node);
         let holders = self.holders.of(segment);
         let others: Vec<NodeId> = holders.iter().filter(|&&node| node != me).filter(staying).copied().collect();
@@ -153,15 +156,19 @@ impl Node {
     pub(super) fn take_proof(&mut self, from: NodeId, segment: SegmentId, nonce: u64) {
         let holders = self.holders.of(segment).iter().filter(|&&node| node != self.id()).count();
         let mut needed = (self.config.copies as usize).min(holders).max(1);
+        let is_foreign = self.is_foreign(segment, self.id());
         if self.drains_here() {
             needed = needed.min(self.copies_elsewhere());
+        } else if is_foreign {
+            needed = self.copies_inside(segment);
         }
         let Some(proofs) = self.handoffs.proofs.get_mut(&segment).filter(|proofs| proofs.nonce == nonce) else {
             return;
         };
         proofs.from.insert(from);
         let from: Vec<_> = proofs.from.iter().copied().collect();
-        let are_enough = from.len() >= needed && (self.drains_here() || self.are_enough_without_me(segment, &from));
+        let are_enough =
+            from.len() >= needed && (self.drains_here() || is_foreign || self.are_enough_without_me(segment, &from));
         if are_enough && self.is_surplus(segment) {
             self.handoffs.proofs.remove(&segment);
             self.engine.drop_replica(segment);

@@ -88,7 +88,7 @@ fn seats_key() -> Key {
     Key::set("seats")
 }
 
-fn size_key() -> Key {
+pub(super) fn size_key() -> Key {
     Key::register("size")
 }
 
@@ -248,7 +248,7 @@ impl Node {
         self.engine.is_key_queued(key) || self.committed_seq < self.members.written_in
     }
 
-    fn write_register(&mut self, key: Key, content: Vec<u8>, now: Now) {
+    pub(super) fn write_register(&mut self, key: Key, content: Vec<u8>, now: Now) {
         // The names are lawful; only a content beyond all bounds is refused, and then the old one stays.
         if self.engine.register_set(key.clone(), content, now).is_ok() {
             self.changed_keys.insert(key);

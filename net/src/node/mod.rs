@@ -16,6 +16,7 @@
 //! - `folding.rs`: how a segment ends that a crash left open
 //! - `forget.rs`: nodes that will never come back
 //! - `gateway.rs`: which member keeps what an observer's clients send
+//! - `split.rs`: parting a cluster into two
 //! - `storing.rs`: who stores what it is sent, and whom nobody waits for
 //! - `roster.rs`: who is who
 //! - `members.rs`: who is a member and who observes
@@ -34,6 +35,7 @@ mod peer;
 mod placement;
 mod roster;
 mod sites;
+mod split;
 mod storing;
 mod sync;
 #[cfg(test)]
@@ -59,6 +61,7 @@ pub use self::{
     networks::{MergeError, Merging, trusted_networks},
     roster::RosterEntry,
     sites::Spread,
+    split::{SplitError, SplitOrder, SplitStatus},
 };
 use crate::{
     link::{LinkId, PeerHello},
@@ -90,6 +93,8 @@ pub struct NodeConfig {
     pub addresses: Vec<SocketAddr>,
     /// The secret of the network it belongs to.
     pub network: NetworkSecret,
+    /// A secret that was to be remembered beside it: see [`Output::Keep`].
+    pub next_network: Option<NetworkSecret>,
     /// Replicas per segment, the origin's included; at least 1.
     pub copies: u32,
     /// Disks that hold a message before its receipt; 1 to `copies`. Fewer when fewer nodes are reachable.
@@ -173,6 +178,12 @@ pub enum Output {
     Dial(Vec<(NodeId, Vec<SocketAddr>)>),
     /// Link with whoever knows one of these secrets; replaces the last such keyring.
     Trust(Keyring),
+    /// Remember this secret beside the one that is in use, over restarts, until one of these two outputs comes again: it is to be on disk before
+    /// any output that follows is done. `None`: it is not needed any more.
+    Keep(Option<NetworkSecret>),
+    /// The node is of this network from now on: its secret takes the place of the one that was in use, on disk before
+    /// any output that follows is done.
+    Rekey(NetworkSecret),
 }
 
 /// What the layer above hears.
@@ -252,6 +263,7 @@ pub struct Node {
     members: Members,
     sites: sites::Sites,
     drains: drain::Drains,
+    splits: split::Splits,
     alive: BTreeMap<NodeId, bool>,
     /// Consumed here and not yet pushed to the other holders.
     consumed: BTreeMap<SegmentId, RangeSet>,
@@ -287,6 +299,7 @@ impl Node {
             members,
             sites: sites::Sites::new(),
             drains: drain::Drains::default(),
+            splits: split::Splits::default(),
             alive: BTreeMap::new(),
             consumed: BTreeMap::new(),
             changed_keys: BTreeSet::new(),
@@ -306,6 +319,8 @@ impl Node {
         node.read_members();
         node.read_sites();
         node.read_draining(now);
+        let next = node.config.next_network.take();
+        node.read_splits(next);
         node.enter_network();
         node.enrol(now);
         node.publish_ballot(now);
@@ -351,7 +366,7 @@ impl Node {
 
     /// This node's opinion: itself, whoever is linked, and whom SWIM says to be active.
     pub fn is_alive(&self, node: NodeId) -> bool {
-        node == self.id() || self.is_linked(node) || self.swim.is_active(node)
+        node == self.id() || !self.is_gone(node) && (self.is_linked(node) || self.swim.is_active(node))
     }
 
     /// Over the registry, the retired set, and the segments that all live nodes are to hold: equal on two nodes, that see
@@ -370,6 +385,10 @@ impl Node {
             self.outputs.push_back(Output::Close { link, reason: "this is a link to itself".to_owned() });
             return;
         }
+        if !self.meet_gone(node) {
+            self.part_from(now, link);
+            return;
+        }
         self.links.insert(link, node);
         self.confirms.meet(node, hello.epoch);
         self.peers.insert(node, Peer::new(link, hello, now));
@@ -384,6 +403,12 @@ impl Node {
 
     /// A link is gone.
     pub fn handle_link_down(&mut self, now: Now, link: LinkId) {
+        self.forget_parting(link);
+        self.drop_link(link);
+        self.finish(now);
+    }
+
+    fn drop_link(&mut self, link: LinkId) {
         let Some(node) = self.links.remove(&link) else { return };
         if self.peers.get(&node).is_some_and(|peer| peer.link == link) {
             self.peers.remove(&node);
@@ -393,12 +418,14 @@ impl Node {
             self.observe_liveness();
             self.confirm_ready();
         }
-        self.finish(now);
     }
 
     /// A message arrived on a link.
     pub fn handle_message(&mut self, now: Now, link: LinkId, bytes: Bytes) {
         let Some(&from) = self.links.get(&link) else { return };
+        if self.is_gone(from) {
+            return; // the link is being closed
+        }
         match wire::decode(bytes) {
             Ok(Wire::App(payload)) => self.events.push_back(Event::App { from, payload }),
             // Before it leaves it takes in nothing more; whoever has this keeps it.
@@ -457,6 +484,7 @@ impl Node {
             self.look_at_storing(now);
             self.place(now);
             self.look_at_drain(now);
+            self.look_at_split(now);
             self.hand_off();
             self.fold_crashed();
             self.engine.compact(now);
@@ -558,8 +586,8 @@ impl Node {
     }
 
     fn send_bytes(&mut self, peer: NodeId, bytes: Bytes) {
-        if let Some(peer) = self.peers.get(&peer) {
-            self.outputs.push_back(Output::Send { link: peer.link, bytes });
+        if let Some(to) = self.peers.get(&peer).filter(|_| !self.is_gone(peer)) {
+            self.outputs.push_back(Output::Send { link: to.link, bytes });
         }
     }
 

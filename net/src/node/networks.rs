@@ -72,13 +72,14 @@ fn merging_key() -> Key {
     Key::set("merging")
 }
 
-/// The secrets that a registry tells of, with a node's own first: what it can trust before it is there itself. Where there
-/// are too many, all nodes choose the same.
-pub fn trusted_networks(engine: &rhizomq_engine::Engine, own: NetworkSecret) -> Keyring {
+/// The secrets that a registry tells of, with a node's own first, and then the one that it is about to have, if it leaves
+/// with a part of a cluster: what it can trust before it is there itself. Where there are too many, all nodes choose the
+/// same.
+pub fn trusted_networks(engine: &rhizomq_engine::Engine, own: NetworkSecret, next: Option<NetworkSecret>) -> Keyring {
     let mut others: Vec<[u8; 32]> =
         engine.set_members(&networks_key()).into_iter().filter_map(|secret| secret.try_into().ok()).collect();
     others.sort_unstable();
-    Keyring::new(own, others.into_iter().map(NetworkSecret::from_bytes))
+    Keyring::new(own, next.into_iter().chain(others.into_iter().map(NetworkSecret::from_bytes)))
 }
 
 impl Node {
@@ -93,7 +94,8 @@ impl Node {
         if ticket.node == self.id() {
             return Err(MergeError::OwnNode);
         }
-        if ticket.secret == self.config.network {
+        let was_split_off = self.is_gone(ticket.node);
+        if ticket.secret == self.config.network && !was_split_off {
             return Err(MergeError::OwnNetwork);
         }
         let networks = self.engine.set_members(&networks_key());
@@ -101,6 +103,7 @@ impl Node {
         if !is_trusted && networks.len() >= MAX_TRUSTED {
             return Err(MergeError::TooManyNetworks);
         }
+        self.heal_with(ticket.node);
         let targets = self.targets();
         let target = Target { node: ticket.node, addresses };
         if !already && !targets.contains(&target) {
@@ -124,7 +127,7 @@ impl Node {
         self.targets().into_iter().map(|target| (target.node, target.addresses)).collect()
     }
 
-    fn add_to(&mut self, set: Key, member: Vec<u8>) {
+    pub(super) fn add_to(&mut self, set: Key, member: Vec<u8>) {
         // A set of this node's own making, under a lawful name: only a size beyond all bounds is refused, and the limits
         // here are far below.
         if self.engine.set_add(set.clone(), member).is_ok() {
@@ -148,13 +151,31 @@ impl Node {
 
     /// A registry key changed: follow it if it tells of networks.
     pub(super) fn note_networks(&mut self, key: &Key) {
-        if *key == networks_key() {
-            self.trust_networks();
+        if *key != networks_key() {
+            return;
         }
+        // A part that left, and is back, had given the networks up that it knew; but for one who is about to leave, this
+        // node sees to its own.
+        let own = self.config.network.as_bytes();
+        if self.next_network().is_none() && !self.engine.set_contains(key, own) {
+            self.add_to(networks_key(), own.to_vec());
+        }
+        self.trust_networks();
     }
 
-    fn trust_networks(&mut self) {
-        let keyring = trusted_networks(&self.engine, self.config.network.clone());
+    /// Of all networks only this node's is left.
+    pub(super) fn replace_networks(&mut self) {
+        let own = self.config.network.as_bytes().to_vec();
+        for secret in self.engine.set_members(&networks_key()) {
+            if secret != own && self.engine.set_remove(networks_key(), &secret).is_ok() {
+                self.changed_keys.insert(networks_key());
+            }
+        }
+        self.enter_network();
+    }
+
+    pub(super) fn trust_networks(&mut self) {
+        let keyring = trusted_networks(&self.engine, self.config.network.clone(), self.next_network().cloned());
         if self.trusted.as_ref() != Some(&keyring) {
             self.trusted = Some(keyring.clone());
             self.outputs.push_back(Output::Trust(keyring));

@@ -114,6 +114,10 @@ impl Node {
     /// Who may own a segment's messages, in order of precedence: its origin, then the other holders. An origin that has
     /// given its replica up comes last.
     pub fn candidates(&self, segment: SegmentId) -> Vec<NodeId> {
+        // What a node of another part took is nobody's here.
+        if self.is_gone(segment.node) {
+            return vec![segment.node];
+        }
         let mut nodes = self.holders_of(segment).into_owned();
         if nodes.first() != Some(&segment.node) {
             nodes.push(segment.node);
@@ -137,11 +141,12 @@ impl Node {
 
     /// Waiting messages on segments that this node looks after with fewer than the wanted number of replicas alive.
     pub fn under_replicated(&self) -> u64 {
-        let staying = self.roster_ids().into_iter().filter(|&node| !self.is_draining(node)).count();
-        let wanted = (self.config.copies as usize).min(staying);
+        let roster = self.roster_ids();
         let lacking = self.engine.segments().filter(|&segment| {
+            let counts = |node: NodeId| !self.is_draining(node) && !self.is_foreign(segment, node);
+            let wanted = (self.config.copies as usize).min(roster.iter().filter(|&&node| counts(node)).count());
             let complete = |node: NodeId| {
-                !self.is_draining(node)
+                counts(node)
                     && (node == self.id()
                         || self
                             .confirms
@@ -232,7 +237,9 @@ impl Node {
 
     fn outsiders(&self, segment: SegmentId, named: &[NodeId]) -> impl Iterator<Item = Outsider> {
         let candidates = self.linked().into_iter().chain([self.id()]);
-        candidates.filter(|&node| !named.contains(&node) && !self.is_draining(node)).map(move |node| Outsider {
+        let may =
+            move |&node: &NodeId| !named.contains(&node) && !self.is_draining(node) && !self.is_foreign(segment, node);
+        candidates.filter(may).map(move |node| Outsider {
             node,
             site: self.place_of(node),
             keeps_up: self.keeps_up(node),
@@ -279,6 +286,7 @@ impl Node {
         let is_orphan = |segment: &SegmentId| {
             let holders = self.named(*segment);
             !is_over(&self.engine, *segment)
+                && !self.is_gone(segment.node)
                 && !self.engine.waiting_in(*segment).is_empty()
                 && !holders.contains(&me)
                 && !holders.iter().chain([&segment.node]).any(|&node| self.is_alive(node))

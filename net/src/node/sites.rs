@@ -152,7 +152,8 @@ impl Node {
         if self.config.confirm_sites < 2 {
             return 1;
         }
-        let present = self.linked().into_iter().filter(|&node| self.keeps_up(node)).chain([self.id()]);
+        let is_there = |node: &NodeId| self.keeps_up(*node) && self.is_with_me(*node);
+        let present = self.linked().into_iter().filter(is_there).chain([self.id()]);
         let present: Vec<_> = present.collect();
         distinct(self.places_of(&present).iter()).len().clamp(1, self.config.confirm_sites as usize)
     }

@@ -12,6 +12,7 @@ use rhizomq_engine::{Mistake, NodeId, Now, RangeSet, Retired, SegmentId, Segment
 use super::{Node, Output, peer::Peer};
 use crate::{
     registry_sync,
+    rim::NetworkSecret,
     wire::{self, Control},
 };
 
@@ -47,6 +48,7 @@ impl Node {
             Control::Pulled { segment, length, more } => self.end_pull(from, segment, length, more),
             Control::Prove { segment, nonce, state } => self.answer_prove(from, segment, nonce, &state),
             Control::Proof { segment, nonce } => self.take_proof(from, segment, nonce),
+            Control::Secret(secret) => self.take_secret(NetworkSecret::from_bytes(secret.0)),
         }
     }
 

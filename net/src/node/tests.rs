@@ -52,6 +52,7 @@ impl World {
             name: format!("n{index}"),
             site: String::new(),
             network: NetworkSecret::from_bytes([9; 32]),
+            next_network: None,
             addresses: vec![SocketAddr::from(([127, 0, 0, 1], u16::from(index)))],
             copies: self.copies,
             confirm: 2,
@@ -150,7 +151,7 @@ impl World {
                 }
             }
             Output::Close { reason, .. } => panic!("a correct peer's link was closed: {reason}"),
-            Output::Dial(_) | Output::Trust(_) => {}
+            Output::Dial(_) | Output::Trust(_) | Output::Keep(_) | Output::Rekey(_) => {}
         }
     }
 

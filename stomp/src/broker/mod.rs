@@ -29,7 +29,8 @@ use bytes::Bytes;
 use rhizomq_engine::{Dot, Loss, NodeId, Now};
 use rhizomq_net::{
     CommitError, DamageCount, DrainStage, Event, ForgetError, Forgotten, LinkId, MergeError, Merging, Node,
-    Output as NetOutput, PeerHello, PublishId, Role, Size, SizeError, Ticket,
+    Output as NetOutput, PeerHello, PublishId, Role, Size, SizeError, SplitError, SplitOrder, Ticket,
+    rim::NetworkSecret,
 };
 
 use self::{
@@ -317,6 +318,26 @@ impl Broker {
     /// See there.
     pub fn merge(&mut self, now: Now, ticket: &Ticket) -> Result<Merging, MergeError> {
         let result = self.node.merge(now, ticket);
+        self.turn(now);
+        result
+    }
+
+    /// Parts this cluster into two, see [`Node::split`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn split(&mut self, now: Now, order: SplitOrder, secret: NetworkSecret) -> Result<(), SplitError> {
+        let result = self.node.split(now, order, secret);
+        self.turn(now);
+        result
+    }
+
+    /// Takes that back, see [`Node::cancel_split`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn cancel_split(&mut self, now: Now) -> Result<(), SplitError> {
+        let result = self.node.cancel_split(now);
         self.turn(now);
         result
     }

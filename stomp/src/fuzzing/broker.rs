@@ -37,6 +37,7 @@ impl Bench {
             name: "n".to_owned(),
             site: String::new(),
             network: NetworkSecret::from_bytes([1; 32]),
+            next_network: None,
             addresses: Vec::new(),
             copies: 2,
             confirm: 2,

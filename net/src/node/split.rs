@@ -1,0 +1,554 @@
+//! Parting a cluster into two by an operator's order, without losing, doubling or taking over anything.
+//!
+//! A message goes with the node that took it. So each part keeps the journals of its own nodes, and what the other part has
+//! of them is given back before the two lose sight of each other:
+//!
+//! - `split`: a register with the order: who leaves, who stays, which of them were there.
+//! - While it is *open*, a node that holds a segment of the other part is as one that leaves it: it counts as no copy,
+//!   others are named in its place, and it drops its replica when enough of the segment's own part have proven to have it.
+//!   New segments lie within their part. Clients notice nothing: the cluster is one.
+//! - The part that leaves gets a secret of its own, from node to node over their links, never in the registry.
+//! - A node that holds nothing of the other part, and knows the secret if it leaves, says so in `split/ready`, for good.
+//! - Whoever sees that all are ready *cuts*: it notes the nodes of the other part in `gone`, strikes them off the roster,
+//!   and drops its links to them. The others of its part follow as they hear of it; the other part does the same.
+//!
+//! What is `gone` is not let in, and what lies here of its journals is kept as it is: nobody here dispatches it. That is
+//! so until a merge heals it, which notes the split in `split/over`. Marks only ever come in addition, so old packets and
+//! the union of two registries change nothing: what was cut stays cut, what is healed stays healed.
+//!
+//! An order may be taken back by a node that is not ready: it never will be, so nobody can have cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rhizomq_engine::{Key, NodeId, Now, SegmentId};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Node, Output,
+    drain::draining_key,
+    members::size_key,
+    placement::{holders_key, leaving_key},
+    roster::roster_key,
+};
+use crate::{
+    Size,
+    link::LinkId,
+    registry_sync,
+    rim::NetworkSecret,
+    wire::{self, Control, Hidden},
+};
+
+/// How long a node of the other part is given to read that all are ready, before the link to it is closed, in milliseconds.
+const FAREWELL_MS: u64 = 1_000;
+
+/// The longest name of a part, in bytes.
+const MAX_NAME_BYTES: usize = 255;
+
+/// A split, by a hash of its secret.
+type SplitId = u64;
+
+/// Why a cluster is not split, or an order not taken back; nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SplitError {
+    /// Another one is under way.
+    #[error("the split off of `{0}` is under way; wait until it is done, or take it back")]
+    UnderWay(String),
+    /// A node that nobody knows.
+    #[error("no node {0} is known here; `rhizomq status` lists those that are")]
+    Unknown(NodeId),
+    /// Nobody would leave, or nobody stay.
+    #[error("both parts need a node: {leaving} would leave and {staying} stay")]
+    Empty {
+        /// Nodes that would leave.
+        leaving: usize,
+        /// Nodes that would stay.
+        staying: usize,
+    },
+    /// A node is to leave that can't hear of it.
+    #[error("node {0} is to leave and is out of reach; start it first, or let it stay")]
+    Away(NodeId),
+    /// A node leaves for good meanwhile.
+    #[error("node {0} is draining; wait until it has left, or cancel that")]
+    Draining(NodeId),
+    /// A name that is too long, or none.
+    #[error("the part that leaves needs a name of 1 to {MAX_NAME_BYTES} bytes")]
+    Name,
+    /// A part of no members.
+    #[error("a cluster has one member at least")]
+    Size,
+    /// There is none to take back.
+    #[error("no split is under way")]
+    None,
+    /// Somebody may have cut.
+    #[error(
+        "this node is not waited for any more, so the split may be done elsewhere: ask a node that is not ready, or wait. Not \
+         ready: {}",
+        .0.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Ready(Vec<NodeId>),
+}
+
+/// What an operator orders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplitOrder {
+    /// What the part that leaves is called, for people.
+    pub name: String,
+    /// Who leaves.
+    pub leaving: BTreeSet<NodeId>,
+    /// Members of the part that leaves; as it is here, if not said.
+    pub size: Option<u32>,
+}
+
+/// How far a split is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplitStatus {
+    /// What the part that leaves is called.
+    pub name: String,
+    /// Who leaves.
+    pub leaving: BTreeSet<NodeId>,
+    /// Who stays.
+    pub staying: BTreeSet<NodeId>,
+    /// Who is not ready.
+    pub waits_for: BTreeSet<NodeId>,
+    /// Segments of the other part that are still on this node's disk.
+    pub foreign: u64,
+    /// Whether this node lacks the secret of the part that it leaves with.
+    pub lacks_secret: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum State {
+    Open,
+    TakenBack,
+    Cut,
+}
+
+/// The content of the register.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Split {
+    id: SplitId,
+    name: String,
+    leaving: BTreeSet<NodeId>,
+    staying: BTreeSet<NodeId>,
+    /// Of those that stay, who is not waited for.
+    away: BTreeSet<NodeId>,
+    size: Option<u32>,
+    state: State,
+}
+
+impl Split {
+    /// Whether a node was of the cluster when this was ordered. Whoever came later, by a ticket or with a merge, does what
+    /// those do that it came to.
+    fn knows(&self, node: NodeId) -> bool {
+        self.leaving.contains(&node) || self.staying.contains(&node)
+    }
+}
+
+/// What this node knows of splits.
+#[derive(Debug, Default)]
+pub(super) struct Splits {
+    current: Option<Split>,
+    ready: BTreeSet<NodeId>,
+    /// Nodes that were split off, as of splits that are not healed.
+    gone: BTreeMap<NodeId, SplitId>,
+    /// The secret of the part that leaves: on disk, if this node is of it.
+    secret: Option<NetworkSecret>,
+    /// Links with nodes of the other part that are still to be closed, and since when.
+    parting: BTreeMap<LinkId, u64>,
+}
+
+fn split_key() -> Key {
+    Key::register("split")
+}
+
+fn ready_key() -> Key {
+    Key::set("split/ready")
+}
+
+fn gone_key() -> Key {
+    Key::set("gone")
+}
+
+fn over_key() -> Key {
+    Key::set("split/over")
+}
+
+fn id_of(secret: &NetworkSecret) -> SplitId {
+    let hash = blake3::derive_key("rhizomq name of a split by its secret", secret.as_bytes());
+    u64::from_le_bytes(hash[..8].try_into().unwrap_or_default())
+}
+
+fn member(id: SplitId, node: NodeId) -> Vec<u8> {
+    [&id.to_le_bytes()[..], &node.0].concat()
+}
+
+fn read_member(bytes: &[u8]) -> Option<(SplitId, NodeId)> {
+    let (id, node) = bytes.split_first_chunk::<8>()?;
+    Some((u64::from_le_bytes(*id), NodeId(node.try_into().ok()?)))
+}
+
+impl Node {
+    /// Orders a split: it begins with the next commit, and ends by itself. `secret` is that of the part that leaves, fresh
+    /// and random.
+    ///
+    /// # Errors
+    /// The order can't be carried out.
+    pub fn split(&mut self, now: Now, order: SplitOrder, secret: NetworkSecret) -> Result<(), SplitError> {
+        self.check_split(&order)?;
+        let SplitOrder { name, leaving, size } = order;
+        let staying: BTreeSet<_> = self.roster_ids().into_iter().filter(|node| !leaving.contains(node)).collect();
+        let is_away = |node: &&NodeId| **node != self.id() && !self.is_linked(**node);
+        let away = staying.iter().filter(is_away).copied().collect();
+        let split = Split { id: id_of(&secret), name, leaving, staying, away, size, state: State::Open };
+        self.splits.secret = Some(secret.clone());
+        if split.leaving.contains(&self.id()) {
+            self.outputs.push_back(Output::Keep(Some(secret)));
+            self.trust_networks();
+        }
+        self.write_split(split, now);
+        self.engine.close_segment();
+        self.finish(now);
+        Ok(())
+    }
+
+    /// Whether an order could be carried out now.
+    ///
+    /// # Errors
+    /// It could not.
+    pub fn check_split(&self, order: &SplitOrder) -> Result<(), SplitError> {
+        if let Some(split) = self.open_split() {
+            return Err(SplitError::UnderWay(split.name.clone()));
+        }
+        if !(1..=MAX_NAME_BYTES).contains(&order.name.len()) {
+            return Err(SplitError::Name);
+        }
+        if order.size == Some(0) {
+            return Err(SplitError::Size);
+        }
+        let roster: BTreeSet<_> = self.roster_ids().into_iter().collect();
+        if let Some(node) = order.leaving.difference(&roster).next() {
+            return Err(SplitError::Unknown(*node));
+        }
+        let (leaving, staying) = (order.leaving.len(), roster.len() - order.leaving.len());
+        if leaving == 0 || staying == 0 {
+            return Err(SplitError::Empty { leaving, staying });
+        }
+        let is_away = |node: &&NodeId| **node != self.id() && !self.is_linked(**node);
+        if let Some(node) = order.leaving.iter().find(is_away) {
+            return Err(SplitError::Away(*node));
+        }
+        match roster.iter().find(|node| self.is_draining(**node)) {
+            Some(node) => Err(SplitError::Draining(*node)),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the order back.
+    ///
+    /// # Errors
+    /// There is none, or it may be carried out already.
+    pub fn cancel_split(&mut self, now: Now) -> Result<(), SplitError> {
+        let Some(split) = self.open_split().cloned() else { return Err(SplitError::None) };
+        let me = self.id();
+        let is_waited_for = split.knows(me) && !split.away.contains(&me);
+        if !is_waited_for || self.is_ready_for(&split, me) {
+            return Err(SplitError::Ready(self.waits_for(&split).into_iter().collect()));
+        }
+        self.write_split(Split { state: State::TakenBack, ..split }, now);
+        self.finish(now);
+        Ok(())
+    }
+
+    /// How far the split is that is under way, if one is.
+    pub fn split_status(&self) -> Option<SplitStatus> {
+        let split = self.open_split()?;
+        let foreign = self.engine.segments().filter(|&segment| self.keeps_foreign(segment)).count() as u64;
+        Some(SplitStatus {
+            name: split.name.clone(),
+            leaving: split.leaving.clone(),
+            staying: split.staying.clone(),
+            waits_for: self.waits_for(split),
+            foreign,
+            lacks_secret: split.leaving.contains(&self.id()) && self.next_secret(split).is_none(),
+        })
+    }
+
+    /// Nodes that were split off and have not been merged with again.
+    pub fn gone(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.splits.gone.keys().copied()
+    }
+
+    /// Whether a node was split off.
+    pub fn is_gone(&self, node: NodeId) -> bool {
+        self.splits.gone.contains_key(&node)
+    }
+
+    /// The order that is being carried out.
+    fn open_split(&self) -> Option<&Split> {
+        self.splits.current.as_ref().filter(|split| split.state == State::Open)
+    }
+
+    /// Whether a node is of the other part than a segment's origin, while the two are still one cluster or after.
+    pub(super) fn is_foreign(&self, segment: SegmentId, node: NodeId) -> bool {
+        self.open_split().is_some_and(|split| split.leaving.contains(&segment.node) != split.leaving.contains(&node))
+    }
+
+    /// Whether a node is of this node's part.
+    pub(super) fn is_with_me(&self, node: NodeId) -> bool {
+        self.open_split().is_none_or(|split| split.leaving.contains(&self.id()) == split.leaving.contains(&node))
+    }
+
+    /// How many nodes of a segment's part have to have it before one of the other part may drop it: as many as there are
+    /// to be copies, of those within reach; and at least as many as a receipt tells of, if the part has so many.
+    pub(super) fn copies_inside(&self, segment: SegmentId) -> usize {
+        let inside: Vec<_> = self.roster_ids().into_iter().filter(|&node| !self.is_foreign(segment, node)).collect();
+        let reachable = inside.iter().filter(|&&node| self.is_linked(node)).count();
+        let (copies, confirm) = (self.config.copies as usize, self.config.confirm as usize);
+        copies.min(reachable).max(confirm.min(inside.len())).max(1)
+    }
+
+    fn keeps_foreign(&self, segment: SegmentId) -> bool {
+        let me = self.id();
+        self.is_foreign(segment, me)
+            && (self.named(segment).contains(&me) || !self.engine.waiting_in(segment).is_empty())
+    }
+
+    /// Whether this node can do without the other part, and the other without it.
+    fn may_be_ready(&self, split: &Split) -> bool {
+        let has_secret = !split.leaving.contains(&self.id()) || self.next_secret(split).is_some();
+        // What is dispatched here must not lie there any more: who holds it may not have heard of the order yet.
+        let is_within = |segment: SegmentId| {
+            !self.looks_after(segment)
+                || !self.named(segment).iter().any(|&node| self.is_foreign(segment, node) && self.is_linked(node))
+        };
+        has_secret
+            && self.engine.segments().all(|segment| !self.keeps_foreign(segment) && is_within(segment))
+            && self.engine.open_segment().is_none_or(|open| is_within(open))
+    }
+
+    fn next_secret(&self, split: &Split) -> Option<&NetworkSecret> {
+        self.splits.secret.as_ref().filter(|secret| id_of(secret) == split.id)
+    }
+
+    /// The secret that this node will be known by, if the split comes about: it trusts it already.
+    pub(super) fn next_network(&self) -> Option<&NetworkSecret> {
+        let split = self.splits.current.as_ref()?;
+        self.next_secret(split).filter(|_| split.leaving.contains(&self.id()) && split.state != State::TakenBack)
+    }
+
+    fn is_ready_for(&self, split: &Split, node: NodeId) -> bool {
+        self.engine.set_contains(&ready_key(), &member(split.id, node))
+    }
+
+    /// Who has to be ready and is not. Who was away when it was ordered is not waited for, nor who was forgotten since.
+    fn waits_for(&self, split: &Split) -> BTreeSet<NodeId> {
+        let named = split.leaving.iter().chain(split.staying.difference(&split.away)).copied();
+        named.filter(|&node| self.is_in_roster(node) && !self.splits.ready.contains(&node)).collect()
+    }
+
+    fn write_split(&mut self, split: Split, now: Now) {
+        // Ids and a name of bounded length always encode.
+        if let Ok(bytes) = postcard::to_stdvec(&split) {
+            self.write_register(split_key(), bytes, now);
+        }
+    }
+
+    /// What the disk has.
+    pub(super) fn read_splits(&mut self, secret: Option<NetworkSecret>) {
+        self.splits.secret = secret;
+        self.note_gone();
+        self.note_order();
+    }
+
+    /// Registry keys changed: follow them if they tell of splits. Before anything is told to others.
+    pub(super) fn note_split(&mut self, now: Now, key: &Key) {
+        if *key == gone_key() || *key == over_key() {
+            self.note_gone();
+        } else if *key == split_key() || *key == ready_key() {
+            self.note_order();
+        } else {
+            return;
+        }
+        self.members.mark_dirty();
+        self.carry_on_with_cut(now);
+    }
+
+    fn note_gone(&mut self) {
+        let over = self.engine.registry().set_members(&over_key());
+        let is_over = |id: SplitId| over.iter().any(|bytes| bytes[..] == id.to_le_bytes());
+        let marks = self.engine.registry().set_members(&gone_key());
+        let gone = marks.iter().filter_map(|bytes| read_member(bytes)).filter(|(id, _)| !is_over(*id));
+        self.splits.gone = gone.map(|(id, node)| (node, id)).filter(|(node, _)| *node != self.id()).collect();
+    }
+
+    fn note_order(&mut self) {
+        let before = self.splits.current.take();
+        let bytes = self.engine.registry().register(&split_key());
+        self.splits.current = bytes.and_then(|bytes| postcard::from_bytes(bytes).ok());
+        let Some(split) = &self.splits.current else { return };
+        let id = split.id;
+        let marks = self.engine.registry().set_members(&ready_key());
+        let ready = marks.iter().filter_map(|bytes| read_member(bytes)).filter(|(of, _)| *of == id);
+        self.splits.ready = ready.map(|(_, node)| node).collect();
+        if split.state == State::TakenBack {
+            if self.splits.secret.take_if(|secret| id_of(secret) == id).is_some() {
+                self.outputs.push_back(Output::Keep(None));
+                self.trust_networks();
+            }
+        } else if before.is_none_or(|before| before.id != id) {
+            // What is taken in from now on stays within its part.
+            self.engine.close_segment();
+        }
+    }
+
+    /// Somebody hands on the secret of the part that this node leaves with.
+    pub(super) fn take_secret(&mut self, secret: NetworkSecret) {
+        let Some(split) = self.open_split() else { return };
+        if id_of(&secret) == split.id && split.leaving.contains(&self.id()) && self.next_secret(split).is_none() {
+            self.splits.secret = Some(secret.clone());
+            self.outputs.push_back(Output::Keep(Some(secret)));
+            self.trust_networks();
+        }
+    }
+
+    /// The part of upkeep.
+    pub(super) fn look_at_split(&mut self, now: Now) {
+        self.close_parting(now);
+        self.carry_on_with_cut(now);
+        let Some(split) = self.open_split().cloned() else { return };
+        if let Some(secret) = self.next_secret(&split).cloned() {
+            let lacking = split.leaving.iter().copied().filter(|node| !self.splits.ready.contains(node));
+            let message = Control::Secret(Hidden(*secret.as_bytes()));
+            lacking.collect::<Vec<_>>().into_iter().for_each(|node| self.send_control(node, &message));
+        }
+        if !self.is_ready_for(&split, self.id()) && self.may_be_ready(&split) {
+            self.add_to(ready_key(), member(split.id, self.id()));
+        }
+    }
+
+    /// Cuts if all are ready, or if another of this part has done so.
+    fn carry_on_with_cut(&mut self, now: Now) {
+        if let Some(split) = self.splits.current.clone() {
+            let is_healed = self.engine.set_contains(&over_key(), &split.id.to_le_bytes());
+            let is_due = match split.state {
+                State::Open => self.splits.ready.contains(&self.id()) && self.waits_for(&split).is_empty(),
+                State::Cut => {
+                    split.knows(self.id()) && !is_healed && !self.splits.gone.values().any(|id| *id == split.id)
+                }
+                State::TakenBack => false,
+            };
+            if is_due {
+                self.cut(&split, now);
+            }
+            if split.state == State::Cut || is_due {
+                self.change_network(&split, is_due, now);
+            }
+        }
+        let gone: Vec<_> =
+            self.peers.iter().filter(|(node, _)| self.is_gone(**node)).map(|(_, peer)| peer.link).collect();
+        for link in gone {
+            self.part_from(now, link);
+            self.drop_link(link);
+        }
+    }
+
+    /// A link to a node of the other part. It may not have heard that all are ready, and nobody else can tell it: it is told
+    /// now, and the link is closed when it has had time to read that.
+    pub(super) fn part_from(&mut self, now: Now, link: LinkId) {
+        let value = self.engine.registry().get(&ready_key()).cloned();
+        for message in registry_sync::push(value.map(|value| (ready_key(), value)).into_iter().collect()) {
+            self.outputs.push_back(Output::Send { link, bytes: wire::control(&Control::Registry(message)) });
+        }
+        self.splits.parting.insert(link, now.mono_ms);
+    }
+
+    fn close_parting(&mut self, now: Now) {
+        let is_due = |since: u64| now.mono_ms >= since + FAREWELL_MS;
+        let due: Vec<_> =
+            self.splits.parting.iter().filter(|(_, since)| is_due(**since)).map(|(link, _)| *link).collect();
+        for link in due {
+            self.splits.parting.remove(&link);
+            let reason =
+                "the cluster was split, and this node is of the other part: `rhizomq merge` makes the two one again";
+            self.outputs.push_back(Output::Close { link, reason: reason.to_owned() });
+        }
+    }
+
+    pub(super) fn forget_parting(&mut self, link: LinkId) {
+        self.splits.parting.remove(&link);
+    }
+
+    fn cut(&mut self, split: &Split, now: Now) {
+        let leaves = split.leaving.contains(&self.id());
+        let others: Vec<_> =
+            self.roster_ids().into_iter().filter(|node| split.leaving.contains(node) != leaves).collect();
+        for &node in &others {
+            self.add_to(gone_key(), member(split.id, node));
+            self.splits.gone.insert(node, split.id);
+            self.strike_out(roster_key(), node);
+            self.strike_seats(node);
+            self.strike_out(draining_key(), node);
+            for segment in self.holders.listing(node) {
+                if !others.contains(&segment.node) {
+                    self.strike_out(holders_key(segment), node);
+                    self.strike_out(leaving_key(segment), node);
+                }
+            }
+        }
+        if split.state == State::Open {
+            let done = Split { state: State::Cut, ..split.clone() };
+            self.splits.current = Some(done.clone());
+            self.write_split(done, now);
+        }
+        self.members.mark_dirty();
+    }
+
+    /// The node is one of the new network now.
+    fn change_network(&mut self, split: &Split, is_first: bool, now: Now) {
+        if !split.leaving.contains(&self.id()) {
+            return;
+        }
+        let secret = self.next_secret(split).cloned();
+        if let Some(secret) = &secret {
+            self.splits.secret = None;
+            self.config.network = secret.clone();
+            self.outputs.push_back(Output::Rekey(secret.clone()));
+        }
+        // An earlier life may have come as far as the new secret, and no further.
+        if secret.is_some() || is_first {
+            self.replace_networks();
+            if let Some(size) = split.size {
+                self.write_register(size_key(), Size::Fixed(size).to_string().into_bytes(), now);
+            }
+        }
+    }
+
+    /// A link came up with a node that was split off. It knows this network's secret, so the two are being merged if this
+    /// is the part that left: it alone has a secret that the other had to be given. Whether the node may stay.
+    pub(super) fn meet_gone(&mut self, node: NodeId) -> bool {
+        let Some(&id) = self.splits.gone.get(&node) else { return true };
+        let left =
+            self.splits.current.as_ref().is_some_and(|split| split.id == id && split.leaving.contains(&self.id()));
+        if left {
+            self.heal(id);
+        }
+        left
+    }
+
+    /// A merge with a node that was split off: the split is over.
+    pub(super) fn heal_with(&mut self, node: NodeId) {
+        if let Some(&id) = self.splits.gone.get(&node) {
+            self.heal(id);
+        }
+    }
+
+    fn heal(&mut self, id: SplitId) {
+        self.add_to(over_key(), id.to_le_bytes().to_vec());
+        self.splits.gone.retain(|_, of| *of != id);
+        // The other part has struck these off its roster: so that they are on that of both, they are entered anew.
+        for node in self.roster_ids() {
+            self.strike_out(roster_key(), node);
+            self.add_to(roster_key(), node.0.to_vec());
+        }
+    }
+}
