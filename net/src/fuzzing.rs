@@ -344,7 +344,8 @@ impl Host {
     }
 
     fn link(&mut self, peer: NodeId) {
-        let hello = PeerHello { node: peer, epoch: Epoch(7), name: "peer".to_owned(), wall_ms: NOW.wall_ms };
+        let hello =
+            PeerHello { node: peer, epoch: Epoch(7), name: "peer".to_owned(), wall_ms: NOW.wall_ms, knows_own: true };
         self.node.handle_link_up(self.now, LINK, hello);
     }
 

@@ -58,6 +58,8 @@ pub(crate) enum Control {
     Proof { segment: SegmentId, nonce: u64 },
     /// The secret of the part that the receiver leaves with.
     Secret(Hidden),
+    /// The sender's part of a cluster that is being split sees the other part no more: all were ready.
+    Parted(u64),
 }
 
 /// A secret, which is never printed.

@@ -101,7 +101,7 @@ fn clocks(now: u64) -> Now {
 
 fn hello(index: usize, now: u64) -> PeerHello {
     let wall_ms = clocks(now).wall_ms;
-    PeerHello { node: name(index), epoch: Epoch(index as u64 + 1), name: format!("n{index}"), wall_ms }
+    PeerHello { node: name(index), epoch: Epoch(index as u64 + 1), name: format!("n{index}"), wall_ms, knows_own: true }
 }
 
 impl Mesh {

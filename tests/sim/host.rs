@@ -110,9 +110,16 @@ impl Host {
         self.wake_at = u64::MAX;
     }
 
-    pub(crate) fn hello(&self, index: usize, now: u64) -> PeerHello {
+    /// What it says of itself to a node with this keyring.
+    pub(crate) fn hello(&self, index: usize, now: u64, there: &Keyring) -> PeerHello {
         let wall_ms = self.clocks(now).wall_ms;
-        PeerHello { node: self.identity, epoch: self.epoch, name: name_of(index), wall_ms }
+        PeerHello {
+            node: self.identity,
+            epoch: self.epoch,
+            name: name_of(index),
+            wall_ms,
+            knows_own: there.is_own_known_by(&self.trusted),
+        }
     }
 }
 

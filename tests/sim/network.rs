@@ -133,7 +133,7 @@ impl World {
         if tunnel.ends[end].state != EndState::Opening {
             return;
         }
-        let hello = there.hello(other, self.now);
+        let hello = there.hello(other, self.now, &self.hosts[host].trusted);
         let olds: Vec<_> = self.hosts[host].links.iter().map(|(link, place)| (*link, *place)).collect();
         for (_, (old, old_end)) in olds {
             if self.net.tunnels.get(&old).is_some_and(|tunnel| tunnel.ends[old_end].peer == peer) {

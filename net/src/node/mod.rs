@@ -385,8 +385,8 @@ impl Node {
             self.outputs.push_back(Output::Close { link, reason: "this is a link to itself".to_owned() });
             return;
         }
-        if !self.meet_gone(node) {
-            self.part_from(now, link);
+        if !self.lets_in(now, link, &hello) {
+            self.finish(now);
             return;
         }
         self.links.insert(link, node);
@@ -422,10 +422,11 @@ impl Node {
 
     /// A message arrived on a link.
     pub fn handle_message(&mut self, now: Now, link: LinkId, bytes: Bytes) {
-        let Some(&from) = self.links.get(&link) else { return };
-        if self.is_gone(from) {
-            return; // the link is being closed
+        if self.take_from_parting(now, link, &bytes) {
+            self.finish(now);
+            return;
         }
+        let Some(&from) = self.links.get(&link) else { return };
         match wire::decode(bytes) {
             Ok(Wire::App(payload)) => self.events.push_back(Event::App { from, payload }),
             // Before it leaves it takes in nothing more; whoever has this keeps it.

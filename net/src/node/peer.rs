@@ -144,7 +144,8 @@ mod tests {
     const SEGMENT: SegmentId = SegmentId { node: NodeId([1; 16]), epoch: Epoch(1), number: 1 };
 
     fn peer() -> Peer {
-        let hello = PeerHello { node: NodeId([2; 16]), epoch: Epoch(1), name: String::new(), wall_ms: 0 };
+        let hello =
+            PeerHello { node: NodeId([2; 16]), epoch: Epoch(1), name: String::new(), wall_ms: 0, knows_own: true };
         Peer::new(LinkId(1), hello, NOW)
     }
 

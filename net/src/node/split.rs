@@ -10,7 +10,9 @@
 //! - The part that leaves gets a secret of its own, from node to node over their links, never in the registry.
 //! - A node that holds nothing of the other part, and knows the secret if it leaves, says so in `split/ready`, for good.
 //! - Whoever sees that all are ready *cuts*: it notes the nodes of the other part in `gone`, strikes them off the roster,
-//!   and drops its links to them. The others of its part follow as they hear of it; the other part does the same.
+//!   and drops its links to them. The others of its part follow as they hear of it; the other part does the same. Who meets
+//!   a node that is gone tells it that all were ready, and no more. So that it can, the part that left goes on knowing the
+//!   former secrets until it has heard that the other part knows (`split/told`).
 //!
 //! What is `gone` is not let in, and what lies here of its journals is kept as it is: nobody here dispatches it. That is
 //! so until a merge heals it, which notes the split in `split/over`. Marks only ever come in addition, so old packets and
@@ -20,6 +22,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use rhizomq_engine::{Key, NodeId, Now, SegmentId};
 use serde::{Deserialize, Serialize};
 
@@ -32,14 +35,16 @@ use super::{
 };
 use crate::{
     Size,
-    link::LinkId,
-    registry_sync,
+    link::{LinkId, PeerHello},
     rim::NetworkSecret,
-    wire::{self, Control, Hidden},
+    wire::{self, Control, Hidden, Wire},
 };
 
 /// How long a node of the other part is given to read that all are ready, before the link to it is closed, in milliseconds.
 const FAREWELL_MS: u64 = 1_000;
+
+const PARTED: &str =
+    "the cluster was split, and this node is of the other part: `rhizomq merge` makes the two one again";
 
 /// The longest name of a part, in bytes.
 const MAX_NAME_BYTES: usize = 255;
@@ -151,7 +156,7 @@ pub(super) struct Splits {
     ready: BTreeSet<NodeId>,
     /// Nodes that were split off, as of splits that are not healed.
     gone: BTreeMap<NodeId, SplitId>,
-    /// The secret of the part that leaves: on disk, if this node is of it.
+    /// The secret of the part that leaves, kept on disk: if this node is of it, or was the first to have it.
     secret: Option<NetworkSecret>,
     /// Links with nodes of the other part that are still to be closed, and since when.
     parting: BTreeMap<LinkId, u64>,
@@ -167,6 +172,10 @@ fn ready_key() -> Key {
 
 fn gone_key() -> Key {
     Key::set("gone")
+}
+
+fn told_key() -> Key {
+    Key::set("split/told")
 }
 
 fn over_key() -> Key {
@@ -200,11 +209,9 @@ impl Node {
         let is_away = |node: &&NodeId| **node != self.id() && !self.is_linked(**node);
         let away = staying.iter().filter(is_away).copied().collect();
         let split = Split { id: id_of(&secret), name, leaving, staying, away, size, state: State::Open };
+        // Also if it stays: until one who leaves has it, nobody else does.
         self.splits.secret = Some(secret.clone());
-        if split.leaving.contains(&self.id()) {
-            self.outputs.push_back(Output::Keep(Some(secret)));
-            self.trust_networks();
-        }
+        self.outputs.push_back(Output::Keep(Some(secret)));
         self.write_split(split, now);
         self.engine.close_segment();
         self.finish(now);
@@ -398,6 +405,7 @@ impl Node {
         } else if before.is_none_or(|before| before.id != id) {
             // What is taken in from now on stays within its part.
             self.engine.close_segment();
+            self.trust_networks();
         }
     }
 
@@ -429,36 +437,36 @@ impl Node {
     /// Cuts if all are ready, or if another of this part has done so.
     fn carry_on_with_cut(&mut self, now: Now) {
         if let Some(split) = self.splits.current.clone() {
-            let is_healed = self.engine.set_contains(&over_key(), &split.id.to_le_bytes());
             let is_due = match split.state {
                 State::Open => self.splits.ready.contains(&self.id()) && self.waits_for(&split).is_empty(),
                 State::Cut => {
-                    split.knows(self.id()) && !is_healed && !self.splits.gone.values().any(|id| *id == split.id)
+                    split.knows(self.id())
+                        && !self.is_healed(split.id)
+                        && !self.splits.gone.values().any(|id| *id == split.id)
                 }
                 State::TakenBack => false,
             };
             if is_due {
                 self.cut(&split, now);
-            }
-            if split.state == State::Cut || is_due {
-                self.change_network(&split, is_due, now);
+            } else if split.state == State::Cut {
+                self.change_network(&split, now);
             }
         }
-        let gone: Vec<_> =
-            self.peers.iter().filter(|(node, _)| self.is_gone(**node)).map(|(_, peer)| peer.link).collect();
-        for link in gone {
-            self.part_from(now, link);
+        self.part_from_gone(now);
+    }
+
+    fn part_from_gone(&mut self, now: Now) {
+        let gone = self.peers.iter().filter_map(|(node, peer)| Some((peer.link, *self.splits.gone.get(node)?)));
+        for (link, id) in gone.collect::<Vec<_>>() {
+            self.part_from(now, link, id);
             self.drop_link(link);
         }
     }
 
     /// A link to a node of the other part. It may not have heard that all are ready, and nobody else can tell it: it is told
     /// now, and the link is closed when it has had time to read that.
-    pub(super) fn part_from(&mut self, now: Now, link: LinkId) {
-        let value = self.engine.registry().get(&ready_key()).cloned();
-        for message in registry_sync::push(value.map(|value| (ready_key(), value)).into_iter().collect()) {
-            self.outputs.push_back(Output::Send { link, bytes: wire::control(&Control::Registry(message)) });
-        }
+    fn part_from(&mut self, now: Now, link: LinkId, id: SplitId) {
+        self.outputs.push_back(Output::Send { link, bytes: wire::control(&Control::Parted(id)) });
         self.splits.parting.insert(link, now.mono_ms);
     }
 
@@ -468,14 +476,50 @@ impl Node {
             self.splits.parting.iter().filter(|(_, since)| is_due(**since)).map(|(link, _)| *link).collect();
         for link in due {
             self.splits.parting.remove(&link);
-            let reason =
-                "the cluster was split, and this node is of the other part: `rhizomq merge` makes the two one again";
-            self.outputs.push_back(Output::Close { link, reason: reason.to_owned() });
+            self.outputs.push_back(Output::Close { link, reason: PARTED.to_owned() });
         }
     }
 
     pub(super) fn forget_parting(&mut self, link: LinkId) {
         self.splits.parting.remove(&link);
+    }
+
+    /// Whether a message came over a link to a node of the other part: of these only one counts, that it has cut.
+    pub(super) fn take_from_parting(&mut self, now: Now, link: LinkId, bytes: &Bytes) -> bool {
+        let is_parting = self.splits.parting.contains_key(&link);
+        if is_parting && let Ok(Wire::Control(Control::Parted(id))) = wire::decode(bytes.clone()) {
+            self.take_parted(now, id);
+        }
+        is_parting
+    }
+
+    /// A node of the other part has cut: all were ready. And the other part knows.
+    pub(super) fn take_parted(&mut self, now: Now, id: SplitId) {
+        let Some(split) = self.splits.current.clone().filter(|split| split.id == id) else { return };
+        if split.state == State::Open {
+            self.cut(&split, now);
+            self.part_from_gone(now);
+        }
+        if self.is_telling() {
+            self.add_to(told_key(), id.to_le_bytes().to_vec());
+            self.replace_networks();
+        }
+    }
+
+    /// Whether this node is of a part that left, and the other may not know yet that it has: for the time being it lets
+    /// nodes in that know the former secrets, to tell them and for nothing else.
+    fn is_telling(&self) -> bool {
+        self.splits.current.as_ref().is_some_and(|split| {
+            let is_told = || self.engine.set_contains(&told_key(), &split.id.to_le_bytes());
+            split.state == State::Cut
+                && id_of(&self.config.network) == split.id
+                && !is_told()
+                && !self.is_healed(split.id)
+        })
+    }
+
+    fn is_healed(&self, id: SplitId) -> bool {
+        self.engine.set_contains(&over_key(), &id.to_le_bytes())
     }
 
     fn cut(&mut self, split: &Split, now: Now) {
@@ -501,38 +545,40 @@ impl Node {
             self.write_split(done, now);
         }
         self.members.mark_dirty();
+        self.change_network(split, now);
     }
 
-    /// The node is one of the new network now.
-    fn change_network(&mut self, split: &Split, is_first: bool, now: Now) {
+    /// Whoever leaves is of the new network now.
+    fn change_network(&mut self, split: &Split, now: Now) {
+        let Some(secret) = self.next_secret(split).cloned() else { return };
+        self.splits.secret = None;
         if !split.leaving.contains(&self.id()) {
+            self.outputs.push_back(Output::Keep(None));
             return;
         }
-        let secret = self.next_secret(split).cloned();
-        if let Some(secret) = &secret {
-            self.splits.secret = None;
-            self.config.network = secret.clone();
-            self.outputs.push_back(Output::Rekey(secret.clone()));
-        }
-        // An earlier life may have come as far as the new secret, and no further.
-        if secret.is_some() || is_first {
-            self.replace_networks();
-            if let Some(size) = split.size {
-                self.write_register(size_key(), Size::Fixed(size).to_string().into_bytes(), now);
-            }
+        self.config.network = secret.clone();
+        self.outputs.push_back(Output::Rekey(secret));
+        self.enter_network();
+        if let Some(size) = split.size {
+            self.write_register(size_key(), Size::Fixed(size).to_string().into_bytes(), now);
         }
     }
 
-    /// A link came up with a node that was split off. It knows this network's secret, so the two are being merged if this
-    /// is the part that left: it alone has a secret that the other had to be given. Whether the node may stay.
-    pub(super) fn meet_gone(&mut self, node: NodeId) -> bool {
-        let Some(&id) = self.splits.gone.get(&node) else { return true };
-        let left =
-            self.splits.current.as_ref().is_some_and(|split| split.id == id && split.leaving.contains(&self.id()));
-        if left {
+    /// A link came up. Whether it may stay: a node that was split off is let in again if it knows the secret of the part
+    /// that left, which only a merge can have brought to it; that heals the split.
+    pub(super) fn lets_in(&mut self, now: Now, link: LinkId, hello: &PeerHello) -> bool {
+        if let Some(&id) = self.splits.gone.get(&hello.node) {
+            if id_of(&self.config.network) != id || !hello.knows_own {
+                self.part_from(now, link, id);
+                return false;
+            }
             self.heal(id);
+        } else if self.is_telling() && !hello.knows_own {
+            let reason = "this cluster has another secret since it was split: join with a new ticket".to_owned();
+            self.outputs.push_back(Output::Close { link, reason });
+            return false;
         }
-        left
+        true
     }
 
     /// A merge with a node that was split off: the split is over.

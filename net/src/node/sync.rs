@@ -48,6 +48,7 @@ impl Node {
             Control::Pulled { segment, length, more } => self.end_pull(from, segment, length, more),
             Control::Prove { segment, nonce, state } => self.answer_prove(from, segment, nonce, &state),
             Control::Proof { segment, nonce } => self.take_proof(from, segment, nonce),
+            Control::Parted(split) => self.take_parted(now, split),
             Control::Secret(secret) => self.take_secret(NetworkSecret::from_bytes(secret.0)),
         }
     }

@@ -75,7 +75,13 @@ impl World {
                 let link = LinkId(self.next_link);
                 self.links.insert(link, (here, there));
                 let peer = &self.hosts[&there].node;
-                let hello = PeerHello { node: peer.id(), epoch: peer.epoch(), name: String::new(), wall_ms: 0 };
+                let hello = PeerHello {
+                    node: peer.id(),
+                    epoch: peer.epoch(),
+                    name: String::new(),
+                    wall_ms: 0,
+                    knows_own: true,
+                };
                 let now = self.now;
                 self.host(here).node.handle_link_up(now, link, hello);
             }

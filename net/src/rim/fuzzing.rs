@@ -116,16 +116,16 @@ pub fn handshake(bytes: &[u8]) -> bool {
         let is_head = head[..8] == MAGIC && common_version(ours, (number(8), number(10))).is_some();
         let is_proven = proofs.chunks(32).any(|bytes| bytes == proof().as_bytes());
         let passes_head = check_head(Bytes::copy_from_slice(head), ours).is_ok();
-        let passes_proofs = check_proofs(proofs, |proofs| proofs.contains(&proof())).is_ok();
+        let passes_proofs = check_proofs(proofs, |proofs| proofs.contains(&proof()).then_some(true)).is_ok();
         assert_eq!((passes_head, passes_proofs), (is_head, is_proven));
         read = passes_head && passes_proofs;
     }
     let node = NodeId([1; 16]);
-    if let Ok(hello) = PeerHello::decode(node, choices.0) {
+    if let Ok(hello) = PeerHello::decode(node, true, choices.0) {
         assert!(hello.node == node && hello.name.len() <= MAX_NAME_BYTES);
         let written = hello.encode().expect("a name that was read is short enough");
         assert!(written.len() <= MAX_HELLO_BYTES);
-        assert_eq!(PeerHello::decode(node, &written), Ok(hello));
+        assert_eq!(PeerHello::decode(node, true, &written), Ok(hello));
         read = true;
     }
     read
@@ -141,8 +141,13 @@ pub(crate) fn handshake_seeds() -> Vec<Vec<u8>> {
         proofs[32 * place..][..32].copy_from_slice(proof().as_bytes());
         [&MAGIC[..], &versions, &proofs].concat()
     };
-    let hello =
-        PeerHello { node: NodeId([1; 16]), epoch: Epoch(7), name: "node-a ☂".into(), wall_ms: 1_700_000_000_000 };
+    let hello = PeerHello {
+        node: NodeId([1; 16]),
+        epoch: Epoch(7),
+        name: "node-a ☂".into(),
+        wall_ms: 1_700_000_000_000,
+        knows_own: true,
+    };
     let hello = hello.encode().unwrap_or_default();
     vec![
         [&[1, 1][..], &opening([0, 1, 0, 1], 0), &hello].concat(),

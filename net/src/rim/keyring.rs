@@ -47,13 +47,22 @@ impl Keyring {
         })
     }
 
-    /// Whether the end in the given role has proven any secret that is trusted here. Takes the same time whichever.
-    pub(super) fn accepts(&self, role: Role, session: &Session, proofs: &Proofs) -> bool {
-        self.secrets.iter().fold(false, |known, secret| {
+    /// Whether the end in the given role has proven any secret that is trusted here, and if so, whether it has proven this
+    /// node's own. Takes the same time whichever.
+    pub(super) fn accepts(&self, role: Role, session: &Session, proofs: &Proofs) -> Option<bool> {
+        let knows = |secret: &NetworkSecret| {
             let expected = secret.prove(role, session);
             // Hashes compare in constant time, and no comparison is left out.
-            known | proofs.iter().fold(false, |known, proof| known | (*proof == expected))
-        })
+            proofs.iter().fold(false, |known, proof| known | (*proof == expected))
+        };
+        let knows_own = self.secrets.first().is_some_and(knows);
+        let knows_other = self.secrets.iter().skip(1).fold(false, |known, secret| known | knows(secret));
+        (knows_own | knows_other).then_some(knows_own)
+    }
+
+    /// Whether a node with the other keyring proves this node's own secret.
+    pub fn is_own_known_by(&self, other: &Self) -> bool {
+        self.secrets.first().is_some_and(|own| other.secrets.contains(own))
     }
 }
 
@@ -84,7 +93,7 @@ mod tests {
     #[test]
     fn one_secret_in_common_is_enough_in_both_directions_and_none_is_not() {
         let accepts = |here: &Keyring, there: &Keyring| {
-            here.accepts(Role::Dialler, &session(), &there.prove(Role::Dialler, &session()))
+            here.accepts(Role::Dialler, &session(), &there.prove(Role::Dialler, &session())).is_some()
         };
         let all: Vec<u8> = (20..20 + MAX_TRUSTED as u8 - 1).collect();
         for (here, there, known) in [
@@ -105,13 +114,15 @@ mod tests {
     fn proofs_of_another_role_or_session_and_fillings_count_for_nothing() {
         let here = ring(1, &[2]);
         let theirs = here.prove(Role::Listener, &session());
-        assert!(!here.accepts(Role::Dialler, &session(), &theirs));
+        assert!(here.accepts(Role::Dialler, &session(), &theirs).is_none());
         let other = Session { exported: [9; 32], ..session() };
-        assert!(!here.accepts(Role::Listener, &other, &theirs));
+        assert!(here.accepts(Role::Listener, &other, &theirs).is_none());
         let mut fillings = theirs;
         fillings[..2].copy_from_slice(&theirs[2..4]);
-        assert!(here.accepts(Role::Listener, &session(), &theirs));
-        assert!(!here.accepts(Role::Listener, &session(), &fillings));
+        assert_eq!(here.accepts(Role::Listener, &session(), &theirs), Some(true));
+        let of_other = ring(2, &[]).prove(Role::Listener, &session());
+        assert_eq!(here.accepts(Role::Listener, &session(), &of_other), Some(false), "another's, which is trusted too");
+        assert!(here.accepts(Role::Listener, &session(), &fillings).is_none());
         let mut all = theirs.map(|proof| *proof.as_bytes()).to_vec();
         all.sort_unstable();
         all.dedup();

@@ -56,7 +56,13 @@ impl Bench {
     }
 
     fn link(&mut self) {
-        let hello = PeerHello { node: PEER, epoch: Epoch(7), name: "peer".to_owned(), wall_ms: self.now.wall_ms };
+        let hello = PeerHello {
+            node: PEER,
+            epoch: Epoch(7),
+            name: "peer".to_owned(),
+            wall_ms: self.now.wall_ms,
+            knows_own: true,
+        };
         self.broker.handle_link_up(self.now, LINK, hello);
         self.settle();
     }
