@@ -218,10 +218,10 @@ impl World {
             }
             None => return,
         };
-        // A cut is a cut, whoever makes it: the one that delivers does not see the other any more.
+        // A cut is a cut, whoever makes it: the owner does not see the other any more.
         let there = self.conns.get(&conn).map(|conn| self.hosts[conn.host].identity);
         let parted = |node: &rhizomq_net::Node| there.is_some_and(|there| node.is_gone(there));
-        if self.hosts[host].broker.as_ref().is_some_and(|broker| parted(broker.node())) {
+        if self.hosts.iter().filter_map(|host| host.broker.as_ref()).any(|broker| parted(broker.node())) {
             return;
         }
         let living: Vec<_> = (0..self.hosts.len()).filter(|&host| self.hosts[host].is_up()).collect();

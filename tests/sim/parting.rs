@@ -17,7 +17,7 @@ use super::{
     world::{Settings, World},
 };
 
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 400;
 
 /// A split comes about within so many milliseconds when all are there.
 const PARTED_MS: u64 = 30_000;
@@ -108,6 +108,9 @@ impl World {
     fn check_parted(&mut self, what: &str) {
         let groups = self.groups();
         for a in 0..self.hosts.len() {
+            if self.trace.printed && let Some(broker) = &self.hosts[a].broker {
+                println!("h{a} {:?} group {}: {}", self.hosts[a].identity, groups[a], broker.node().describe_split());
+            }
             for b in 0..a {
                 let joined = self.net.joined(a, b);
                 let wanted = groups[a] == groups[b];

@@ -323,6 +323,8 @@ impl Node {
         node.read_splits(next);
         node.enter_network();
         node.enrol(now);
+        // An earlier life may have ended between the roster and what follows from it.
+        node.follow_roster(now);
         node.publish_ballot(now);
         node.dial_roster();
         node.pump(now);

@@ -143,7 +143,7 @@ impl Node {
     /// The part of a beginning: this node's own network is one of the cluster's.
     pub(super) fn enter_network(&mut self) {
         let own = self.config.network.as_bytes().to_vec();
-        if !self.engine.set_members(&networks_key()).contains(&own) {
+        if !self.hides_network() && !self.engine.set_members(&networks_key()).contains(&own) {
             self.add_to(networks_key(), own);
         }
         self.trust_networks();
@@ -157,7 +157,7 @@ impl Node {
         // A part that left, and is back, had given the networks up that it knew; but for one who is about to leave, this
         // node sees to its own.
         let own = self.config.network.as_bytes();
-        if self.next_network().is_none() && !self.engine.set_contains(key, own) {
+        if self.next_network().is_none() && !self.hides_network() && !self.engine.set_contains(key, own) {
             self.add_to(networks_key(), own.to_vec());
         }
         self.trust_networks();

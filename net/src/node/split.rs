@@ -280,6 +280,11 @@ impl Node {
         })
     }
 
+    /// For debugging.
+    pub fn describe_split(&self) -> String {
+        format!("{:?} told {} roster {:?}", self.splits, self.is_telling(), self.roster_ids())
+    }
+
     /// Nodes that were split off and have not been merged with again.
     pub fn gone(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.splits.gone.keys().copied()
@@ -449,7 +454,7 @@ impl Node {
             if is_due {
                 self.cut(&split, now);
             } else if split.state == State::Cut {
-                self.change_network(&split, now);
+                self.change_network(&split, false, now);
             }
         }
         self.part_from_gone(now);
@@ -545,23 +550,31 @@ impl Node {
             self.write_split(done, now);
         }
         self.members.mark_dirty();
-        self.change_network(split, now);
+        self.change_network(split, true, now);
     }
 
-    /// Whoever leaves is of the new network now.
-    fn change_network(&mut self, split: &Split, now: Now) {
-        let Some(secret) = self.next_secret(split).cloned() else { return };
-        self.splits.secret = None;
-        if !split.leaving.contains(&self.id()) {
-            self.outputs.push_back(Output::Keep(None));
+    /// Whoever leaves is of the new network now. An earlier life may have come as far as the new secret, and no further.
+    fn change_network(&mut self, split: &Split, is_first: bool, now: Now) {
+        if let Some(secret) = self.next_secret(split).cloned() {
+            self.splits.secret = None;
+            if !split.leaving.contains(&self.id()) {
+                self.outputs.push_back(Output::Keep(None));
+                return;
+            }
+            self.config.network = secret.clone();
+            self.outputs.push_back(Output::Rekey(secret));
+        } else if !is_first || id_of(&self.config.network) != split.id {
             return;
         }
-        self.config.network = secret.clone();
-        self.outputs.push_back(Output::Rekey(secret));
         self.enter_network();
         if let Some(size) = split.size {
             self.write_register(size_key(), Size::Fixed(size).to_string().into_bytes(), now);
         }
+    }
+
+    /// Whether this node's network is a secret from the part that it is about to leave: it must not be told yet.
+    pub(super) fn hides_network(&self) -> bool {
+        self.open_split().is_some_and(|split| id_of(&self.config.network) == split.id)
     }
 
     /// A link came up. Whether it may stay: a node that was split off is let in again if it knows the secret of the part
