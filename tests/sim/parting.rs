@@ -17,7 +17,7 @@ use super::{
     world::{Settings, World},
 };
 
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 24;
 
 /// A split comes about within so many milliseconds when all are there.
 const PARTED_MS: u64 = 30_000;
@@ -77,6 +77,11 @@ impl World {
 
     /// Disks of its own part on which a message lies, and how many there must be before one of the other part drops it.
     pub(crate) fn copies_inside(&mut self, dot: Dot) -> Option<(usize, usize)> {
+        if self.mended_at.is_some_and(|at| self.now < at + SETTLED_MS) {
+            // A node that was away may have brought copies to nodes that are on no list: these go again.
+            let disks = self.ledger.msgs().find(|(_, msg)| msg.dot == Some(dot)).map(|(_, msg)| msg.disks.len())?;
+            return Some((disks, self.settings.confirm as usize));
+        }
         self.parting.as_ref()?;
         let origin = self.origin(dot)?;
         let disks = self.ledger.msgs().find(|(_, msg)| msg.dot == Some(dot)).map(|(_, msg)| msg.disks.clone())?;
@@ -108,9 +113,6 @@ impl World {
     fn check_parted(&mut self, what: &str) {
         let groups = self.groups();
         for a in 0..self.hosts.len() {
-            if self.trace.printed && let Some(broker) = &self.hosts[a].broker {
-                println!("h{a} {:?} group {}: {}", self.hosts[a].identity, groups[a], broker.node().describe_split());
-            }
             for b in 0..a {
                 let joined = self.net.joined(a, b);
                 let wanted = groups[a] == groups[b];
@@ -136,6 +138,7 @@ impl World {
 
     /// The part that stays merges with the one that left.
     fn mend(&mut self) {
+        self.mended_at = Some(self.now);
         let leaving = self.parting.take().map(|parting| parting.leaving).unwrap_or_default();
         let all: Vec<_> = (0..self.hosts.len()).collect();
         let (left, stayed): (Vec<_>, Vec<_>) = all.into_iter().partition(|host| leaving.contains(host));

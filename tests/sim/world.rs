@@ -15,6 +15,7 @@ use super::{
     ledger::{Kind, Ledger},
     members::Seats,
     network::Network,
+    parting::Parting,
     rng::Rng,
     sessions::Connection,
     topics::{Listener, Publisher, Topics},
@@ -88,7 +89,9 @@ pub(crate) struct World {
     /// Who is seated, and how often that changed.
     pub(crate) seats: Seats,
     /// How the cluster is split, if it is.
-    pub(crate) parting: Option<super::parting::Parting>,
+    pub(crate) parting: Option<Parting>,
+    /// When its parts last merged again.
+    pub(crate) mended_at: Option<u64>,
     /// Identities that hosts lost with their disks.
     pub(crate) lost: Vec<NodeId>,
 }
@@ -117,6 +120,7 @@ impl World {
             replaced_at: None,
             seats: Seats::default(),
             parting: None,
+            mended_at: None,
             lost: Vec::new(),
         };
         for _ in 0..world.settings.hosts {

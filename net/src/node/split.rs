@@ -19,32 +19,23 @@
 //! the union of two registries change nothing: what was cut stays cut, what is healed stays healed.
 //!
 //! An order may be taken back by a node that is not ready: it never will be, so nobody can have cut.
+//!
+//! This file has the order and what leads to it; `split/cut.rs` the cut itself.
+
+mod cut;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use rhizomq_engine::{Key, NodeId, Now, SegmentId};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Node, Output,
-    drain::draining_key,
-    members::size_key,
-    placement::{holders_key, leaving_key},
-    roster::roster_key,
-};
+use self::cut::{gone_key, over_key};
+use super::{Node, Output};
 use crate::{
-    Size,
-    link::{LinkId, PeerHello},
+    link::LinkId,
     rim::NetworkSecret,
-    wire::{self, Control, Hidden, Wire},
+    wire::{Control, Hidden},
 };
-
-/// How long a node of the other part is given to read that all are ready, before the link to it is closed, in milliseconds.
-const FAREWELL_MS: u64 = 1_000;
-
-const PARTED: &str =
-    "the cluster was split, and this node is of the other part: `rhizomq merge` makes the two one again";
 
 /// The longest name of a part, in bytes.
 const MAX_NAME_BYTES: usize = 255;
@@ -170,18 +161,6 @@ fn ready_key() -> Key {
     Key::set("split/ready")
 }
 
-fn gone_key() -> Key {
-    Key::set("gone")
-}
-
-fn told_key() -> Key {
-    Key::set("split/told")
-}
-
-fn over_key() -> Key {
-    Key::set("split/over")
-}
-
 fn id_of(secret: &NetworkSecret) -> SplitId {
     let hash = blake3::derive_key("rhizomq name of a split by its secret", secret.as_bytes());
     u64::from_le_bytes(hash[..8].try_into().unwrap_or_default())
@@ -280,21 +259,6 @@ impl Node {
         })
     }
 
-    /// For debugging.
-    pub fn describe_split(&self) -> String {
-        format!("{:?} told {} roster {:?}", self.splits, self.is_telling(), self.roster_ids())
-    }
-
-    /// Nodes that were split off and have not been merged with again.
-    pub fn gone(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.splits.gone.keys().copied()
-    }
-
-    /// Whether a node was split off.
-    pub fn is_gone(&self, node: NodeId) -> bool {
-        self.splits.gone.contains_key(&node)
-    }
-
     /// The order that is being carried out.
     fn open_split(&self) -> Option<&Split> {
         self.splits.current.as_ref().filter(|split| split.state == State::Open)
@@ -335,7 +299,7 @@ impl Node {
         };
         has_secret
             && self.engine.segments().all(|segment| !self.keeps_foreign(segment) && is_within(segment))
-            && self.engine.open_segment().is_none_or(|open| is_within(open))
+            && self.engine.open_segment().is_none_or(is_within)
     }
 
     fn next_secret(&self, split: &Split) -> Option<&NetworkSecret> {
@@ -385,14 +349,6 @@ impl Node {
         self.carry_on_with_cut(now);
     }
 
-    fn note_gone(&mut self) {
-        let over = self.engine.registry().set_members(&over_key());
-        let is_over = |id: SplitId| over.iter().any(|bytes| bytes[..] == id.to_le_bytes());
-        let marks = self.engine.registry().set_members(&gone_key());
-        let gone = marks.iter().filter_map(|bytes| read_member(bytes)).filter(|(id, _)| !is_over(*id));
-        self.splits.gone = gone.map(|(id, node)| (node, id)).filter(|(node, _)| *node != self.id()).collect();
-    }
-
     fn note_order(&mut self) {
         let before = self.splits.current.take();
         let bytes = self.engine.registry().register(&split_key());
@@ -436,178 +392,6 @@ impl Node {
         }
         if !self.is_ready_for(&split, self.id()) && self.may_be_ready(&split) {
             self.add_to(ready_key(), member(split.id, self.id()));
-        }
-    }
-
-    /// Cuts if all are ready, or if another of this part has done so.
-    fn carry_on_with_cut(&mut self, now: Now) {
-        if let Some(split) = self.splits.current.clone() {
-            let is_due = match split.state {
-                State::Open => self.splits.ready.contains(&self.id()) && self.waits_for(&split).is_empty(),
-                State::Cut => {
-                    split.knows(self.id())
-                        && !self.is_healed(split.id)
-                        && !self.splits.gone.values().any(|id| *id == split.id)
-                }
-                State::TakenBack => false,
-            };
-            if is_due {
-                self.cut(&split, now);
-            } else if split.state == State::Cut {
-                self.change_network(&split, false, now);
-            }
-        }
-        self.part_from_gone(now);
-    }
-
-    fn part_from_gone(&mut self, now: Now) {
-        let gone = self.peers.iter().filter_map(|(node, peer)| Some((peer.link, *self.splits.gone.get(node)?)));
-        for (link, id) in gone.collect::<Vec<_>>() {
-            self.part_from(now, link, id);
-            self.drop_link(link);
-        }
-    }
-
-    /// A link to a node of the other part. It may not have heard that all are ready, and nobody else can tell it: it is told
-    /// now, and the link is closed when it has had time to read that.
-    fn part_from(&mut self, now: Now, link: LinkId, id: SplitId) {
-        self.outputs.push_back(Output::Send { link, bytes: wire::control(&Control::Parted(id)) });
-        self.splits.parting.insert(link, now.mono_ms);
-    }
-
-    fn close_parting(&mut self, now: Now) {
-        let is_due = |since: u64| now.mono_ms >= since + FAREWELL_MS;
-        let due: Vec<_> =
-            self.splits.parting.iter().filter(|(_, since)| is_due(**since)).map(|(link, _)| *link).collect();
-        for link in due {
-            self.splits.parting.remove(&link);
-            self.outputs.push_back(Output::Close { link, reason: PARTED.to_owned() });
-        }
-    }
-
-    pub(super) fn forget_parting(&mut self, link: LinkId) {
-        self.splits.parting.remove(&link);
-    }
-
-    /// Whether a message came over a link to a node of the other part: of these only one counts, that it has cut.
-    pub(super) fn take_from_parting(&mut self, now: Now, link: LinkId, bytes: &Bytes) -> bool {
-        let is_parting = self.splits.parting.contains_key(&link);
-        if is_parting && let Ok(Wire::Control(Control::Parted(id))) = wire::decode(bytes.clone()) {
-            self.take_parted(now, id);
-        }
-        is_parting
-    }
-
-    /// A node of the other part has cut: all were ready. And the other part knows.
-    pub(super) fn take_parted(&mut self, now: Now, id: SplitId) {
-        let Some(split) = self.splits.current.clone().filter(|split| split.id == id) else { return };
-        if split.state == State::Open {
-            self.cut(&split, now);
-            self.part_from_gone(now);
-        }
-        if self.is_telling() {
-            self.add_to(told_key(), id.to_le_bytes().to_vec());
-            self.replace_networks();
-        }
-    }
-
-    /// Whether this node is of a part that left, and the other may not know yet that it has: for the time being it lets
-    /// nodes in that know the former secrets, to tell them and for nothing else.
-    fn is_telling(&self) -> bool {
-        self.splits.current.as_ref().is_some_and(|split| {
-            let is_told = || self.engine.set_contains(&told_key(), &split.id.to_le_bytes());
-            split.state == State::Cut
-                && id_of(&self.config.network) == split.id
-                && !is_told()
-                && !self.is_healed(split.id)
-        })
-    }
-
-    fn is_healed(&self, id: SplitId) -> bool {
-        self.engine.set_contains(&over_key(), &id.to_le_bytes())
-    }
-
-    fn cut(&mut self, split: &Split, now: Now) {
-        let leaves = split.leaving.contains(&self.id());
-        let others: Vec<_> =
-            self.roster_ids().into_iter().filter(|node| split.leaving.contains(node) != leaves).collect();
-        for &node in &others {
-            self.add_to(gone_key(), member(split.id, node));
-            self.splits.gone.insert(node, split.id);
-            self.strike_out(roster_key(), node);
-            self.strike_seats(node);
-            self.strike_out(draining_key(), node);
-            for segment in self.holders.listing(node) {
-                if !others.contains(&segment.node) {
-                    self.strike_out(holders_key(segment), node);
-                    self.strike_out(leaving_key(segment), node);
-                }
-            }
-        }
-        if split.state == State::Open {
-            let done = Split { state: State::Cut, ..split.clone() };
-            self.splits.current = Some(done.clone());
-            self.write_split(done, now);
-        }
-        self.members.mark_dirty();
-        self.change_network(split, true, now);
-    }
-
-    /// Whoever leaves is of the new network now. An earlier life may have come as far as the new secret, and no further.
-    fn change_network(&mut self, split: &Split, is_first: bool, now: Now) {
-        if let Some(secret) = self.next_secret(split).cloned() {
-            self.splits.secret = None;
-            if !split.leaving.contains(&self.id()) {
-                self.outputs.push_back(Output::Keep(None));
-                return;
-            }
-            self.config.network = secret.clone();
-            self.outputs.push_back(Output::Rekey(secret));
-        } else if !is_first || id_of(&self.config.network) != split.id {
-            return;
-        }
-        self.enter_network();
-        if let Some(size) = split.size {
-            self.write_register(size_key(), Size::Fixed(size).to_string().into_bytes(), now);
-        }
-    }
-
-    /// Whether this node's network is a secret from the part that it is about to leave: it must not be told yet.
-    pub(super) fn hides_network(&self) -> bool {
-        self.open_split().is_some_and(|split| id_of(&self.config.network) == split.id)
-    }
-
-    /// A link came up. Whether it may stay: a node that was split off is let in again if it knows the secret of the part
-    /// that left, which only a merge can have brought to it; that heals the split.
-    pub(super) fn lets_in(&mut self, now: Now, link: LinkId, hello: &PeerHello) -> bool {
-        if let Some(&id) = self.splits.gone.get(&hello.node) {
-            if id_of(&self.config.network) != id || !hello.knows_own {
-                self.part_from(now, link, id);
-                return false;
-            }
-            self.heal(id);
-        } else if self.is_telling() && !hello.knows_own {
-            let reason = "this cluster has another secret since it was split: join with a new ticket".to_owned();
-            self.outputs.push_back(Output::Close { link, reason });
-            return false;
-        }
-        true
-    }
-
-    /// A merge with a node that was split off: the split is over.
-    pub(super) fn heal_with(&mut self, node: NodeId) {
-        if let Some(&id) = self.splits.gone.get(&node) {
-            self.heal(id);
-        }
-    }
-
-    fn heal(&mut self, id: SplitId) {
-        self.add_to(over_key(), id.to_le_bytes().to_vec());
-        self.splits.gone.retain(|_, of| *of != id);
-        // The other part has struck these off its roster: so that they are on that of both, they are entered anew.
-        for node in self.roster_ids() {
-            self.strike_out(roster_key(), node);
-            self.add_to(roster_key(), node.0.to_vec());
         }
     }
 }
