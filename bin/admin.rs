@@ -9,6 +9,7 @@
 //! | `POST /forget` with `{"node":"<32 hex digits>"}` | what forgetting it came to; same machine only |
 //! | `POST /size` with `{"size":"5"}` | the policy for the number of members: `5`, `negotiate`, `preset 1-3:all, 4+:3`; same machine only |
 //! | `POST /drain`, maybe with `{"cancel":true}` | leaves the cluster for good, or takes that back; how far it is; same machine only |
+//! | `POST /split` with `{"name":"west","nodes":["ID"],"size":2,"dry_run":true}`, the last two left out or not; or `{"cancel":true}` | parts the cluster into two, or only says what would come of it: who leaves and stays, and what of each backlog; or takes that back; `splitting` in the status tells how it goes; same machine only |
 //! | `POST /merge` with `{"ticket":"...","size":"5"}`, the size left out or not | which node of the other cluster is dialled, where, and whether it is known already; `merging` in the status tells how it goes; same machine only |
 //! | `POST /backup` with `{"dir":"/absolute/path"}` | node, number of files and bytes; same machine only |
 //!
@@ -26,7 +27,7 @@ use axum::{
     routing::{get, post},
 };
 use rhizomq_engine::NodeId;
-use rhizomq_net::{Size, SizeError, Ticket, TicketError};
+use rhizomq_net::{Size, SizeError, SplitOrder, Ticket, TicketError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -49,6 +50,10 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     fn drain(&self, cancel: bool) -> impl Future<Output = Result<Value, String>> + Send;
     /// Begins to merge with the cluster of a ticket, and sets the size if there is one; the error is for people.
     fn merge(&self, ticket: Ticket, size: Option<Size>) -> impl Future<Output = Result<Value, String>> + Send;
+    /// Parts the cluster, or says what would come of it; the error is for people.
+    fn split(&self, order: SplitOrder, dry_run: bool) -> impl Future<Output = Result<Value, String>> + Send;
+    /// Takes a split back; the error is for people.
+    fn cancel_split(&self) -> impl Future<Output = Result<Value, String>> + Send;
     /// Takes a backup; the error is for people.
     fn backup(&self, dir: PathBuf) -> impl Future<Output = Result<Value, String>> + Send;
 }
@@ -82,16 +87,17 @@ fn router<S: Source>(source: S) -> Router {
         .route("/size", post(size::<S>))
         .route("/drain", post(drain::<S>))
         .route("/merge", post(merge::<S>))
+        .route("/split", post(split::<S>))
         .fallback(|| async {
             refusal(
                 StatusCode::NOT_FOUND,
-                "there are GET /health, /status and POST /ticket, /verify, /backup, /forget, /size, /merge, /drain",
+                "there are GET /health, /status and POST /ticket, /verify, /backup, /forget, /size, /merge, /split, /drain",
             )
         })
         .method_not_allowed_fallback(|| async {
             refusal(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "GET for /health and /status, POST for /ticket, /verify, /backup, /forget, /size, /merge and /drain",
+                "GET for /health and /status, POST for /ticket, /verify, /backup, /forget, /size, /merge, /split and /drain",
             )
         })
         .layer(middleware::from_fn(door::take_whole))
@@ -244,6 +250,45 @@ async fn merge<S: Source>(
     }
 }
 
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SplitRequest {
+    Cancel {
+        cancel: bool,
+    },
+    Order {
+        name: String,
+        nodes: Vec<String>,
+        size: Option<u32>,
+        #[serde(default)]
+        dry_run: bool,
+    },
+}
+
+async fn split<S: Source>(
+    State(source): State<S>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if let Some(refusal) = refuse_strangers("such a decision", caller.address, &headers) {
+        return refusal;
+    }
+    match serde_json::from_slice(&body) {
+        Ok(SplitRequest::Cancel { cancel: true }) => answer(source.cancel_split().await),
+        Ok(SplitRequest::Order { name, nodes, size, dry_run }) => {
+            match nodes.iter().map(|id| id.parse::<NodeId>()).collect() {
+                Ok(leaving) => answer(source.split(SplitOrder { name, leaving, size }, dry_run).await),
+                Err(_) => refusal(StatusCode::BAD_REQUEST, "nodes are named by their ids, of 32 hex digits each"),
+            }
+        }
+        _ => refusal(
+            StatusCode::BAD_REQUEST,
+            "the body must be {\"name\":\"west\",\"nodes\":[\"ID\"]}, with \"size\" and \"dry_run\" or without, or {\"cancel\":true}",
+        ),
+    }
+}
+
 fn answer(result: Result<Value, String>) -> Response {
     match result {
         Ok(value) => Json(value).into_response(),
@@ -327,6 +372,14 @@ mod tests {
 
         async fn merge(&self, ticket: Ticket, size: Option<Size>) -> Result<Value, String> {
             Ok(json!({ "node": ticket.node.to_string(), "size": size.map(|size| size.to_string()) }))
+        }
+
+        async fn split(&self, order: SplitOrder, dry_run: bool) -> Result<Value, String> {
+            Ok(json!({ "name": order.name, "leaving": order.leaving.len(), "size": order.size, "dry_run": dry_run }))
+        }
+
+        async fn cancel_split(&self) -> Result<Value, String> {
+            Ok(json!({ "splitting": null }))
         }
 
         async fn backup(&self, dir: PathBuf) -> Result<Value, String> {

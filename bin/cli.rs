@@ -128,6 +128,24 @@ pub(crate) enum Command {
     /// Exit codes: 0 the two are one, 1 not, or not yet.
     #[command(verbatim_doc_comment)]
     Merge(MergeArgs),
+    /// Part this cluster into two that know nothing of each other
+    ///
+    /// Told to any node, by the names of those that are to leave, or by the name of their site:
+    ///
+    ///   rhizomq split --off west --nodes a,b,c --size 2 --dry-run    what would come of it
+    ///   rhizomq split --off west --nodes a,b,c --size 2
+    ///
+    /// A message goes with the node that took it, a durable subscription with both. Copies are made within each part before
+    /// those in the other are given up; clients notice nothing until the two part, and then only those whose messages the
+    /// other part has. The part that leaves gets a secret of its own. All nodes that leave must be there; of those that stay,
+    /// who is away hears of it when it is back.
+    ///
+    /// It goes on without this command, whoever is restarted meanwhile; --cancel takes it back, on a node that is not ready.
+    /// To make the two one again, merge on a node that stayed, with a ticket of one that left.
+    ///
+    /// Exit codes: 0 the two are parted (or it was taken back), 1 not, or not yet.
+    #[command(verbatim_doc_comment)]
+    Split(SplitArgs),
     /// Decide about a node of the cluster
     #[command(subcommand)]
     Node(NodeCommand),
@@ -260,6 +278,31 @@ pub(crate) struct DrainArgs {
     #[command(flatten)]
     pub(crate) node: AdminArgs,
 }
+/// Options of `split`.
+#[derive(Debug, Args)]
+pub(crate) struct SplitArgs {
+    /// What the part that leaves is called
+    #[arg(long, value_name = "NAME", required_unless_present = "cancel")]
+    pub(crate) off: Option<String>,
+    /// Who leaves, by name or id; else all nodes of the site that is called like the part
+    #[arg(long, value_name = "NODE,...", value_delimiter = ',')]
+    pub(crate) nodes: Vec<String>,
+    /// Members of the part that leaves; else as here
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) size: Option<u32>,
+    /// Only say what would come of it
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Take it back: the cluster stays one
+    #[arg(long, conflicts_with_all = ["off", "nodes", "size", "dry_run", "timeout"])]
+    pub(crate) cancel: bool,
+    /// Wait no longer than so many seconds; 0 only begins it
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
+    #[command(flatten)]
+    pub(crate) node: AdminArgs,
+}
+
 /// Options of `merge`.
 #[derive(Debug, Args)]
 pub(crate) struct MergeArgs {

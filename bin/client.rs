@@ -25,6 +25,11 @@ pub(crate) enum ClientError {
         "after {seconds} s the node has not left yet ({progress}); the drain goes on: ask again with the same command, or take it back with --cancel"
     )]
     NotYet { seconds: u64, progress: String },
+    #[error(
+        "after {seconds} s the cluster is not parted yet ({progress}); it goes on: `rhizomq status` shows it, or take it back \
+         with --cancel"
+    )]
+    NotSplit { seconds: u64, progress: String },
     #[error("{0}")]
     NotMerged(String),
     #[error("{path}: {source}", path = path.display())]

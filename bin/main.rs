@@ -17,6 +17,7 @@ mod memory;
 mod merge;
 mod quarantine;
 mod serve;
+mod split;
 mod status_table;
 mod verify;
 
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => return verify::run(&args),
         Command::Size(args) => client::size(&args).map_err(anyhow::Error::from),
         Command::Drain(args) => drain::run(&args).map_err(anyhow::Error::from),
+        Command::Split(args) => split::run(&args).map_err(anyhow::Error::from),
         Command::Merge(args) => merge::run(&args).map_err(anyhow::Error::from),
         Command::Backup(args) => client::backup(&args).map_err(anyhow::Error::from),
         Command::Restore(args) => backup::restore(&args).map_err(anyhow::Error::from),

@@ -15,8 +15,8 @@ use rhizomq_engine::{
     store::{Damage, DiskStore},
 };
 use rhizomq_net::{
-    Node, NodeConfig, Size, SwimConfig, Ticket, TicketError, Timing,
-    rim::{Identity, Keyring, NetworkSecret, Rim, RimConfig, RimError, RimEvents},
+    Node, NodeConfig, Size, SplitOrder, SwimConfig, Ticket, TicketError, Timing,
+    rim::{Identity, Keyring, Rim, RimConfig, RimError, RimEvents, Secrets},
     trusted_networks,
 };
 use rhizomq_stomp::{
@@ -150,9 +150,10 @@ async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeEr
         peer: settings.peer,
         settings,
         identity,
-        secret,
+        // The ticket may be of a network that this node is of no more.
+        join: ticket.filter(|ticket| ticket.secret == secret).map(|ticket| ticket.addresses).unwrap_or_default(),
+        secrets: Secrets::new(&path, secret),
         listener,
-        join: ticket.map(|ticket| ticket.addresses).unwrap_or_default(),
         stopping,
         current: Current::default(),
         status: StoreStatus {
@@ -166,7 +167,8 @@ async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeEr
     let (mut life, _) = host.begin(store, &damages).await?;
     let source = Source {
         current: host.current.clone(),
-        ticket: host.ticket().to_string(),
+        secrets: host.secrets.clone(),
+        addresses: host.addresses(),
         data: path.clone(),
         node: host.identity.node(),
     };
@@ -229,7 +231,7 @@ struct Host {
     settings: Settings,
     name: String,
     identity: Identity,
-    secret: NetworkSecret,
+    secrets: Secrets,
     listener: std::net::TcpListener,
     /// As asked for until the first life has bound it.
     peer: SocketAddr,
@@ -250,10 +252,6 @@ impl Host {
         if self.settings.advertise.is_empty() { vec![self.peer] } else { self.settings.advertise.clone() }
     }
 
-    fn ticket(&self) -> Ticket {
-        Ticket { secret: self.secret.clone(), node: self.identity.node(), addresses: self.addresses() }
-    }
-
     /// A new life on a store just opened.
     async fn begin(&mut self, store: DiskStore, damages: &[Damage]) -> Result<(Driver, Epoch), ServeError> {
         let epoch = Epoch(random()?);
@@ -265,15 +263,17 @@ impl Host {
         self.count(damages, &report);
         self.settings.memory.limit(&mut engine);
         // Whom to let in is known before anybody knocks.
-        let (rim, rim_events) = self.open_rim(epoch, trusted_networks(&engine, self.secret.clone(), None)).await?;
+        let (network, next_network) = (self.secrets.current(), self.secrets.next().map_err(DataDirError::from)?);
+        let keyring = trusted_networks(&engine, network.clone(), next_network.clone());
+        let (rim, rim_events) = self.open_rim(epoch, keyring).await?;
         let system = |what| move |source| ServeError::System { what, source };
         self.peer = rim.local_addr().map_err(system("cannot tell the peer port"))?;
         let listener = self.listener.try_clone().and_then(TcpListener::from_std).map_err(system("the client port"))?;
         let config = NodeConfig {
             name: self.name.clone(),
             site: self.settings.site.clone(),
-            network: self.secret.clone(),
-            next_network: None,
+            network,
+            next_network,
             addresses: self.addresses(),
             copies: self.settings.copies,
             confirm: self.settings.confirm,
@@ -293,6 +293,7 @@ impl Host {
             rim,
             rim_events,
             listener,
+            secrets: self.secrets.clone(),
             clients: ListenerConfig { max_connections: self.max_connections },
             join: self.join.clone(),
             started,
@@ -433,7 +434,8 @@ fn tell(report: &OpenReport) {
 #[derive(Clone)]
 struct Source {
     current: Current,
-    ticket: String,
+    secrets: Secrets,
+    addresses: Vec<SocketAddr>,
     data: PathBuf,
     node: NodeId,
 }
@@ -453,7 +455,8 @@ impl admin::Source for Source {
     }
 
     fn ticket(&self) -> String {
-        self.ticket.clone()
+        let ticket = Ticket { secret: self.secrets.current(), node: self.node, addresses: self.addresses.clone() };
+        ticket.to_string()
     }
 
     async fn verify(&self) -> Result<Value, String> {
@@ -499,6 +502,24 @@ impl admin::Source for Source {
             "addresses": merging.addresses,
             "already": merging.already,
         }))
+    }
+
+    async fn split(&self, order: SplitOrder, dry_run: bool) -> Result<Value, String> {
+        let plan = self.handle()?.split(order, dry_run).await.ok_or("the node is stopping")?;
+        let plan = plan.map_err(|error| error.to_string())?;
+        let ids = |nodes: BTreeSet<NodeId>| nodes.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let backlog = |(name, (leave, stay))| json!({ "name": name, "leave": leave, "stay": stay });
+        Ok(json!({
+            "leaving": ids(plan.leaving),
+            "staying": ids(plan.staying),
+            "backlogs": plan.inboxes.into_iter().map(backlog).collect::<Vec<_>>(),
+            "unseen_segments": plan.unseen,
+        }))
+    }
+
+    async fn cancel_split(&self) -> Result<Value, String> {
+        self.handle()?.cancel_split().await.ok_or("the node is stopping")?.map_err(|error| error.to_string())?;
+        Ok(json!({ "splitting": null }))
     }
 
     async fn backup(&self, dir: PathBuf) -> Result<Value, String> {

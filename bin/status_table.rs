@@ -60,6 +60,7 @@ pub(crate) fn render(status: &Value) -> String {
     }
     sites(&mut out, status);
     merging(&mut out, list(&status["merging"]));
+    splitting(&mut out, status);
     health(&mut out, &status["damage"], &status["store"]);
     out
 }
@@ -89,6 +90,19 @@ fn merging(out: &mut String, merging: &[Value]) {
         let addresses = list(&target["addresses"]).iter().map(text).collect::<Vec<_>>().join(" ");
         let why = if target["refused"].is_null() { "no answer".to_owned() } else { text(&target["refused"]) };
         let _ = writeln!(out, "MERGING with node {} at {addresses}: {why}", short(&text(&target["node"])));
+    }
+}
+
+/// A line for a split that is under way, and one for what was split off.
+fn splitting(out: &mut String, status: &Value) {
+    let shorts = |ids: &Value| list(ids).iter().map(|id| short(&text(id))).collect::<Vec<_>>().join(" ");
+    let splitting = &status["splitting"];
+    if !splitting.is_null() {
+        let (name, leaving) = (text(&splitting["name"]), shorts(&splitting["leaving"]));
+        let _ = writeln!(out, "SPLITTING off `{name}`: {leaving}; not ready: {}", shorts(&splitting["waits_for"]));
+    }
+    if !list(&status["split_off"]).is_empty() {
+        let _ = writeln!(out, "split off from this cluster: {}", shorts(&status["split_off"]));
     }
 }
 

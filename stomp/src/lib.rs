@@ -28,5 +28,6 @@ pub mod session;
 pub use broker::{Broker, BrokerConfig, ConnId, Output};
 pub use dispatch::TakeoverTiming;
 pub use status::{
-    DamageStatus, DrainingStatus, MemoryStatus, MergingStatus, NodeStatus, QueueStatus, Status, StoreStatus,
+    DamageStatus, DrainingStatus, MemoryStatus, MergingStatus, NodeStatus, QueueStatus, SplittingStatus, Status,
+    StoreStatus,
 };

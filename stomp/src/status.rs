@@ -1,8 +1,10 @@
 //! What `rhizomq status --json` shows: one object. Its names are a contract that tools rely on.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use rhizomq_net::{DrainStage, DrainStatus};
+use rhizomq_engine::NodeId;
+use rhizomq_net::{DrainStage, DrainStatus, SplitStatus};
 use serde::Serialize;
 
 /// A node's view of itself and the cluster.
@@ -31,6 +33,10 @@ pub struct Status {
     pub digest: String,
     /// Messages of topics that this node dropped, since its start, because a subscriber did not keep up.
     pub topic_drops: u64,
+    /// How far the split of this cluster is that an operator has ordered.
+    pub splitting: Option<SplittingStatus>,
+    /// Nodes that were split off from this cluster and have not been merged with again.
+    pub split_off: Vec<String>,
     /// Nodes of other networks that `merge` named and that no node of this cluster has reached yet.
     pub merging: Vec<MergingStatus>,
     /// What was found broken on this node's disk since its process started.
@@ -66,6 +72,37 @@ pub struct DrainingStatus {
     pub lacking_messages: u64,
     /// What it waits for and can't bring about itself.
     pub hindrance: Option<String>,
+}
+
+/// A split that is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SplittingStatus {
+    /// What the part that leaves is called.
+    pub name: String,
+    /// Ids of the nodes that leave.
+    pub leaving: Vec<String>,
+    /// Ids of those that stay.
+    pub staying: Vec<String>,
+    /// Ids of those that are not ready.
+    pub waits_for: Vec<String>,
+    /// Segments of the other part that are still on this node's disk.
+    pub foreign_segments: u64,
+    /// Whether this node leaves and lacks the secret of its part.
+    pub lacks_secret: bool,
+}
+
+impl From<SplitStatus> for SplittingStatus {
+    fn from(status: SplitStatus) -> Self {
+        let ids = |nodes: &BTreeSet<NodeId>| nodes.iter().map(ToString::to_string).collect();
+        Self {
+            leaving: ids(&status.leaving),
+            staying: ids(&status.staying),
+            waits_for: ids(&status.waits_for),
+            name: status.name,
+            foreign_segments: status.foreign,
+            lacks_secret: status.lacks_secret,
+        }
+    }
 }
 
 impl From<DrainStatus> for DrainingStatus {

@@ -11,7 +11,7 @@ use std::{
 use rhizomq_engine::{Engine, Epoch, Now, Planted, Store as _, store::MemoryStore};
 use rhizomq_net::{
     Node, NodeConfig, SwimConfig, Timing,
-    rim::{Identity, NetworkSecret, Rim, RimConfig},
+    rim::{Identity, NetworkSecret, Rim, RimConfig, Secrets},
 };
 use rhizomq_stomp::{
     Broker, BrokerConfig, MemoryStatus, StoreStatus,
@@ -94,6 +94,7 @@ async fn driver(session: SessionConfig) -> (Driver, SocketAddr) {
         rim_events,
         listener,
         clients: ListenerConfig::default(),
+        secrets: Secrets::in_memory(secret.clone()),
         join: Vec::new(),
         started: Instant::now(),
         scrub: None,

@@ -14,6 +14,7 @@ mod disk;
 mod drain;
 mod merge;
 mod observers;
+mod parting;
 mod special_files;
 mod split;
 mod suspended;

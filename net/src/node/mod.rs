@@ -61,7 +61,7 @@ pub use self::{
     networks::{MergeError, Merging, trusted_networks},
     roster::RosterEntry,
     sites::Spread,
-    split::{SplitError, SplitOrder, SplitStatus},
+    split::{SplitError, SplitOrder, SplitPlan, SplitStatus},
 };
 use crate::{
     link::{LinkId, PeerHello},

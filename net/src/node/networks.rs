@@ -46,6 +46,12 @@ pub enum MergeError {
          serve --join`; to merge, print a ticket at a node of the other cluster"
     )]
     OwnNetwork,
+    /// A node of the part that this one's left, which lets nobody in that was split off.
+    #[error(
+        "this node's part was split off from that of the ticket's node, which lets nobody in that left; merge the other way \
+         round: with a ticket that `rhizomq ticket` prints here, on a node that stayed"
+    )]
+    SplitOff,
     /// The keyring is full.
     #[error("{MAX_TRUSTED} networks were merged into this cluster already, more can't be")]
     TooManyNetworks,
@@ -93,6 +99,9 @@ impl Node {
         let merging = Merging { node: ticket.node, addresses: addresses.clone(), already };
         if ticket.node == self.id() {
             return Err(MergeError::OwnNode);
+        }
+        if self.has_left(ticket.node) {
+            return Err(MergeError::SplitOff);
         }
         let was_split_off = self.is_gone(ticket.node);
         if ticket.secret == self.config.network && !was_split_off {

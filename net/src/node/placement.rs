@@ -32,6 +32,11 @@ impl Holders {
         self.holders.get(&segment).map(Vec::as_slice).unwrap_or_default()
     }
 
+    /// Segments whose holders are noted.
+    pub(super) fn segments(&self) -> impl Iterator<Item = SegmentId> {
+        self.holders.keys().copied()
+    }
+
     /// Segments that list the node as a holder.
     pub(super) fn listing(&self, node: NodeId) -> Vec<SegmentId> {
         self.holders.iter().filter(|(_, nodes)| nodes.contains(&node)).map(|(segment, _)| *segment).collect()

@@ -72,6 +72,9 @@ pub enum SplitError {
     /// A part of no members.
     #[error("a cluster has one member at least")]
     Size,
+    /// No secret for the part that leaves.
+    #[error("the system gives no random bytes, so the part that leaves can't have a secret of its own")]
+    NoRandomness,
     /// There is none to take back.
     #[error("no split is under way")]
     None,
@@ -93,6 +96,19 @@ pub struct SplitOrder {
     pub leaving: BTreeSet<NodeId>,
     /// Members of the part that leaves; as it is here, if not said.
     pub size: Option<u32>,
+}
+
+/// What an order would come to, as far as one node can tell: it counts what it has on its own disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SplitPlan {
+    /// Who leaves.
+    pub leaving: BTreeSet<NodeId>,
+    /// Who stays.
+    pub staying: BTreeSet<NodeId>,
+    /// By inbox: messages that leave and messages that stay, each with the node that took it.
+    pub inboxes: BTreeMap<String, (u64, u64)>,
+    /// Segments of which this node has no replica: what waits in them is not counted.
+    pub unseen: u64,
 }
 
 /// How far a split is.
@@ -191,7 +207,10 @@ impl Node {
         // Also if it stays: until one who leaves has it, nobody else does.
         self.splits.secret = Some(secret.clone());
         self.outputs.push_back(Output::Keep(Some(secret)));
+        self.splits.current = Some(split.clone());
+        self.splits.ready.clear();
         self.write_split(split, now);
+        self.trust_networks();
         self.engine.close_segment();
         self.finish(now);
         Ok(())
@@ -227,6 +246,22 @@ impl Node {
             Some(node) => Err(SplitError::Draining(*node)),
             None => Ok(()),
         }
+    }
+
+    /// What an order would come to.
+    pub fn plan_split(&self, order: &SplitOrder) -> SplitPlan {
+        let leaving = order.leaving.clone();
+        let staying = self.roster_ids().into_iter().filter(|node| !leaving.contains(node)).collect();
+        let mut plan = SplitPlan { leaving, staying, ..SplitPlan::default() };
+        for (inbox, _) in self.engine.inboxes() {
+            let counts = plan.inboxes.entry(inbox.to_owned()).or_default();
+            for (segment, count) in self.engine.inbox_segments(inbox) {
+                let part = if plan.leaving.contains(&segment.node) { &mut counts.0 } else { &mut counts.1 };
+                *part += count;
+            }
+        }
+        plan.unseen = self.holders.segments().filter(|&segment| !self.engine.has_replica(segment)).count() as u64;
+        plan
     }
 
     /// Takes the order back.

@@ -24,6 +24,7 @@ mod quiet;
 mod raw;
 mod refusal;
 mod secret;
+mod secrets;
 mod table;
 mod tls;
 
@@ -37,6 +38,7 @@ pub use keyring::{Keyring, MAX_TRUSTED};
 pub use raw::{RawError, raw_stream_throughput};
 pub use refusal::{CloseCode, Farewell, Refused};
 pub use secret::{NetworkSecret, SecretError};
+pub use secrets::Secrets;
 pub use tls::TlsError;
 
 #[cfg(test)]

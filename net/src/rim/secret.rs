@@ -4,10 +4,13 @@ use std::{fmt, path::Path};
 
 use rhizomq_engine::NodeId;
 
-use super::keyfile::{self, KeyFileError};
+use super::{
+    keyfile::{self, KeyFileError},
+    secrets::was_of,
+};
 
 pub(super) const FILE: &str = "network.secret";
-const KIND: &str = "network-secret";
+pub(super) const KIND: &str = "network-secret";
 const PROOF_CONTEXT: &str = "rhizomq 2026 proof of the network secret";
 
 /// 32 random bytes that all nodes of a network share. Never shown by `Debug`.
@@ -78,7 +81,8 @@ impl NetworkSecret {
     /// be read or written, or is damaged.
     pub fn join(data: &Path, secret: NetworkSecret) -> Result<Self, SecretError> {
         match Self::load(data)? {
-            Some(kept) if kept == secret => Ok(kept),
+            // A part of a network that was split off has another secret now, and its nodes may be started as before.
+            Some(kept) if kept == secret || was_of(data, &secret)? => Ok(kept),
             Some(_) => Err(SecretError::OtherNetwork { path: data.join(FILE).display().to_string() }),
             None => {
                 keyfile::write(&data.join(FILE), KIND, &secret.0)?;
@@ -88,8 +92,12 @@ impl NetworkSecret {
     }
 
     pub(super) fn load(data: &Path) -> Result<Option<Self>, SecretError> {
-        let path = data.join(FILE);
-        let Some(bytes) = keyfile::read(&path, KIND)? else { return Ok(None) };
+        Self::read(&data.join(FILE))
+    }
+
+    pub(super) fn read(path: &Path) -> Result<Option<Self>, SecretError> {
+        let Some(bytes) = keyfile::read(path, KIND)? else { return Ok(None) };
+        let path = path.to_owned();
         let bytes = bytes.try_into().map_err(|_| KeyFileError::Damaged { path, kind: KIND, what: "not 32 bytes" })?;
         Ok(Some(Self(bytes)))
     }

@@ -45,7 +45,7 @@ use crate::{
     session::{Delivery, Session, SessionConfig},
     status::{
         DamageStatus, DrainingStatus, MembersStatus, MemoryStatus, MergingStatus, NodeStatus, QueueStatus, SiteStatus,
-        Status, StoreStatus,
+        SplittingStatus, Status, StoreStatus,
     },
 };
 
@@ -380,6 +380,8 @@ impl Broker {
             },
             nodes: self.node.roster().into_iter().map(member).collect(),
             draining: self.node.drain_status().map(DrainingStatus::from),
+            splitting: self.node.split_status().map(SplittingStatus::from),
+            split_off: self.node.gone().map(|node| node.to_string()).collect(),
             queues: self.dispatch.totals(&self.node).into_iter().map(queue).collect(),
             duplicates: self.dispatch.duplicates(),
             under_replicated: self.node.under_replicated(),

@@ -14,8 +14,8 @@ use rhizomq_engine::{
 };
 use rhizomq_net::{
     CancelError, CommitError, DrainStage, DrainStatus, ForgetError, Forgotten, MergeError, Merging,
-    Output as NetOutput, Size, SizeError, Ticket,
-    rim::{Refused, Rim, RimEvent, RimEvents},
+    Output as NetOutput, Size, SizeError, SplitError, SplitOrder, SplitPlan, Ticket,
+    rim::{NetworkSecret, Refused, Rim, RimEvent, RimEvents, SecretError, Secrets},
 };
 use tokio::{
     net::TcpListener,
@@ -61,6 +61,8 @@ pub struct DriverConfig {
     pub listener: TcpListener,
     /// Limits of it.
     pub clients: ListenerConfig,
+    /// The secrets that the node is known by.
+    pub secrets: Secrets,
     /// Addresses of a cluster to join, dialled for ever besides the roster.
     pub join: Vec<SocketAddr>,
     /// The zero of the monotonic clock that the broker was made with.
@@ -82,6 +84,9 @@ pub enum DriverError {
     /// The store broke. What was confirmed is on disk; restart to reopen it.
     #[error("the store can't be trusted any more: {0}")]
     Store(#[from] StoreError),
+    /// A secret can't be put on disk: peers would not know this node any more after a restart.
+    #[error("the network's secret can't be kept: {0}")]
+    Secret(#[from] SecretError),
     /// No thread for the store.
     #[error("the store has no thread: {0}")]
     Thread(std::io::Error),
@@ -95,6 +100,8 @@ enum Question {
     Drain(oneshot::Sender<Option<DrainStatus>>),
     CancelDrain(oneshot::Sender<Result<(), CancelError>>),
     Merge(Ticket, oneshot::Sender<Result<Merging, MergeError>>),
+    Split(SplitOrder, bool, oneshot::Sender<Result<SplitPlan, SplitError>>),
+    CancelSplit(oneshot::Sender<Result<(), SplitError>>),
 }
 
 /// Asks the core questions from other tasks. Cheap to clone.
@@ -162,6 +169,20 @@ impl Handle {
         self.questions.send(Question::Merge(ticket, answer)).await.ok()?;
         merging.await.ok()
     }
+
+    /// Parts the cluster into two, or only says what would come of it; `None` when the core has stopped. See `Node::split`.
+    pub async fn split(&self, order: SplitOrder, dry_run: bool) -> Option<Result<SplitPlan, SplitError>> {
+        let (answer, plan) = oneshot::channel();
+        self.questions.send(Question::Split(order, dry_run, answer)).await.ok()?;
+        plan.await.ok()
+    }
+
+    /// Takes that back; `None` when the core has stopped. See `Node::cancel_split`.
+    pub async fn cancel_split(&self) -> Option<Result<(), SplitError>> {
+        let (answer, done) = oneshot::channel();
+        self.questions.send(Question::CancelSplit(answer)).await.ok()?;
+        done.await.ok()
+    }
 }
 
 /// The latest refusals that are kept, to tell why a merge does not come about.
@@ -192,6 +213,9 @@ pub struct Driver {
     /// By address, the latest of each.
     refusals: VecDeque<Refused>,
     stopped: bool,
+    /// Something that must not fail has: the life ends.
+    failed: Option<DriverError>,
+    secrets: Secrets,
 }
 
 /// The clocks, with `started` as the monotonic one's zero.
@@ -236,6 +260,8 @@ impl Driver {
             memory: config.memory,
             refusals: VecDeque::new(),
             stopped: false,
+            failed: None,
+            secrets: config.secrets,
         };
         if !driver.join.is_empty() {
             driver.rim.dial([(None, driver.join.clone())]);
@@ -293,6 +319,10 @@ impl Driver {
                 self.broker.handle_timeout(now);
             }
             self.drain_outputs();
+            if let Some(error) = self.failed.take() {
+                result = Err(error);
+                break;
+            }
         }
         if let Err(error) = &result {
             tracing::error!(%error, "nothing more is confirmed in this life");
@@ -440,6 +470,16 @@ impl Driver {
                 }
                 let _ = answer.send(merging);
             }
+            Question::Split(order, dry_run, answer) => {
+                let _ = answer.send(self.split(order, dry_run));
+            }
+            Question::CancelSplit(answer) => {
+                let done = self.broker.cancel_split(now(self.started));
+                if done.is_ok() {
+                    tracing::warn!("an operator takes the split back: the cluster stays one");
+                }
+                let _ = answer.send(done);
+            }
             Question::Status(answer) => {
                 let mut status = self.broker.status();
                 status.damage.places = self.damage.places();
@@ -454,6 +494,18 @@ impl Driver {
                 let _ = answer.send(status);
             }
         }
+    }
+
+    fn split(&mut self, order: SplitOrder, dry_run: bool) -> Result<SplitPlan, SplitError> {
+        let node = self.broker.node();
+        node.check_split(&order)?;
+        let plan = node.plan_split(&order);
+        if !dry_run {
+            let secret = NetworkSecret::generate().map_err(|_| SplitError::NoRandomness)?;
+            tracing::warn!(name = order.name, leaving = order.leaving.len(), "an operator splits the cluster");
+            self.broker.split(now(self.started), order, secret)?;
+        }
+        Ok(plan)
     }
 
     /// Something on the disk is broken: it is told once, given up, and what is still good of the file is written anew.
@@ -490,7 +542,17 @@ impl Driver {
         }
     }
 
+    fn note_secret(&mut self, result: Result<(), SecretError>) {
+        if let Err(error) = result {
+            self.failed.get_or_insert(error.into());
+        }
+    }
+
     fn perform(&mut self, output: NetOutput) {
+        // What was to be done before it is not: nothing more is said.
+        if self.failed.is_some() {
+            return;
+        }
         match output {
             NetOutput::Send { link, bytes } => self.rim.send(link, bytes),
             NetOutput::Datagram { link, bytes } => self.rim.datagram(link, bytes),
@@ -505,6 +567,14 @@ impl Driver {
                 self.rim.dial(roster.chain(join));
             }
             NetOutput::Trust(keyring) => self.rim.trust(keyring),
+            // Small files, rarely, and nothing may be done before they are on disk.
+            NetOutput::Keep(secret) => self.note_secret(self.secrets.keep(secret.as_ref())),
+            NetOutput::Rekey(secret) => {
+                tracing::warn!("the cluster is split: this node is of a network of its own part now");
+                self.note_secret(self.secrets.replace(&secret));
+                // Those are of the other part, or on the roster.
+                self.join.clear();
+            }
             _ => {}
         }
     }

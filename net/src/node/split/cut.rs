@@ -196,7 +196,7 @@ impl Node {
     /// that left, which only a merge can have brought to it; that heals the split.
     pub(in crate::node) fn lets_in(&mut self, now: Now, link: LinkId, hello: &PeerHello) -> bool {
         if let Some(&id) = self.splits.gone.get(&hello.node) {
-            if id_of(&self.config.network) != id || !hello.knows_own {
+            if !self.has_left(hello.node) || !hello.knows_own {
                 self.part_from(now, link, id);
                 return false;
             }
@@ -207,6 +207,11 @@ impl Node {
             return false;
         }
         true
+    }
+
+    /// Whether this node is of a part that left the one that a node is of.
+    pub(in crate::node) fn has_left(&self, node: NodeId) -> bool {
+        self.splits.gone.get(&node).is_some_and(|id| *id == id_of(&self.config.network))
     }
 
     /// A merge with a node that was split off: the split is over.

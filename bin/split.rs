@@ -1,0 +1,170 @@
+//! `rhizomq split`: parts a cluster into two, or says what would come of it, and waits until the two know no more of
+//! each other.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::{
+    cli::SplitArgs,
+    client::{ClientError, TIMEOUT, ask},
+};
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Queues and subscriptions that are listed.
+const MAX_LISTED: usize = 40;
+
+pub(crate) fn run(args: &SplitArgs) -> Result<String, ClientError> {
+    let admin = args.node.admin;
+    let post = |body| ask(admin, "POST", "/split", Some(body), Some(TIMEOUT));
+    if args.cancel {
+        let answer = post(json!({ "cancel": true }))?;
+        let told = "taken back: the cluster stays one".to_owned();
+        return Ok(if args.node.json { answer.to_string() } else { told });
+    }
+    let status = ask(admin, "GET", "/status", None, Some(TIMEOUT))?;
+    // The command line has a name, unless it takes a split back.
+    let name = args.off.clone().unwrap_or_default();
+    let refused = |reason| ClientError::Refused { admin, reason };
+    let leaving = leaving(&status, &name, &args.nodes).map_err(refused)?;
+    let plan = post(json!({ "name": name, "nodes": leaving, "size": args.size, "dry_run": args.dry_run }))?;
+    if args.dry_run {
+        return Ok(if args.node.json { plan.to_string() } else { told(&plan, &status) });
+    }
+    wait(args, &name)
+}
+
+/// Ids of the nodes that are to leave: as named, or all of the site of that name.
+fn leaving(status: &Value, part: &str, named: &[String]) -> Result<Vec<String>, String> {
+    let nodes = list(&status["nodes"]);
+    let id = |node: &Value| node["id"].as_str().unwrap_or_default().to_owned();
+    if named.is_empty() {
+        let there: Vec<_> = nodes.iter().filter(|node| node["site"] == part && !part.is_empty()).map(id).collect();
+        let hint = || format!("no node stands on a site `{part}`: name those that are to leave with --nodes");
+        return if there.is_empty() { Err(hint()) } else { Ok(there) };
+    }
+    let find = |name: &String| {
+        let fits = |node: &&Value| node["name"] == name.as_str() || node["id"].as_str().is_some_and(|id| id == name);
+        let found: Vec<_> = nodes.iter().filter(fits).map(id).collect();
+        match &found[..] {
+            [one] => Ok(one.clone()),
+            [] => Err(format!("no node is called `{name}`; `rhizomq status` lists those that are known")),
+            _ => {
+                Err(format!("{} nodes are called `{name}`: give their ids, as `status --json` tells them", found.len()))
+            }
+        }
+    };
+    named.iter().map(find).collect()
+}
+
+fn told(plan: &Value, status: &Value) -> String {
+    let names = |part: &Value| {
+        let name = |id: &Value| {
+            let node = list(&status["nodes"]).iter().find(|node| node["id"] == *id);
+            node.and_then(|node| node["name"].as_str())
+                .filter(|name| !name.is_empty())
+                .map_or_else(|| id.as_str().unwrap_or_default().to_owned(), str::to_owned)
+        };
+        let mut names: Vec<_> = list(part).iter().map(name).collect();
+        names.sort_unstable();
+        names.join(", ")
+    };
+    let mut text = format!(
+        "nothing is done yet\nleave: {}\nstay:  {}\nA message goes with the node that took it:",
+        names(&plan["leaving"]),
+        names(&plan["staying"]),
+    );
+    let backlogs = list(&plan["backlogs"]);
+    for backlog in backlogs.iter().take(MAX_LISTED) {
+        let name = backlog["name"].as_str().unwrap_or_default();
+        text.push_str(&format!("\n  {name}: {} leave, {} stay", backlog["leave"], backlog["stay"]));
+    }
+    match backlogs.len() {
+        0 => text.push_str("\n  nothing waits here"),
+        many if many > MAX_LISTED => text.push_str(&format!("\n  and {} more: --json has all", many - MAX_LISTED)),
+        _ => {}
+    }
+    text.push_str("\nDurable subscriptions are known to both parts.");
+    if plan["unseen_segments"].as_u64() > Some(0) {
+        text.push_str(&format!(
+            "\nCounted is what the asked node has on its disk; {} segments lie on others alone: ask these, too.",
+            plan["unseen_segments"]
+        ));
+    }
+    text
+}
+
+fn wait(args: &SplitArgs, name: &str) -> Result<String, ClientError> {
+    let begun = Instant::now();
+    let mut said = String::new();
+    loop {
+        let status = ask(args.node.admin, "GET", "/status", None, Some(TIMEOUT))?;
+        let splitting = &status["splitting"];
+        if splitting.is_null() {
+            return if list(&status["split_off"]).is_empty() {
+                let reason = "the split was taken back meanwhile; the cluster stays one".to_owned();
+                Err(ClientError::Refused { admin: args.node.admin, reason })
+            } else {
+                Ok(format!(
+                    "done: `{name}` is a cluster of its own, with a secret of its own; `rhizomq ticket` on one of its nodes \
+                     prints its ticket. To make the two one again: rhizomq merge THAT-TICKET, on a node that stayed"
+                ))
+            };
+        }
+        let line = if args.node.json { splitting.to_string() } else { progress(splitting) };
+        if line != said {
+            println!("{line}");
+            said = line;
+        }
+        if let Some(seconds) = args.timeout.filter(|seconds| begun.elapsed() >= Duration::from_secs(*seconds)) {
+            return Err(ClientError::NotSplit { seconds, progress: progress(splitting) });
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn progress(splitting: &Value) -> String {
+    let waits_for = list(&splitting["waits_for"]).iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ");
+    format!("copies are made within each part; not ready: {waits_for}")
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[][..], Vec::as_slice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> Value {
+        json!({ "nodes": [
+            { "id": "aa", "name": "a", "site": "west" },
+            { "id": "bb", "name": "b", "site": "east" },
+            { "id": "cc", "name": "b", "site": "west" },
+        ] })
+    }
+
+    #[test]
+    fn who_leaves_is_named_or_stands_on_the_site() {
+        let leaving = |part: &str, named: &[&str]| {
+            leaving(&status(), part, &named.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+        };
+        assert_eq!(leaving("west", &[]), Ok(vec!["aa".to_owned(), "cc".to_owned()]));
+        assert_eq!(leaving("x", &["a", "cc"]), Ok(vec!["aa".to_owned(), "cc".to_owned()]));
+        assert!(leaving("x", &["b"]).is_err_and(|why| why.contains("2 nodes are called `b`")));
+        assert!(leaving("x", &["d"]).is_err_and(|why| why.contains("no node is called `d`")));
+        assert!(leaving("x", &[]).is_err_and(|why| why.contains("--nodes")));
+    }
+
+    #[test]
+    fn a_plan_names_backlogs_and_what_it_has_not_seen() {
+        let plan = json!({ "leaving": ["aa"], "staying": ["bb", "dd"], "unseen_segments": 2,
+            "backlogs": [{ "name": "/queue/q", "leave": 3, "stay": 4 }] });
+        let text = told(&plan, &status());
+        assert!(text.contains("leave: a\nstay:  b, dd\n"), "{text}");
+        assert!(text.contains("/queue/q: 3 leave, 4 stay") && text.contains("2 segments lie on others"), "{text}");
+        assert!(told(&json!({}), &status()).contains("nothing waits here"));
+    }
+}
