@@ -17,7 +17,7 @@ use super::{
     world::{Settings, World},
 };
 
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 150;
 
 /// A split comes about within so many milliseconds when all are there.
 const PARTED_MS: u64 = 30_000;
@@ -121,6 +121,7 @@ impl World {
             let status = self.hosts[a].broker.as_ref().and_then(|broker| broker.node().split_status());
             self.require(status.is_none(), &format!("{what}: at h{a} it is under way: {status:?}"));
         }
+        self.check_rosters(&groups, what);
         let hosts: Vec<_> = (0..self.hosts.len()).collect();
         if let Some(text) = self.wrong_seats(&hosts, &groups, None) {
             self.require(false, &format!("{what}: {text}"));
@@ -136,12 +137,26 @@ impl World {
         self.require(wrong.is_none(), &wrong.clone().unwrap_or_default());
     }
 
+    /// Every host knows all of its part, be they dead, and nobody else.
+    fn check_rosters(&mut self, groups: &[usize], what: &str) {
+        for host in 0..self.hosts.len() {
+            let Some(broker) = &self.hosts[host].broker else { continue };
+            let known: BTreeSet<_> = broker.node().roster().iter().map(|entry| entry.id).collect();
+            let of_part = |other: &usize| groups[*other] == groups[host];
+            let part: BTreeSet<_> =
+                (0..self.hosts.len()).filter(of_part).map(|other| self.hosts[other].identity).collect();
+            self.require(known == part, &format!("{what}: h{host} knows {known:?}, and its part is {part:?}"));
+        }
+    }
+
     /// The part that stays merges with the one that left.
     fn mend(&mut self) {
         self.mended_at = Some(self.now);
         let leaving = self.parting.take().map(|parting| parting.leaving).unwrap_or_default();
         let all: Vec<_> = (0..self.hosts.len()).collect();
         let (left, stayed): (Vec<_>, Vec<_>) = all.into_iter().partition(|host| leaving.contains(host));
+        let up = |hosts: Vec<usize>| hosts.into_iter().filter(|&host| self.hosts[host].is_up()).collect::<Vec<_>>();
+        let (left, stayed) = (up(left), up(stayed));
         let (host, with) = (self.rng.pick(&stayed), self.rng.pick(&left));
         self.merge(host, with);
     }
@@ -202,8 +217,21 @@ fn any_host(world: &mut World) -> usize {
 
 /// Together again, to the end.
 fn mend_and_rest(world: &mut World) {
+    // One is not there at that time, and is known to both all the same.
+    let away = world.hosts.len() > 2 && world.rng.chance(0.4);
+    let away = away.then(|| any_host(world)).filter(|&host| world.part_size(host) > 1);
+    if let Some(host) = away {
+        world.strike(Fault::Crash { host, keep: true, back: NEVER });
+        world.run_for(5_000);
+    }
     world.mend();
     world.run_for(SETTLED_MS);
+    let whole = vec![0; world.hosts.len()];
+    world.check_rosters(&whole, "merged again");
+    if let Some(host) = away {
+        world.boot(host);
+        world.run_for(10_000);
+    }
     let joined = world.all_joined();
     world.require(joined, "merged again, and not all are linked");
     world.heal_and_rest();
@@ -312,7 +340,7 @@ fn an_order_is_taken_back_and_the_cluster_stays_one() {
         traffic(&mut world);
         // A disk that takes its time keeps everybody waiting.
         let slow = any_host(&mut world);
-        world.strike(Fault::Slow { host: slow, ms: 5_000 });
+        world.strike(Fault::Slow { host: slow, ms: 2_500 });
         let host = any_host(&mut world);
         world.split(host, &leaving, None);
         let pause = world.rng.within(0, 3_000);

@@ -163,6 +163,8 @@ pub(super) struct Splits {
     ready: BTreeSet<NodeId>,
     /// Nodes that were split off, as of splits that are not healed.
     gone: BTreeMap<NodeId, SplitId>,
+    /// Splits of which both parts have come together again.
+    over: BTreeSet<SplitId>,
     /// The secret of the part that leaves, kept on disk: if this node is of it, or was the first to have it.
     secret: Option<NetworkSecret>,
     /// Links with nodes of the other part that are still to be closed, and since when.

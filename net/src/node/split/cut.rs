@@ -1,9 +1,11 @@
 //! The cut itself: what a part forgets of the other, how each hears that all were ready, and what a merge does about it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bytes::Bytes;
 use rhizomq_engine::{Key, NodeId, Now};
 
-use super::{Node, Split, SplitId, State, id_of, member, read_member};
+use super::{Node, Split, SplitId, State, id_of};
 use crate::{
     Size,
     link::{LinkId, PeerHello},
@@ -35,6 +37,26 @@ pub(super) fn over_key() -> Key {
     Key::set("split/over")
 }
 
+/// A member of the set `gone`: a node that the marking one's part does not see any more.
+struct Gone {
+    split: SplitId,
+    /// Whether it is of the part that left.
+    left: bool,
+    node: NodeId,
+}
+
+impl Gone {
+    fn encode(&self) -> Vec<u8> {
+        [&self.split.to_le_bytes()[..], &[u8::from(self.left)], &self.node.0].concat()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (split, rest) = bytes.split_first_chunk::<8>()?;
+        let (left, node) = rest.split_first()?;
+        Some(Self { split: u64::from_le_bytes(*split), left: *left == 1, node: NodeId(node.try_into().ok()?) })
+    }
+}
+
 impl Node {
     /// Nodes that were split off and have not been merged with again.
     pub fn gone(&self) -> impl Iterator<Item = NodeId> + '_ {
@@ -47,11 +69,16 @@ impl Node {
     }
 
     pub(super) fn note_gone(&mut self) {
-        let over = self.engine.registry().set_members(&over_key());
-        let is_over = |id: SplitId| over.iter().any(|bytes| bytes[..] == id.to_le_bytes());
         let marks = self.engine.registry().set_members(&gone_key());
-        let gone = marks.iter().filter_map(|bytes| read_member(bytes)).filter(|(id, _)| !is_over(*id));
-        self.splits.gone = gone.map(|(id, node)| (node, id)).filter(|(node, _)| *node != self.id()).collect();
+        let marks: Vec<_> = marks.iter().filter_map(|bytes| Gone::decode(bytes)).collect();
+        let mut sides: BTreeMap<SplitId, BTreeSet<bool>> = BTreeMap::new();
+        marks.iter().for_each(|mark| _ = sides.entry(mark.split).or_default().insert(mark.left));
+        // Each part marks the other. Where the marks of both have come together the split is over, even if the word of that
+        // is still on its way.
+        let both = sides.iter().filter(|(_, sides)| sides.len() > 1).map(|(split, _)| *split);
+        self.splits.over = both.collect();
+        let gone = marks.iter().filter(|mark| !self.is_healed(mark.split)).map(|mark| (mark.node, mark.split));
+        self.splits.gone = gone.collect();
     }
 
     /// Cuts if all are ready, or if another of this part has done so.
@@ -139,7 +166,7 @@ impl Node {
     }
 
     fn is_healed(&self, id: SplitId) -> bool {
-        self.engine.set_contains(&over_key(), &id.to_le_bytes())
+        self.splits.over.contains(&id) || self.engine.set_contains(&over_key(), &id.to_le_bytes())
     }
 
     fn cut(&mut self, split: &Split, now: Now) {
@@ -147,7 +174,8 @@ impl Node {
         let others: Vec<_> =
             self.roster_ids().into_iter().filter(|node| split.leaving.contains(node) != leaves).collect();
         for &node in &others {
-            self.add_to(gone_key(), member(split.id, node));
+            let mark = Gone { split: split.id, left: !leaves, node };
+            self.add_to(gone_key(), mark.encode());
             self.splits.gone.insert(node, split.id);
             self.strike_out(roster_key(), node);
             self.strike_seats(node);
