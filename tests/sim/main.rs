@@ -5,8 +5,8 @@
 //! promises of the design throughout: what was confirmed is kept and delivered, what was consumed stays so, duplicates
 //! are marked, order holds, equal states in the end.
 //!
-//! `RHIZOMQ_SIM_SEEDS=n` runs more seeds of mixed faults; `RHIZOMQ_SIM_SEED=x` with the name of one test runs that seed
-//! alone and prints its trace.
+//! `RHIZOMQ_SIM_SEEDS=n` runs more seeds of mixed faults, `RHIZOMQ_STORY_SEEDS=n` of each story; `RHIZOMQ_SIM_SEED=x` with
+//! the name of one test runs that seed alone and prints its trace.
 //!
 //! - the world: `world` (the loop), `agenda` (what comes next), `host`, `disk`, `network`, `rng`
 //! - its clients: `sessions` (connections), `clients`, `consumers`, `topics`

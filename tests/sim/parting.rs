@@ -17,7 +17,7 @@ use super::{
     world::{Settings, World},
 };
 
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 24;
 
 /// A split comes about within so many milliseconds when all are there.
 const PARTED_MS: u64 = 30_000;

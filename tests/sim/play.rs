@@ -397,7 +397,7 @@ impl Play {
 /// Runs a story with its seeds, or as many as the command says.
 fn tell(name: &str) {
     let story = Story::read(name);
-    let seeds = number_from_env("RHIZOMQ_SIM_SEEDS").unwrap_or(story.seeds);
+    let seeds = number_from_env("RHIZOMQ_STORY_SEEDS").unwrap_or(story.seeds);
     expect_clean(&story.about, &|seed, printed| play(&story, seed, printed, None), 0..seeds);
 }
 
