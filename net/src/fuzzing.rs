@@ -16,7 +16,7 @@ use crate::{
     SwimConfig, Ticket, Timing,
     registry_sync::{RegistryMsg, respond, start},
     rim::{NetworkSecret, fuzzing as rim},
-    wire::{self, Control, Wire},
+    wire::{self, Control, Hidden, Wire},
 };
 
 /// All of this crate.
@@ -85,6 +85,8 @@ fn controls() -> Vec<Control> {
         Control::Pulled { segment, length: Some(9), more: true },
         Control::Prove { segment, nonce: 5, state },
         Control::Proof { segment, nonce: 5 },
+        Control::Secret(Hidden([6; 32])),
+        Control::Parted(7),
     ]);
     registry
 }
