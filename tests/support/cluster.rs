@@ -41,6 +41,11 @@ impl Cluster {
         Self::build(count, true, &[])
     }
 
+    /// Nodes that run already.
+    pub fn of(nodes: Vec<Node>, dir: TempDir) -> Self {
+        Self { nodes, relays: Vec::new(), dir }
+    }
+
     fn build(count: usize, relays: bool, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut cluster = Self { nodes: Vec::new(), relays: Vec::new(), dir };

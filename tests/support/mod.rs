@@ -12,6 +12,8 @@ use std::{
 };
 
 pub mod cluster;
+pub mod hub;
+pub mod load;
 pub mod node;
 pub mod relay;
 pub mod stomp;

@@ -31,6 +31,8 @@ pub struct Setup {
     /// How many files the process may open; `None`: as many as this one.
     pub files: Option<u32>,
     pub env: Vec<(String, String)>,
+    /// The network namespace it runs in, and is asked from; `None`: that of the test.
+    pub namespace: Option<String>,
 }
 
 impl Setup {
@@ -49,6 +51,7 @@ impl Setup {
             args: vec![],
             files: None,
             env: vec![],
+            namespace: None,
         }
     }
 
@@ -57,6 +60,14 @@ impl Setup {
         self.args.extend(args.iter().map(|&arg| arg.to_owned()));
         self
     }
+}
+
+/// The program under test, in a network namespace or where the test is. It has no other process around it.
+fn program(namespace: Option<&str>) -> Command {
+    let Some(name) = namespace else { return Command::new(PROGRAM) };
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", name, PROGRAM]);
+    command
 }
 
 /// Why a node did not get ready.
@@ -91,7 +102,7 @@ impl Node {
         let log = setup.data.with_extension("log");
         let stderr = File::options().create(true).append(true).open(&log).expect("the log file of the test");
         let mut command = match setup.files {
-            None => Command::new(PROGRAM),
+            None => program(setup.namespace.as_deref()),
             Some(files) => {
                 let mut shell = Command::new("sh");
                 shell.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), PROGRAM]);
@@ -235,7 +246,7 @@ impl Node {
 
     /// As [`Node::ask`], for a command below others.
     pub fn ask_in(&self, commands: &[&str], args: &[&str]) -> Result<String, String> {
-        let output = Command::new(PROGRAM)
+        let output = program(self.setup.namespace.as_deref())
             .args(commands)
             .args(["--admin", &self.admin.to_string()])
             .args(args)

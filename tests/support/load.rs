@@ -1,0 +1,119 @@
+//! Clients at work while something happens: what they know to be confirmed, and what they got.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::{cluster::Ledger, stomp::Client};
+
+/// Between two messages of a producer.
+const PACE: Duration = Duration::from_millis(4);
+
+/// Between two tries to connect.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// Producers and consumers of one queue. Whoever loses its connection connects again.
+pub struct Load {
+    queue: String,
+    stop: Arc<AtomicBool>,
+    confirmed: Arc<Mutex<Vec<(String, Instant)>>>,
+    producers: Vec<JoinHandle<()>>,
+    consumers: Vec<JoinHandle<Ledger>>,
+}
+
+impl Load {
+    pub fn new(queue: &str) -> Self {
+        Self {
+            queue: queue.to_owned(),
+            stop: Arc::default(),
+            confirmed: Arc::default(),
+            producers: Vec::new(),
+            consumers: Vec::new(),
+        }
+    }
+
+    /// A client that sends one message after the other, each with a receipt; `name` begins their texts.
+    pub fn produce(&mut self, at: SocketAddr, name: &str) {
+        let (stop, confirmed) = (self.stop.clone(), self.confirmed.clone());
+        let (queue, name) = (self.queue.clone(), name.to_owned());
+        self.producers.push(std::thread::spawn(move || {
+            let mut number = 0u64;
+            while !stop.load(Ordering::Relaxed) {
+                let Ok(mut client) = Client::connect(at) else {
+                    std::thread::sleep(AGAIN);
+                    continue;
+                };
+                while !stop.load(Ordering::Relaxed) {
+                    number += 1;
+                    let text = format!("{name}-{number}");
+                    if client.send_confirmed(&queue, text.as_bytes()).is_err() {
+                        break;
+                    }
+                    confirmed.lock().unwrap().push((text, Instant::now()));
+                    std::thread::sleep(PACE);
+                }
+            }
+        }));
+    }
+
+    /// A client that consumes and acknowledges.
+    pub fn consume(&mut self, at: SocketAddr) {
+        let (stop, queue) = (self.stop.clone(), self.queue.clone());
+        self.consumers.push(std::thread::spawn(move || {
+            let mut ledger = Ledger::default();
+            while !stop.load(Ordering::Relaxed) {
+                let Ok(mut client) = Client::connect(at) else {
+                    std::thread::sleep(AGAIN);
+                    continue;
+                };
+                if client.subscribe("0", &queue).is_err() {
+                    continue;
+                }
+                while !stop.load(Ordering::Relaxed) {
+                    match client.next_frame(Duration::from_millis(100)) {
+                        Ok(frame) if frame.command == "MESSAGE" => {
+                            ledger.note(&frame);
+                            if client.ack(&frame).is_err() {
+                                break;
+                            }
+                        }
+                        Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {}
+                        // An ERROR, or the end of the connection.
+                        _ => break,
+                    }
+                }
+                let _ = client.sync();
+            }
+            ledger
+        }));
+    }
+
+    /// Texts that are confirmed by now.
+    pub fn confirmed(&self) -> usize {
+        self.confirmed.lock().unwrap().len()
+    }
+
+    /// When a text that begins so was first confirmed after that moment, if one was.
+    pub fn first_after(&self, moment: Instant, name: &str) -> Option<Duration> {
+        let confirmed = self.confirmed.lock().unwrap();
+        let later = |(text, at): &&(String, Instant)| *at > moment && text.starts_with(name);
+        confirmed.iter().find(later).map(|(_, at)| *at - moment)
+    }
+
+    /// Everybody stops: what was confirmed, and what came.
+    pub fn end(self) -> (BTreeSet<String>, Ledger) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.producers.into_iter().for_each(|producer| producer.join().expect("a producer"));
+        let mut ledger = Ledger::default();
+        self.consumers.into_iter().for_each(|consumer| ledger.absorb(consumer.join().expect("a consumer")));
+        let confirmed = self.confirmed.lock().unwrap().iter().map(|(text, _)| text.clone()).collect();
+        (confirmed, ledger)
+    }
+}
