@@ -96,6 +96,17 @@ impl Hub {
         setup
     }
 
+    /// Bytes that went over a node's cable so far, both ways, headers included.
+    pub fn bytes(&self, node: usize) -> u64 {
+        let count = |way: &str| {
+            let file = format!("/sys/class/net/{}c{node}/statistics/{way}_bytes", self.prefix);
+            let output = Command::new("ip").args(["netns", "exec", &self.namespace(node), "cat", &file]).output();
+            let text = String::from_utf8(output.expect("ip runs").stdout).expect("a number");
+            text.trim().parse::<u64>().unwrap_or_else(|_| panic!("{file} holds `{text}`"))
+        };
+        count("rx") + count("tx")
+    }
+
     /// Nothing gets from one side to the other any more.
     pub fn cut(&self, left: &[usize], right: &[usize]) {
         self.each_way(left, right, "add");

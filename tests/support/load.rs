@@ -107,6 +107,19 @@ impl Load {
         confirmed.iter().find(later).map(|(_, at)| *at - moment)
     }
 
+    /// The longest time between two confirmations of texts that begin so, from that moment to now: from the first one after
+    /// it on, which has to be there.
+    pub fn longest_pause_after(&self, moment: Instant, name: &str) -> Option<Duration> {
+        let confirmed = self.confirmed.lock().unwrap();
+        let times: Vec<_> = confirmed.iter().filter(|(text, _)| text.starts_with(name)).map(|(_, at)| *at).collect();
+        let last = times.last().filter(|last| **last > moment + Duration::from_secs(4))?;
+        let before = times.iter().rev().find(|at| **at <= moment).copied().unwrap_or(moment);
+        let later = times.iter().filter(|at| **at > moment && *at <= last);
+        let (_, longest) =
+            later.fold((before, Duration::ZERO), |(before, longest), &at| (at, longest.max(at - before)));
+        Some(longest)
+    }
+
     /// Everybody stops: what was confirmed, and what came.
     pub fn end(self) -> (BTreeSet<String>, Ledger) {
         self.stop.store(true, Ordering::Relaxed);
