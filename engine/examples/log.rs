@@ -58,10 +58,8 @@ pub fn main() -> Result<(), Box<dyn Error>> {
     println!("together: {:?}", bodies(&main)?);
     assert_eq!((bodies(&main)?, bodies(&standby)?), (vec!["job 101".to_owned()], vec!["job 101".to_owned()]));
 
-    // Its first life's segment has no stated end. All that is known of it is consumed: a few bytes remember that.
-    let old: Vec<_> = main.engine().segments().filter(|id| id.node == main_id).collect();
-    old.iter().for_each(|id| main.engine_mut().fold(*id));
-    main.commit()?;
+    // Its first life's segment has no stated end. All that is known of it is consumed, so it is folded: a few bytes
+    // remember that.
     println!("segments kept: {}", main.engine().segments().count());
     assert_eq!(main.engine().segments().count(), 1);
 

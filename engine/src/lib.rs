@@ -48,6 +48,11 @@
 //! On a disk it is `Local::open_dir(dir, node)`. The programs in `examples/` do so: `cargo run --example set`, `register`,
 //! `log`.
 //!
+//! What is consumed gives its space back along with the commits that consume it, at a cost that depends on how much they do;
+//! lives that end without [`Local::close`] leave some tens of bytes each for ever, and nothing else once their messages are
+//! consumed. There is nothing to call for that; [`Local::compact`] does all of it at once. There is no thread of its own
+//! either: a program that commits nothing gets nothing back.
+//!
 //! # Driving it yourself
 //!
 //! [`Local`] commits on the calling thread. An [`Engine`] alone is a state machine: commands queue, [`Engine::poll_commit`]

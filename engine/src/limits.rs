@@ -27,6 +27,10 @@ pub const COMMIT_BYTES: usize = 8 << 20;
 /// Time for which a block is left alone before it may be rewritten, in milliseconds: most are consumed by then, whole.
 pub const REWRITE_AGE_MS: u64 = 10_000;
 
+/// Time for which a block is left alone that was read and not worth rewriting, in milliseconds: few of its messages are left,
+/// and they are large.
+pub const REWRITE_AGAIN_MS: u64 = 60_000;
+
 /// Bytes from which on a block has an outline of its own: smaller ones lie in the store's index themselves.
 pub const OUTLINE_BYTES: usize = 512;
 

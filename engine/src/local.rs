@@ -1,9 +1,11 @@
 //! An engine and its store in one: commits on the calling thread.
 //!
 //! The thinnest driver there is, for programs that use the engine by itself. It reads the clocks, draws the epoch, and
-//! now and then, along with a commit, looks after space: blocks of which most is consumed give way to what is left, and
-//! what former lives of the node left open is folded once it is consumed. All the rest is the engine's. Who wants commits
-//! to grow while the last one is written drives an [`Engine`] himself.
+//! along with its commits looks after space (`upkeep.rs`): blocks of which most is consumed give way to what is left, what
+//! former lives of the node left open is folded once it is consumed, and files go that nothing needs. All the rest is the
+//! engine's. Who wants commits to grow while the last one is written drives an [`Engine`] himself.
+
+mod upkeep;
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -13,14 +15,12 @@ use std::{
 
 use bytes::Bytes;
 
+use self::upkeep::Upkeep;
 use crate::{
     Committed, Dot, Engine, EngineError, Entry, Epoch, MergeError, Message, NodeId, Now, OpenReport, Planted, Position,
-    PublishError, Register, RegistryError, SegmentId, Set, Store, StoreError, Ticket, Unit, limits,
+    PublishError, Register, RegistryError, Set, Store, StoreError, Ticket, Unit,
     store::{self, DiskOptions, DiskStore, MemoryStore},
 };
-
-/// Milliseconds between two looks after space, at least.
-const LOOK_AFTER_MS: u64 = 500;
 
 /// Why a [`Local`] could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -60,8 +60,7 @@ pub struct Local<S> {
     store: S,
     started: Instant,
     found: OpenReport,
-    /// When space was last looked after, in monotonic milliseconds.
-    looked_ms: u64,
+    upkeep: Upkeep,
 }
 
 /// A register of a [`Local`], which knows what time it is.
@@ -86,8 +85,17 @@ impl Local<DiskStore> {
     /// # Errors
     /// The directory is in use, is another's, or can't be read; see [`DiskStore::open`].
     pub fn open_dir(dir: impl AsRef<Path>, node: NodeId) -> Result<(Self, store::OpenReport), LocalError> {
-        let (store, found) = DiskStore::open(dir, DiskOptions::default())?;
-        Ok((Self::open(store, node)?, found))
+        Self::open_with(dir.as_ref(), node, DiskOptions::default())
+    }
+
+    fn open_with(dir: &Path, node: NodeId, options: DiskOptions) -> Result<(Self, store::OpenReport), LocalError> {
+        let (store, found) = DiskStore::open(dir, options)?;
+        let mut local = Self::open(store, node)?;
+        if found.replayed > 0 {
+            // The last life ended without a checkpoint. Short ones that all do so would else pile up their logs.
+            local.checkpoint(1)?;
+        }
+        Ok((local, found))
     }
 }
 
@@ -100,9 +108,10 @@ impl<S: Store> Local<S> {
         let started = Instant::now();
         let (engine, found) =
             Engine::open(store.reader(), node, fresh_epoch(), now_since(started), Planted::default())?;
-        let mut local = Self { engine, store, started, found, looked_ms: 0 };
-        local.fold();
-        local.commit()?;
+        let upkeep = Upkeep::new(&engine);
+        let mut local = Self { engine, store, started, found, upkeep };
+        local.write()?;
+        local.look_around()?;
         Ok(local)
     }
 
@@ -161,49 +170,16 @@ impl<S: Store> Local<S> {
         dots.filter_map(|dot| self.engine.message(dot).map(|message| Some((dot, message?))).transpose())
     }
 
-    /// Writes all that is queued and syncs it; now it shows, and survives a crash. Twice a second or less it looks at some
-    /// more blocks, whether they are worth rewriting; see [`Engine::compact`].
+    /// Writes all that is queued and syncs it; now it shows, and survives a crash. Then it looks after space, at a cost that
+    /// depends on what was consumed: for each message it looks at one block, and rewrites those that are worth it.
     ///
     /// # Errors
-    /// [`LocalError::Commit`]. Large amounts are several commits: those before the one that failed have happened.
+    /// [`LocalError::Commit`]. Large amounts are several commits: those before the one that failed have happened. Any other
+    /// error is about what is done besides; the commit has happened, and the store is to be opened anew.
     pub fn commit(&mut self) -> Result<Committed, LocalError> {
-        let now = self.now();
-        if now.mono_ms >= self.looked_ms.saturating_add(LOOK_AFTER_MS) {
-            self.looked_ms = now.mono_ms;
-            self.fold();
-            self.engine.compact(now);
-        }
-        self.write()
-    }
-
-    /// Gives back, at once, all space that can be had: rewrites every block of which three quarters are consumed, however
-    /// young it is. For programs that are never open for long, which [`Local::commit`] alone would not help: it leaves
-    /// blocks alone that have been here for less than [`REWRITE_AGE_MS`](crate::limits::REWRITE_AGE_MS). What is queued is
-    /// committed.
-    ///
-    /// # Errors
-    /// As [`Local::commit`].
-    pub fn compact(&mut self) -> Result<(), LocalError> {
-        self.write()?;
-        let mut is_last = false;
-        while !is_last {
-            let now = self.now();
-            let later = Now { mono_ms: now.mono_ms.saturating_add(limits::REWRITE_AGE_MS), ..now };
-            is_last = self.engine.compact(later);
-            self.write()?;
-        }
-        self.fold();
-        self.write()?;
-        Ok(self.store.checkpoint()?)
-    }
-
-    /// Folds what a former life of this node left open when it ended, if all that is known of it is consumed. Nobody else
-    /// has to be asked: see [`Engine::fold`].
-    fn fold(&mut self) {
-        let (node, epoch) = (self.engine.node(), self.engine.epoch());
-        let is_former = |id: &SegmentId| id.node == node && id.epoch != epoch;
-        let former: Vec<_> = self.engine.segments().filter(is_former).collect();
-        former.into_iter().for_each(|id| self.engine.fold(id));
+        let mut done = self.write()?;
+        self.look_after(&mut done)?;
+        Ok(done)
     }
 
     fn write(&mut self) -> Result<Committed, LocalError> {
@@ -218,9 +194,6 @@ impl<S: Store> Local<S> {
                 Ok(()) => done.add(self.engine.handle_committed()),
                 Err(source) => return Err(LocalError::Commit { source, lost: self.engine.handle_commit_failed() }),
             }
-        }
-        if self.store.wants_checkpoint() {
-            self.store.checkpoint()?;
         }
         Ok(done)
     }
@@ -248,7 +221,7 @@ impl<S: Store> Local<S> {
     pub fn close(mut self) -> Result<S, LocalError> {
         self.engine.close_segment();
         self.commit()?;
-        self.store.checkpoint()?;
+        self.checkpoint(upkeep::CHECKPOINTS)?;
         Ok(self.store)
     }
 }
@@ -396,60 +369,6 @@ mod tests {
         assert_eq!(b.register("r5").get(), Some(&b"newer"[..]));
         a.pull_from(&b).expect("valid");
         assert_eq!(a.engine_mut().digest(|_| true), b.engine_mut().digest(|_| true));
-    }
-
-    #[test]
-    fn lives_that_end_without_a_word_leave_nothing_but_what_waits() {
-        let mut store = MemoryStore::new();
-        for life in 0..50 {
-            let mut a = Local::open(store, NodeId::from_name("a")).expect("memory");
-            a.publish("q", format!("{life}")).expect("lawful");
-            a.commit().expect("memory");
-            let dots: Vec<_> = a.waiting("q").map(|waits| waits.expect("reads").0).collect();
-            // The first one's message is left alone.
-            let epoch = a.engine().epoch();
-            dots.iter().filter(|dot| life > 0 && dot.segment.epoch == epoch).for_each(|dot| a.consume(*dot));
-            a.commit().expect("memory");
-            store = a.store;
-        }
-        let a = Local::open(store, NodeId::from_name("a")).expect("memory");
-        assert_eq!((a.engine().segments().count(), a.waiting("q").count()), (1, 1));
-        assert_eq!(a.engine().retired().lives().count(), 49);
-    }
-
-    #[test]
-    fn blocks_of_which_most_is_consumed_give_their_space_back() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (mut a, _) = Local::open_dir(dir.path(), NodeId::from_name("a")).expect("opens");
-        for number in 0..8_000_u32 {
-            a.publish("q", [&number.to_be_bytes()[..], &[0; 1_000]].concat()).expect("lawful");
-            if number % 256 == 255 {
-                a.commit().expect("there is room");
-            }
-        }
-        a.commit().expect("there is room");
-        let dots: Vec<_> = a.waiting("q").map(|waits| waits.expect("reads").0).collect();
-        dots.iter().enumerate().filter(|(place, _)| place % 64 > 0).for_each(|(_, dot)| a.consume(*dot));
-        a.commit().expect("there is room");
-        let stored = |a: &Local<DiskStore>| {
-            let first = |id| a.engine().blocks_with(id, &a.engine().segment(id).expect("here").known);
-            let bytes = |(id, first)| a.engine().block(id, first).expect("reads").expect("here").bytes().len();
-            a.engine()
-                .segments()
-                .flat_map(|id| first(id).into_iter().map(move |first| (id, first)))
-                .map(bytes)
-                .sum::<usize>()
-        };
-        assert!(stored(&a) > 4_000_000, "they are young: {}", stored(&a));
-        a.compact().expect("there is room");
-        assert!(stored(&a) < 200_000, "{} bytes for 125 messages", stored(&a));
-        assert_eq!(a.waiting("q").count(), 125);
-        drop(a);
-        let (a, _) = Local::open_dir(dir.path(), NodeId::from_name("a")).expect("opens");
-        assert!(a.found().losses.is_empty());
-        let left = a.waiting("q").map(|waits| waits.expect("reads").1.body);
-        let numbers: Vec<_> = left.map(|body| u32::from_be_bytes(body[..4].try_into().expect("four"))).collect();
-        assert_eq!(numbers, (0..8_000).step_by(64).collect::<Vec<_>>());
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub struct Committed {
     pub dropped: Vec<SegmentId>,
     /// Segments whose replica changed in any way.
     pub changed: Vec<SegmentId>,
+    /// Bytes of blocks that the store had and need not keep any more: consumed, given up, or rewritten.
+    pub freed: u64,
 }
 
 impl Committed {
@@ -67,6 +69,7 @@ impl Committed {
         self.retired.extend(next.retired);
         self.dropped.extend(next.dropped);
         self.changed.extend(next.changed);
+        self.freed += next.freed;
     }
 }
 
@@ -82,7 +85,9 @@ impl Engine {
         for block in staged.rewritten {
             let Some(replica) = self.replicas.get_mut(&block.segment()) else { continue };
             let meta = replica.hold(&Outline::of(&block), staged.at_ms);
+            let bytes = meta.bytes;
             let former = replica.blocks.insert(block.first(), meta);
+            report.freed += former.as_ref().map_or(0, |former| u64::from(former.bytes.saturating_sub(bytes)));
             let mut cache = self.cache.borrow_mut();
             cache.note_stored(1, usize::from(former.is_some()));
             cache.insert(block);
@@ -147,6 +152,7 @@ impl Engine {
             let waited = replica.state.waiting();
             self.unindex(id, &waited);
             if let Some(replica) = self.replicas.remove(&id) {
+                report.freed += replica.blocks.values().map(|meta| u64::from(meta.bytes)).sum::<u64>();
                 let mut cache = self.cache.borrow_mut();
                 replica.blocks.keys().for_each(|&first| cache.remove_block(id, first));
                 cache.note_stored(0, replica.blocks.len());
@@ -173,7 +179,9 @@ impl Engine {
         replica.digest = None;
         let mut cache = self.cache.borrow_mut();
         for first in &change.emptied {
-            cache.note_stored(0, usize::from(replica.blocks.remove(first).is_some()));
+            let gone = replica.blocks.remove(first);
+            cache.note_stored(0, usize::from(gone.is_some()));
+            report.freed += gone.map_or(0, |meta| u64::from(meta.bytes));
             cache.remove_block(id, *first);
         }
         let mut arrived = RangeSet::new();

@@ -17,26 +17,49 @@ use super::{
 };
 use crate::{Batch, Now, SegmentId, Slot, limits};
 
+/// What came of looking at some blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Looked {
+    /// How many were looked at.
+    pub(crate) blocks: usize,
+    /// Bytes that were read for it.
+    pub(crate) read: usize,
+    /// Whether these were the last: the next look begins anew.
+    pub(crate) is_last: bool,
+}
+
 impl Engine {
     /// Looks at the next few blocks and queues what is worth rewriting. To be called now and then, such as twice a second:
     /// a call reads at most about [`limits::REWRITE_READ_BYTES`]. Whether these were the last: the next call begins anew.
     pub fn compact(&mut self, now: Now) -> bool {
-        let mut read = 0;
-        let blocks = self.next_blocks(limits::REWRITE_LOOKS);
-        let at_end = blocks.len() < limits::REWRITE_LOOKS;
+        self.look(now, limits::REWRITE_AGE_MS, limits::REWRITE_LOOKS, limits::REWRITE_READ_BYTES).is_last
+    }
+
+    /// As [`Engine::compact`], at no more than so many blocks, which have been here for `age_ms`. No other is looked at once
+    /// `most_read` bytes have been read.
+    pub(crate) fn look(&mut self, now: Now, age_ms: u64, most: usize, most_read: usize) -> Looked {
+        let mut looked = Looked::default();
+        let blocks = self.next_blocks(most);
+        let at_end = blocks.len() < most;
         for (id, first) in blocks {
             self.compacted_to = Some((id, first));
-            if self.is_worth_reading(id, first, now) {
-                read += self.rewrite(id, first, now);
+            looked.blocks += 1;
+            if self.is_worth_reading(id, first, now, age_ms) {
+                looked.read += self.rewrite(id, first, now);
             }
-            if read >= limits::REWRITE_READ_BYTES {
-                return false;
+            if looked.read >= most_read {
+                return looked;
             }
         }
         if at_end {
             self.compacted_to = None;
         }
-        at_end
+        Looked { is_last: at_end, ..looked }
+    }
+
+    /// How many blocks there are to look at.
+    pub(crate) fn block_count(&self) -> usize {
+        self.replicas.values().map(|replica| replica.blocks.len()).sum()
     }
 
     /// Blocks after the last one that was looked at.
@@ -57,10 +80,10 @@ impl Engine {
         found
     }
 
-    fn is_worth_reading(&self, id: SegmentId, first: Slot, now: Now) -> bool {
+    fn is_worth_reading(&self, id: SegmentId, first: Slot, now: Now, age_ms: u64) -> bool {
         let Some(replica) = self.replicas.get(&id) else { return false };
         let Some(meta) = replica.blocks.get(&first) else { return false };
-        let is_old = now.mono_ms >= meta.since_ms.saturating_add(limits::REWRITE_AGE_MS);
+        let is_old = now.mono_ms >= meta.since_ms.saturating_add(age_ms);
         let live = || meta.live(first, replica.state.removed.clip(first, meta.last).len());
         is_old && meta.bytes >= limits::REWRITE_BYTES && 4 * live() <= u64::from(meta.slots)
     }
@@ -71,10 +94,12 @@ impl Engine {
         let Ok(Some(block)) = self.block(id, first) else { return 0 };
         let Some(replica) = self.replicas.get_mut(&id) else { return 0 };
         let waiting = replica.state.waiting_within(block.first(), block.last());
+        let remnant = block.remnant(&waiting).filter(|some| 2 * some.bytes().len() <= block.bytes().len());
         if let Some(meta) = replica.blocks.get_mut(&first) {
-            meta.since_ms = now.mono_ms;
+            let pause = if remnant.is_some() { 0 } else { limits::REWRITE_AGAIN_MS };
+            meta.since_ms = now.mono_ms.saturating_add(pause);
         }
-        if let Some(remnant) = block.remnant(&waiting).filter(|some| 2 * some.bytes().len() <= block.bytes().len()) {
+        if let Some(remnant) = remnant {
             self.queue.rewrites.insert((id, first), remnant);
         }
         block.bytes().len()

@@ -161,6 +161,12 @@ pub trait Store: Send {
     /// Whether enough was written since the last checkpoint.
     fn wants_checkpoint(&self) -> bool;
 
+    /// Bytes on disk that nothing needs and that another checkpoint would begin to give back; 0 if it would not. Only a
+    /// checkpoint finds out what is not needed any more, so it is told best right after one.
+    fn excess(&self) -> u64 {
+        0
+    }
+
     /// Something that reads all of the store and says what is broken, in a thread of its own while the store is in use.
     /// `None` for a store that can not break.
     fn checker(&self) -> Option<Box<dyn Check>> {

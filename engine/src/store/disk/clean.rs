@@ -40,9 +40,7 @@ impl DiskStore {
             let log: u64 = self.log.sizes.values().sum::<u64>() - gone;
             let size = self.log.sizes.get(&front);
             let is_damaged = self.renew_to.is_some_and(|to| front <= to);
-            let lives = self.live.get(&front).copied().unwrap_or_default();
-            let spare = if self.is_full { 0 } else { self.options.roll_at };
-            let is_dense = size.is_some_and(|size| CHEAP * lives > *size) && log <= 2 * live + spare;
+            let is_dense = self.is_dense(front, log, live);
             if carried >= FILES_AT_ONCE || (is_dense && !is_damaged) {
                 break;
             }
@@ -59,6 +57,20 @@ impl DiskStore {
             }
         }
         Ok(())
+    }
+
+    /// Whether so much of a file lives, and of the log, that the file may stay.
+    fn is_dense(&self, front: u64, log: u64, live: u64) -> bool {
+        let lives = self.live.get(&front).copied().unwrap_or_default();
+        let spare = if self.is_full { 0 } else { self.options.roll_at };
+        self.log.sizes.get(&front).is_some_and(|size| CHEAP * lives > *size) && log <= 2 * live + spare
+    }
+
+    /// Whether the next checkpoint would clean the front file, as far as can be told ahead of it.
+    pub(super) fn can_clean(&self) -> bool {
+        let Some(&front) = self.log.sizes.keys().next() else { return false };
+        let (log, live) = (self.log.sizes.values().sum(), self.live.values().sum());
+        front < self.log.position().file && !self.shared.is_pinned() && !self.is_dense(front, log, live)
     }
 
     /// Writes anew what lives in the log files up to a damaged one, so that all of them can go: then the log is whole

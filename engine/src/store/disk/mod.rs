@@ -329,6 +329,10 @@ impl Store for DiskStore {
         self.run_renewal(number)
     }
 
+    fn excess(&self) -> u64 {
+        if self.can_clean() { self.stats().log_bytes.saturating_sub(self.stats().live_bytes) } else { 0 }
+    }
+
     fn wants_checkpoint(&self) -> bool {
         let (written, rows) = self.tried_at;
         let grown = self.shared.overlay().len().saturating_sub(rows);
