@@ -2,9 +2,13 @@
 //!
 //! Handles over the registry, in a key space that the cluster's own keys never enter. A change only queues: it is part of
 //! the next commit, and shows once that is durable. Each set and each register is one value, travels whole, and has at
-//! most [`VALUE_BYTES`](crate::registry::VALUE_BYTES): good for thousands of members, not for millions. A set also names
-//! each life of a node that ever added to it, in some 35 bytes, for ever: one that thousands of short lives add to grows by
-//! that, and is better begun anew under another name from time to time.
+//! most [`VALUE_BYTES`](crate::registry::VALUE_BYTES): good for thousands of members, not for millions.
+//!
+//! A set also grows with lives. It names each life of a node that ever added to it, for ever: some 27 bytes. A member
+//! names each life that added it, in as many bytes, until it is removed; adding again what is in is an add, too. So besides
+//! its members a set has at most 27 bytes for each life, and for each pair of a member and a life that added it: ten
+//! thousand lives that add one member each fill half of what is possible. A program that starts often should look with
+//! [`Set::contains`] before it adds, and begin anew under another name when thousands of lives have added.
 
 use super::Engine;
 use crate::{
