@@ -70,13 +70,13 @@ pub(super) struct Scrubbed {
     sum: TableSum,
 }
 
-/// Before the first row sled waits until all that any program has written is on disk (it runs `sync`), which says nothing
+/// While it opens sled waits until all that any program has written is on disk (it runs `sync`), which says nothing
 /// about the index and may take long: so many times the patience.
 const OPENING_WAITS: u32 = 5;
 
 impl Index {
     /// Opens or creates the index and reads all of it. Rows of keys in `unsure` may be in any state; the others must add
-    /// up to `sum`. Never panics, never waits longer than `patience` without progress, or some times that for the first row.
+    /// up to `sum`. Never panics, never waits longer than `patience` without progress, or some times that while sled opens.
     pub(super) fn open(
         dir: &Path,
         cache: usize,
@@ -85,6 +85,7 @@ impl Index {
         unsure: BTreeSet<Bytes>,
     ) -> Result<(Self, Scrubbed), Unusable> {
         let (sender, receiver) = mpsc::channel();
+        // 0 until sled is open, then the number of rows that were read, and one.
         let progress = Arc::new(AtomicU64::new(0));
         let (path, counter) = (dir.to_owned(), progress.clone());
         let scrub = move || {
@@ -107,8 +108,7 @@ impl Index {
                     waits = if now == seen { waits + 1 } else { 0 };
                     let most = if now == 0 { OPENING_WAITS } else { 1 };
                     if waits >= most {
-                        let waited = patience * most;
-                        return Err(format!("sled hangs: no progress for {waited:?} after {now} rows").into());
+                        return Err(no_progress(patience * most, now).into());
                     }
                     seen = now;
                 }
@@ -226,6 +226,7 @@ fn open_and_scrub(
         opened = config.open();
     }
     let db: Db = opened?;
+    progress.fetch_add(1, Ordering::Relaxed);
     let mut scrubbed = Scrubbed::default();
     for entry in db.iter() {
         let (key, bytes) = entry?;
@@ -237,6 +238,17 @@ fn open_and_scrub(
         progress.fetch_add(1, Ordering::Relaxed);
     }
     Ok((db, scrubbed))
+}
+
+/// Why sled was given up, in words that tell a wait for the machine's disks from a hang on the index itself.
+fn no_progress(waited: Duration, progress: u64) -> String {
+    match progress.checked_sub(1) {
+        None => format!(
+            "sled was not open after {waited:?}: it hangs, or waits for the system to write what other programs have left to \
+             be written (it runs `sync`), and then nothing is wrong with the index"
+        ),
+        Some(rows) => format!("sled hangs: it was open, and no progress for {waited:?} after {rows} rows"),
+    }
 }
 
 /// Refuses metadata files whose frame lengths can not be true, before sled asks for that much memory.
