@@ -194,7 +194,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "MB|off", env = "RHIZOMQ_SCRUB")]
     pub(crate) scrub: Option<String>,
     /// Bytes of memory for what was read from disk: four fifths for messages, one for the index; with a unit (KiB, MiB,
-    /// GiB, or K, M, G) or without; from 8 MiB to 1 TiB [default: 80 MiB]
+    /// GiB, TiB, or K, M, G, T) or without; from 8 MiB to 1 TiB [default: 80 MiB]
     #[arg(long, value_name = "BYTES", env = "RHIZOMQ_MEMORY")]
     pub(crate) memory: Option<String>,
     /// TOML file with any of these options as keys
