@@ -135,7 +135,7 @@ pub(crate) enum Command {
     ///   rhizomq split --off west --nodes a,b,c --size 2 --dry-run    what would come of it
     ///   rhizomq split --off west --nodes a,b,c --size 2
     ///
-    /// A message goes with the node that took it, a durable subscription with both. Copies are made within each part before
+    /// A message goes with the node that took it. Copies are made within each part before
     /// those in the other are given up; clients notice nothing until the two part, and then only those whose messages the
     /// other part has. The part that leaves gets a secret of its own. All nodes that leave must be there; of those that stay,
     /// who is away hears of it when it is back.

@@ -86,7 +86,6 @@ fn told(plan: &Value, status: &Value) -> String {
         many if many > MAX_LISTED => text.push_str(&format!("\n  and {} more: --json has all", many - MAX_LISTED)),
         _ => {}
     }
-    text.push_str("\nDurable subscriptions are known to both parts.");
     if plan["unseen_segments"].as_u64() > Some(0) {
         text.push_str(&format!(
             "\nCounted is what the asked node has on its disk; {} segments lie on others alone: ask these, too.",

@@ -222,3 +222,20 @@ fn rows_that_are_written_again_go_in_commits_of_bounded_size() {
     }
     assert_eq!(written, [10, 10], "8 MiB at least, and no more than one row more");
 }
+
+#[test]
+fn blocks_in_memory_keep_to_their_budget_and_are_read_again() {
+    let mut a = Replica3::new(0);
+    a.engine.set_cache_bytes(100_000);
+    for number in 0..50 {
+        let entries = vec![entry("q", &format!("{number} {}", "x".repeat(10_000)))];
+        a.engine.publish(Unit { entries, removals: Vec::new() }).expect("within limits");
+        a.settle();
+        let (bytes, budget) = a.engine.cache.borrow().bytes();
+        assert!(bytes <= budget, "{bytes} bytes of {budget}");
+    }
+    let bodies = waiting(&a.engine);
+    assert!(bodies.len() == 50 && bodies.values().all(|body| body.len() > 10_000));
+    let (bytes, budget) = a.engine.cache.borrow().bytes();
+    assert!(bytes <= budget && bytes > budget / 2, "{bytes} bytes of {budget}, after all were read");
+}

@@ -17,6 +17,8 @@ use crate::StoreError;
 
 /// Bytes of disk that a checkpoint needs besides what its rows weigh.
 const ROOM: u64 = 256 << 10;
+/// What a row in memory takes of it, as a rule: a key, and where its value lies.
+const ROW_BYTES: u64 = 160;
 
 /// Writes rows to an index that is being built, and keeps its account. Not durable yet.
 pub(super) fn write_rows(to: &mut Loaded, rows: &Overlay) -> Result<(), StoreError> {
@@ -115,6 +117,11 @@ impl DiskStore {
         self.shared.overlay_mut().clear();
         self.index_is_suspect = false;
         Ok(())
+    }
+
+    /// The room that a checkpoint of what is in memory needs, more or less.
+    pub(super) fn checkpoint_room(&self) -> u64 {
+        ROOM + 3 * ROW_BYTES * self.shared.overlay().len() as u64
     }
 
     /// Sled can not be read any more once a write of it has failed, so it must not run into a full disk.

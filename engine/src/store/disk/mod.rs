@@ -92,6 +92,8 @@ const MAX_OVERLAY: usize = 16;
 const SMALL_COMMIT: u64 = 16 << 10;
 /// Bytes of log after which a checkpoint is wanted while the disk is full: it is what gives space back.
 const FULL_CHECKPOINT: u64 = 64 << 10;
+/// Where there is little room a checkpoint is due as soon as so many rows are in memory.
+const TIGHT_ROWS: usize = 256;
 
 /// How a [`DiskStore`] uses its disk. The default suits a node.
 #[derive(Clone, Debug)]
@@ -228,11 +230,21 @@ impl DiskStore {
 
     /// Keeps what the reserve gave back for those who may have it, until there is room again.
     fn admit(&mut self, bytes: u64, may_use_reserve: bool) -> Result<(), StoreError> {
-        if !self.is_full || may_use_reserve {
+        if may_use_reserve {
             return Ok(());
         }
-        let room = self.log.table.room().unwrap_or(0);
-        if room >= self.options.reserve + bytes {
+        let room = self.log.table.room();
+        // Space comes back by checkpoints alone: what is taken in must leave room for one.
+        if !self.is_full && room.as_ref().is_ok_and(|room| *room < self.checkpoint_room() + bytes) {
+            let full = StoreError::Full { context: format!("writing {}", self.places.log.display()) };
+            self.note_full(&full);
+            return Err(full);
+        }
+        if !self.is_full {
+            return Ok(());
+        }
+        let room = room.unwrap_or(0);
+        if room >= self.options.reserve + self.checkpoint_room() + bytes {
             self.make_reserve();
         }
         if self.is_full {
@@ -337,7 +349,10 @@ impl Store for DiskStore {
         let (written, rows) = self.tried_at;
         let grown = self.shared.overlay().len().saturating_sub(rows);
         let bytes = if self.is_full { FULL_CHECKPOINT } else { self.options.checkpoint_bytes };
-        grown >= self.options.checkpoint_rows || self.log.written - written >= bytes
+        let is_large = grown >= self.options.checkpoint_rows || self.log.written - written >= bytes;
+        // Before there is too little room for one: a smaller one now needs less.
+        let is_tight = || self.log.table.room().is_ok_and(|room| room < 2 * self.checkpoint_room());
+        is_large || (grown >= TIGHT_ROWS && is_tight())
     }
 }
 
