@@ -210,7 +210,8 @@ impl Node {
             return;
         }
         self.enter_network();
-        if let Some(size) = split.size {
+        // Who comes late to it finds a policy, perhaps a newer one.
+        if let Some(size) = split.size.filter(|_| is_first) {
             self.write_register(size_key(), Size::Fixed(size).to_string().into_bytes(), now);
         }
     }
