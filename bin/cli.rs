@@ -97,7 +97,7 @@ pub(crate) enum Command {
     /// place when it fails. Any node can be told, at any time, and the policy holds for the whole cluster:
     ///
     ///   rhizomq size 5                                    five, or all nodes while there are fewer
-    ///   rhizomq size negotiate                            the median of what the nodes within reach propose
+    ///   rhizomq size negotiate                            the median of what the nodes within reach --propose
     ///   rhizomq size preset "1-3:all, 4-9:3, 10+:5"       by the number of nodes within reach
     ///
     /// If nothing was ever set, all nodes are members. Of two policies set in two places at once the later one holds.
@@ -190,6 +190,9 @@ pub(crate) struct ServeArgs {
     /// On how many sites a message must be on disk before its RECEIPT is sent; fewer while fewer are reachable [default: 1]
     #[arg(long, value_name = "N", env = "RHIZOMQ_CONFIRM_SITES")]
     pub(crate) confirm_sites: Option<u32>,
+    /// How many members this node proposes where the size is negotiated (`rhizomq size negotiate`) [default: as --copies]
+    #[arg(long, value_name = "N", env = "RHIZOMQ_PROPOSE")]
+    pub(crate) propose: Option<u32>,
     /// How fast the data files are read again and again to find damage, in MB a second, or `off` [default: 4]
     #[arg(long, value_name = "MB|off", env = "RHIZOMQ_SCRUB")]
     pub(crate) scrub: Option<String>,

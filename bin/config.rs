@@ -45,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) copies: u32,
     pub(crate) confirm: u32,
     pub(crate) confirm_sites: u32,
+    /// Members that this node proposes.
+    pub(crate) propose: u32,
     /// Bytes a second; None: the store is not read again.
     pub(crate) scrub: Option<u64>,
     /// For what could be read from disk again.
@@ -70,6 +72,7 @@ struct File {
     confirm: Option<u32>,
     #[serde(rename = "confirm-sites")]
     confirm_sites: Option<u32>,
+    propose: Option<u32>,
     scrub: Option<NumberOrText>,
     memory: Option<NumberOrText>,
     json: Option<bool>,
@@ -110,6 +113,8 @@ pub(crate) enum ConfigError {
     Confirm { confirm: u32, copies: u32 },
     #[error("--confirm-sites is {sites} but --copies is {copies}; it must be from 1 to the number of copies")]
     ConfirmSites { sites: u32, copies: u32 },
+    #[error("--propose is 0; a cluster has at least one member")]
+    ProposeNothing,
     #[error("--scrub is `{0}`; it must be a number of MB a second from 1 to {MAX_SCRUB}, or `off`")]
     Scrub(String),
     #[error(
@@ -151,11 +156,13 @@ impl Settings {
             // A stated number of copies below the default of `confirm` is meant to be enough by itself.
             confirm: 0,
             confirm_sites: args.confirm_sites.or(file.confirm_sites).unwrap_or(1),
+            propose: 0,
             json: args.json || file.json.unwrap_or(false),
             log: args.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
         };
         let confirm = args.confirm.or(file.confirm).unwrap_or_else(|| settings.copies.min(2));
-        Self { confirm, ..settings }.checked()
+        let propose = args.propose.or(file.propose).unwrap_or(settings.copies);
+        Self { confirm, propose, ..settings }.checked()
     }
 
     fn checked(self) -> Result<Self, ConfigError> {
@@ -170,6 +177,9 @@ impl Settings {
         }
         if !(1..=self.copies).contains(&self.confirm_sites) {
             return Err(ConfigError::ConfirmSites { sites: self.confirm_sites, copies: self.copies });
+        }
+        if self.propose == 0 {
+            return Err(ConfigError::ProposeNothing);
         }
         if let Some(name) = &self.name {
             check_name("--name", name)?;
@@ -243,6 +253,12 @@ mod tests {
         let args = ServeArgs { copies: Some(5), ..ServeArgs::default() };
         let settings = with_file("copies = 4\nconfirm = 3\nsite = \"cellar\"", args).unwrap();
         assert_eq!((settings.copies, settings.confirm, settings.site.as_str()), (5, 3, "cellar"));
+        assert_eq!(settings.propose, 5, "as many members as copies");
+        let propose = |text: &str, flag| {
+            with_file(text, ServeArgs { propose: flag, ..ServeArgs::default() }).map(|settings| settings.propose)
+        };
+        assert_eq!((propose("propose = 4", None).unwrap(), propose("propose = 4", Some(7)).unwrap()), (4, 7));
+        assert!(matches!(propose("propose = 0", None), Err(ConfigError::ProposeNothing)));
     }
 
     #[test]

@@ -283,7 +283,9 @@ impl Host {
             swim: SwimConfig::default(),
             planted: Planted::default(),
         };
-        let mut broker = Broker::new(Node::new(now, engine, config), BrokerConfig::default());
+        let mut node = Node::new(now, engine, config);
+        node.propose(self.settings.propose);
+        let mut broker = Broker::new(node, BrokerConfig::default());
         if !report.losses.is_empty() {
             broker.handle_losses(now, &report.losses);
         }

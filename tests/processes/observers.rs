@@ -120,3 +120,20 @@ fn members_keep_what_clients_of_observers_send_and_a_killed_member_loses_nothing
     let wanted: BTreeSet<String> = all.into_iter().map(|(_, text)| text).collect();
     consume_all(&cluster.nodes[observers[0]], "/queue/load", &wanted, &mut Ledger::default());
 }
+
+#[test]
+fn the_size_is_the_median_of_what_the_nodes_propose() {
+    // By default they propose as many as they keep copies: three.
+    let cluster = Cluster::start_with(4, &["--propose", "2"]);
+    let await_size = |size: u64| {
+        for node in &cluster.nodes {
+            eventually("the size", || match node.status()?["members"]["size"].as_u64() {
+                Some(seen) if seen == size => Ok(()),
+                seen => Err(format!("{seen:?}")),
+            });
+        }
+    };
+    await_size(4);
+    cluster.nodes[1].ask("size", &["negotiate"]).expect("a policy");
+    await_size(2);
+}

@@ -382,7 +382,12 @@ impl Engine {
 
     /// Members of a registry set, with changes that still wait for their commit.
     pub fn set_members(&self, key: &Key) -> Vec<Vec<u8>> {
-        self.newest(key).or_else(|| self.registry.get(key)).map(Value::members).unwrap_or_default()
+        self.iter_members(key).map(<[u8]>::to_vec).collect()
+    }
+
+    /// The same, without copying them.
+    pub fn iter_members(&self, key: &Key) -> impl Iterator<Item = &[u8]> {
+        self.newest(key).or_else(|| self.registry.get(key)).into_iter().flat_map(Value::iter_members)
     }
 
     /// Whether a set has a member, with changes that still wait for their commit.

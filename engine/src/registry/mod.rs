@@ -16,6 +16,7 @@
 
 #[cfg(test)]
 mod crate_laws;
+mod set;
 #[cfg(test)]
 mod tests;
 mod tree;

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use crdts::{CmRDT, CvRDT, LWWReg, Orswot, VClock};
+use crdts::{CvRDT, LWWReg, Orswot, VClock};
 use serde::{Deserialize, Serialize};
 
-use super::{MERGED_VALUE_BYTES, RegistryError};
+use super::{MERGED_VALUE_BYTES, RegistryError, set::Set};
 use crate::{Epoch, NodeId, hlc::Stamp};
 
 pub(crate) const VERSION: u8 = 1;
@@ -24,7 +24,7 @@ pub type Actor = (NodeId, Epoch);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     /// An observed-remove set without tombstones.
-    Set(Orswot<Vec<u8>, Actor>),
+    Set(Set),
     /// A last-writer-wins register.
     Register(LWWReg<Vec<u8>, Stamp>),
 }
@@ -55,7 +55,7 @@ struct SortedSet {
 impl Value {
     /// A set without members.
     pub(super) fn empty_set() -> Self {
-        Self::Set(Orswot::new())
+        Self::Set(Set::new())
     }
 
     /// A register just written.
@@ -78,16 +78,21 @@ impl Value {
 
     /// Members of a set, in order; none for a register.
     pub fn members(&self) -> Vec<Vec<u8>> {
-        let Self::Set(set) = self else { return Vec::new() };
-        // Not `iter`: it gives each member a copy of the whole clock, which has an actor for each node.
-        let mut members: Vec<_> = set.read().val.into_iter().collect();
-        members.sort_unstable();
-        members
+        self.iter_members().map(<[u8]>::to_vec).collect()
+    }
+
+    /// The same, without copying them.
+    pub fn iter_members(&self) -> impl Iterator<Item = &[u8]> {
+        let set = match self {
+            Self::Set(set) => Some(set),
+            Self::Register(_) => None,
+        };
+        set.into_iter().flat_map(Set::members)
     }
 
     /// Whether it is a set with this member.
     pub fn contains(&self, member: &[u8]) -> bool {
-        matches!(self, Self::Set(set) if set.contains(&member.to_vec()).val)
+        matches!(self, Self::Set(set) if set.contains(member))
     }
 
     /// What is in a register.
@@ -110,30 +115,22 @@ impl Value {
     /// Without effect if it is refused.
     pub(crate) fn add(&mut self, member: Vec<u8>, actor: Actor) -> Result<(), RegistryError> {
         let Self::Set(set) = self else { return Err(RegistryError::Kind) };
-        let context = set.read_ctx();
-        if context.add_clock.get(&actor) == u64::MAX {
-            return Err(RegistryError::Exhausted);
-        }
-        set.apply(set.add(member, context.derive_add_ctx(actor)));
-        Ok(())
+        set.add(member, actor)
     }
 
     /// Whether it was in the set.
     pub(crate) fn remove(&mut self, member: &[u8]) -> bool {
-        let Self::Set(set) = self else { return false };
-        let found = set.contains(&member.to_vec());
-        let was_in = found.val;
-        if was_in {
-            set.apply(set.rm(member.to_vec(), found.derive_rm_ctx()));
+        match self {
+            Self::Set(set) => set.remove(member),
+            Self::Register(_) => false,
         }
-        was_in
     }
 
     /// The join with another value of the same kind; `None` if it brings nothing new, or is of the other kind.
     pub fn merged(&self, other: &Self) -> Option<Self> {
         let mut out = self.clone();
         match (&mut out, other) {
-            (Self::Set(mine), Self::Set(theirs)) => mine.merge(theirs.clone()),
+            (Self::Set(mine), Self::Set(theirs)) => mine.merge(theirs),
             (Self::Register(mine), Self::Register(theirs)) => {
                 // One marker, two contents can't come from a correct node. Converge all the same.
                 if mine.marker == theirs.marker && mine.val < theirs.val {
@@ -153,7 +150,7 @@ impl Value {
         let invariant = "numbers, bytes and maps of them always encode into memory";
         let bytes = match self {
             Self::Set(set) => {
-                let unsorted = postcard::to_stdvec(set).expect(invariant);
+                let unsorted = postcard::to_stdvec(set.state()).expect(invariant);
                 let sorted: SortedSet = postcard::from_bytes(&unsorted).expect("the same layout");
                 postcard::to_extend(&sorted, vec![VERSION, SET]).expect(invariant)
             }
@@ -176,7 +173,7 @@ impl Value {
             _ => return Err(ValueError::Malformed),
         };
         let value = match kind {
-            SET => decode_set(content).map(Self::Set),
+            SET => decode_set(content).map(|state| Self::Set(state.into())),
             REGISTER => decode_register(content).map(Self::Register),
             _ => None,
         };

@@ -326,6 +326,9 @@ impl Node {
 
     /// The marks of nodes that are off the roster go; their own did so with them, if they heard of nothing else.
     fn unmark_those_who_left(&mut self) {
+        if self.drains.nodes.is_empty() {
+            return;
+        }
         let (me, roster) = (self.id(), self.roster_ids());
         let gone = self.drains.nodes.iter().filter(|&&node| node != me && !roster.contains(&node));
         for node in gone.copied().collect::<Vec<_>>() {

@@ -111,8 +111,8 @@ fn by_precedence(segment: SegmentId, mut nodes: Vec<NodeId>) -> Vec<NodeId> {
 }
 
 fn members(node: &Node, key: &Key) -> BTreeSet<NodeId> {
-    let read = |member: Vec<u8>| member.try_into().ok().map(NodeId);
-    node.engine.set_members(key).into_iter().filter_map(read).collect()
+    let read = |member: &[u8]| member.try_into().ok().map(NodeId);
+    node.engine.iter_members(key).filter_map(read).collect()
 }
 
 impl Node {

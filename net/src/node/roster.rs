@@ -86,8 +86,8 @@ impl Node {
 
     /// Their ids, in order.
     pub(super) fn roster_ids(&self) -> Vec<NodeId> {
-        let read = |member: Vec<u8>| member.try_into().ok().map(NodeId);
-        self.engine.set_members(&roster_key()).into_iter().filter_map(read).collect()
+        let read = |member: &[u8]| member.try_into().ok().map(NodeId);
+        self.engine.iter_members(&roster_key()).filter_map(read).collect()
     }
 
     /// Whether a node is in the roster.

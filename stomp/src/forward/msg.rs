@@ -120,33 +120,15 @@ impl ForwardMsg {
 }
 
 #[cfg(test)]
-pub(crate) fn samples() -> Vec<ForwardMsg> {
-    let segment = rhizomq_engine::fuzzing::example_block().segment();
-    let entry = |inbox: &str, persistent| Entry {
-        inboxes: vec![inbox.to_owned()],
-        head: Bytes::from_static(b"a:b\n"),
-        body: Bytes::from_static(b"body"),
-        persistent,
-    };
-    let unit =
-        Unit { entries: vec![entry("/queue/a", true), entry("b", false)], removals: vec![Dot { segment, slot: 5 }] };
-    vec![
-        ForwardMsg::Unit { seq: 7, floor: 3, unit },
-        ForwardMsg::Answer { seq: 7, outcome: Outcome::Kept(2) },
-        ForwardMsg::Answer { seq: 8, outcome: Outcome::Rejected("full".to_owned()) },
-        ForwardMsg::Answer { seq: 9, outcome: Outcome::Refused("draining".to_owned()) },
-    ]
-}
-
-#[cfg(test)]
 mod tests {
     use std::{fmt::Write, fs, path::PathBuf};
 
     use super::*;
+    use crate::fuzzing::forward_messages;
 
     #[test]
     fn messages_survive_and_what_is_cut_or_prolonged_is_refused() {
-        for message in samples() {
+        for message in forward_messages() {
             let bytes = message.encode();
             assert!(ForwardMsg::is_one(&bytes));
             assert_eq!(ForwardMsg::decode(&bytes), Ok(message));
@@ -172,7 +154,7 @@ mod tests {
         let path: PathBuf =
             [env!("CARGO_MANIFEST_DIR"), "fixtures", &format!("forward-{VERSION}.txt")].iter().collect();
         let mut now = String::new();
-        for bytes in samples().iter().map(ForwardMsg::encode) {
+        for bytes in forward_messages().iter().map(ForwardMsg::encode) {
             bytes.iter().for_each(|byte| write!(now, "{byte:02x}").unwrap());
             writeln!(now, " {:?}", ForwardMsg::decode(&bytes).unwrap()).unwrap();
         }

@@ -7,13 +7,14 @@ mod session;
 
 use bytes::Bytes;
 use rhizomq_engine::{
-    Dot, Epoch, RangeSet,
+    Dot, Entry, Epoch, RangeSet, Unit,
     fuzzing::{Target, assert_normal, example_block},
 };
 
 pub use self::{broker::broker, frames::frame_decoder, session::session};
 use crate::{
     dispatch::{Content, Depth, DispatchMsg, Name},
+    forward::{ForwardMsg, Outcome},
     frame::{Command, Frame, Version, encode},
 };
 
@@ -22,6 +23,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "frame_decoder", law: frame_decoder, seeds: frames::seeds },
     Target { name: "session", law: session, seeds: session::seeds },
     Target { name: "dispatch_msg", law: dispatch_msg, seeds: dispatch_msg_seeds },
+    Target { name: "forward_msg", law: forward_msg, seeds: forward_msg_seeds },
     Target { name: "broker", law: broker, seeds: broker::seeds },
 ];
 
@@ -44,6 +46,50 @@ pub fn dispatch_msg(bytes: &[u8]) -> bool {
         _ => {}
     }
     true
+}
+
+/// A message between an observer and a member: what reads is written as what reads the same, nothing is for nobody, and
+/// header sections and bodies are slices of it.
+pub fn forward_msg(bytes: &[u8]) -> bool {
+    let bytes = Bytes::copy_from_slice(bytes);
+    let Ok(message) = ForwardMsg::decode(&bytes) else { return false };
+    assert!(ForwardMsg::is_one(&bytes));
+    let written = message.encode();
+    assert!(written.len() <= bytes.len());
+    assert_eq!(ForwardMsg::decode(&written), Ok(message.clone()));
+    if let ForwardMsg::Unit { unit, .. } = &message {
+        for entry in &unit.entries {
+            assert!(!entry.inboxes.is_empty());
+            for part in [&entry.head, &entry.body] {
+                assert!(part.is_empty() || bytes.as_ptr_range().contains(&part.as_ptr()));
+            }
+        }
+        assert!(unit.entries.iter().map(Entry::size).sum::<usize>() <= bytes.len());
+    }
+    true
+}
+
+/// One message of each kind.
+pub(crate) fn forward_messages() -> Vec<ForwardMsg> {
+    let segment = example_block().segment();
+    let entry = |inbox: &str, persistent| Entry {
+        inboxes: vec![inbox.to_owned()],
+        head: Bytes::from_static(b"a:b\n"),
+        body: Bytes::from_static(b"body"),
+        persistent,
+    };
+    let unit =
+        Unit { entries: vec![entry("/queue/a", true), entry("b", false)], removals: vec![Dot { segment, slot: 5 }] };
+    vec![
+        ForwardMsg::Unit { seq: 7, floor: 3, unit },
+        ForwardMsg::Answer { seq: 7, outcome: Outcome::Kept(2) },
+        ForwardMsg::Answer { seq: 8, outcome: Outcome::Rejected("full".to_owned()) },
+        ForwardMsg::Answer { seq: 9, outcome: Outcome::Refused("draining".to_owned()) },
+    ]
+}
+
+fn forward_msg_seeds() -> Vec<Vec<u8>> {
+    forward_messages().iter().map(|message| message.encode().to_vec()).collect()
 }
 
 /// One message of each kind.

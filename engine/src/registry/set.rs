@@ -1,0 +1,133 @@
+//! The crate's observed-remove set, and its members in order.
+//!
+//! Whoever asks the crate for members, or whether there is one, gets a copy of the set's whole clock with the answer, which
+//! has an actor for each life of each node that ever added: with a thousand nodes that costs more than all that they say to
+//! each other. So the members are kept beside it.
+
+use std::collections::BTreeSet;
+
+use crdts::{CmRDT, CvRDT, Orswot};
+
+use super::{RegistryError, value::Actor};
+
+/// An OR-set of bytes. Equality is equality of state.
+#[derive(Clone, Debug)]
+pub struct Set {
+    state: Orswot<Vec<u8>, Actor>,
+    /// Those of `state`, always.
+    members: BTreeSet<Vec<u8>>,
+}
+
+impl PartialEq for Set {
+    fn eq(&self, other: &Self) -> bool {
+        self.state == other.state
+    }
+}
+
+impl Eq for Set {}
+
+impl From<Orswot<Vec<u8>, Actor>> for Set {
+    fn from(state: Orswot<Vec<u8>, Actor>) -> Self {
+        // Not `iter`: it gives each member a copy of the clock.
+        let members = state.read().val.into_iter().collect();
+        Self { state, members }
+    }
+}
+
+impl Set {
+    pub(super) fn new() -> Self {
+        Self { state: Orswot::new(), members: BTreeSet::new() }
+    }
+
+    /// As the crate has it.
+    pub(super) fn state(&self) -> &Orswot<Vec<u8>, Actor> {
+        &self.state
+    }
+
+    /// In order.
+    pub(super) fn members(&self) -> impl Iterator<Item = &[u8]> {
+        self.members.iter().map(Vec::as_slice)
+    }
+
+    pub(super) fn contains(&self, member: &[u8]) -> bool {
+        self.members.contains(member)
+    }
+
+    /// Without effect if it is refused.
+    pub(super) fn add(&mut self, member: Vec<u8>, actor: Actor) -> Result<(), RegistryError> {
+        let context = self.state.read_ctx();
+        if context.add_clock.get(&actor) == u64::MAX {
+            return Err(RegistryError::Exhausted);
+        }
+        self.members.insert(member.clone());
+        self.state.apply(self.state.add(member, context.derive_add_ctx(actor)));
+        Ok(())
+    }
+
+    /// Whether it was in the set.
+    pub(super) fn remove(&mut self, member: &[u8]) -> bool {
+        let was_in = self.members.remove(member);
+        if was_in {
+            let found = self.state.contains(&member.to_vec());
+            self.state.apply(self.state.rm(member.to_vec(), found.derive_rm_ctx()));
+        }
+        was_in
+    }
+
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.state.merge(other.state.clone());
+        *self = std::mem::replace(self, Self::new()).state.into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Epoch, NodeId};
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Add(usize, u8),
+        Remove(usize, u8),
+        Merge(usize, usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0..3usize, 0..6u8).prop_map(|(at, member)| Step::Add(at, member)),
+            (0..3usize, 0..6u8).prop_map(|(at, member)| Step::Remove(at, member)),
+            (0..3usize, 0..3usize).prop_map(|(to, from)| Step::Merge(to, from)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_members_are_those_of_the_state(steps in prop::collection::vec(step(), 0..60)) {
+            let mut sets = [Set::new(), Set::new(), Set::new()];
+            for step in steps {
+                match step {
+                    Step::Add(at, member) => {
+                        sets[at].add(vec![member], (NodeId([at as u8; 16]), Epoch(1))).unwrap();
+                        prop_assert!(sets[at].contains(&[member]));
+                    }
+                    Step::Remove(at, member) => {
+                        let was_in = sets[at].state.contains(&vec![member]).val;
+                        prop_assert_eq!(sets[at].remove(&[member]), was_in);
+                        prop_assert!(!sets[at].contains(&[member]));
+                    }
+                    Step::Merge(to, from) => {
+                        let other = sets[from].clone();
+                        sets[to].merge(&other);
+                    }
+                }
+                for set in &sets {
+                    let mut members: Vec<_> = set.state.read().val.into_iter().collect();
+                    members.sort_unstable();
+                    prop_assert_eq!(set.members().map(<[u8]>::to_vec).collect::<Vec<_>>(), members);
+                }
+            }
+        }
+    }
+}
