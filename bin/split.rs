@@ -33,7 +33,7 @@ pub(crate) fn run(args: &SplitArgs) -> Result<String, ClientError> {
     if args.dry_run {
         return Ok(if args.node.json { plan.to_string() } else { told(&plan, &status) });
     }
-    wait(args, &name)
+    wait(args, &name, &plan)
 }
 
 /// Ids of the nodes that are to leave: as named, or all of the site of that name.
@@ -95,14 +95,14 @@ fn told(plan: &Value, status: &Value) -> String {
     text
 }
 
-fn wait(args: &SplitArgs, name: &str) -> Result<String, ClientError> {
+fn wait(args: &SplitArgs, name: &str, plan: &Value) -> Result<String, ClientError> {
     let begun = Instant::now();
     let mut said = String::new();
     loop {
         let status = ask(args.node.admin, "GET", "/status", None, Some(TIMEOUT))?;
         let splitting = &status["splitting"];
         if splitting.is_null() {
-            return if list(&status["split_off"]).is_empty() {
+            return if !is_parted(plan, &status) {
                 let reason = "the split was taken back meanwhile; the cluster stays one".to_owned();
                 Err(ClientError::Refused { admin: args.node.admin, reason })
             } else {
@@ -122,6 +122,14 @@ fn wait(args: &SplitArgs, name: &str) -> Result<String, ClientError> {
         }
         std::thread::sleep(PAUSE);
     }
+}
+
+/// Whether the asked node does not see the nodes of the other part any more: one that an earlier split took away is no sign.
+fn is_parted(plan: &Value, status: &Value) -> bool {
+    let leaves = list(&plan["leaving"]).contains(&status["node"]);
+    let others = list(&plan[if leaves { "staying" } else { "leaving" }]);
+    let gone = list(&status["split_off"]);
+    !others.is_empty() && others.iter().all(|node| gone.contains(node))
 }
 
 fn progress(splitting: &Value) -> String {
@@ -155,6 +163,15 @@ mod tests {
         assert!(leaving("x", &["b"]).is_err_and(|why| why.contains("2 nodes are called `b`")));
         assert!(leaving("x", &["d"]).is_err_and(|why| why.contains("no node is called `d`")));
         assert!(leaving("x", &[]).is_err_and(|why| why.contains("--nodes")));
+    }
+
+    #[test]
+    fn it_is_done_when_the_other_part_is_gone_and_not_when_somebody_else_is() {
+        let plan = json!({ "leaving": ["aa", "bb"], "staying": ["cc"] });
+        let parted = |node: &str, gone: &[&str]| is_parted(&plan, &json!({ "node": node, "split_off": gone }));
+        assert!(parted("cc", &["zz", "aa", "bb"]) && parted("aa", &["cc"]));
+        assert!(!parted("cc", &["zz"]) && !parted("cc", &[]) && !parted("aa", &["zz"]) && !parted("cc", &["aa"]));
+        assert!(!is_parted(&json!({}), &json!({ "node": "cc" })));
     }
 
     #[test]

@@ -86,7 +86,8 @@ fn controls() -> Vec<Control> {
         Control::Prove { segment, nonce: 5, state },
         Control::Proof { segment, nonce: 5 },
         Control::Secret(Hidden([6; 32])),
-        Control::Parted(7),
+        Control::Parted(crate::node::example_order()),
+        Control::Healed(7),
     ]);
     registry
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::registry_sync::RegistryMsg;
 
 /// Version of all messages here. With a new one, raise the version in `link.rs` and add a fixture (`fixtures/README.md`).
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 
 const APP: u8 = 0;
 const BLOCK: u8 = 1;
@@ -58,8 +58,10 @@ pub(crate) enum Control {
     Proof { segment: SegmentId, nonce: u64 },
     /// The secret of the part that the receiver leaves with.
     Secret(Hidden),
-    /// The sender's part of a cluster that is being split sees the other part no more: all were ready.
-    Parted(u64),
+    /// The sender's part of a cluster that is being split by this order sees the other part no more: all were ready.
+    Parted(Vec<u8>),
+    /// Answer to that: a merge has healed this split.
+    Healed(u64),
 }
 
 /// A secret, which is never printed.

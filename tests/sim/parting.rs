@@ -1,6 +1,8 @@
 //! A cluster that an operator parts into two, at work: each message goes with the node that took it, is delivered in that
 //! part alone, and has its copies there before the two lose sight of each other. Then they find together again.
 
+mod corners;
+
 use std::collections::BTreeSet;
 
 use rhizomq_engine::{Dot, NodeId};
@@ -34,6 +36,8 @@ pub(crate) struct Parting {
     pub(crate) leaving: BTreeSet<usize>,
     /// All that were one cluster.
     whole: BTreeSet<usize>,
+    /// The two were seen to be apart: from now on nothing crosses, also not by a host that has not heard of it.
+    is_done: bool,
 }
 
 impl World {
@@ -53,7 +57,7 @@ impl World {
             let roster = broker.node().roster();
             let is_in = |host: &usize| roster.iter().any(|entry| entry.id == self.hosts[*host].identity);
             let whole = (0..self.hosts.len()).filter(is_in).collect();
-            self.parting = Some(Parting { leaving: leaving.clone(), whole });
+            self.parting = Some(Parting { leaving: leaving.clone(), whole, is_done: false });
         }
         self.settle(host);
         result.is_ok()
@@ -92,7 +96,8 @@ impl World {
     /// What a part has lost sight of is none of its business.
     pub(crate) fn check_crossing(&mut self, host: usize, dot: Dot, id: MsgId) {
         let is_gone = |broker: &rhizomq_stomp::broker::Broker| broker.node().is_gone(dot.segment.node);
-        if self.hosts[host].broker.as_ref().is_some_and(is_gone) {
+        let is_done = self.parting.as_ref().is_some_and(|parting| parting.is_done);
+        if self.hosts[host].broker.as_ref().is_some_and(is_gone) || is_done && !self.is_inside(dot, host) {
             self.violate(Kind::Crossed, format!("m{id} {dot:?} of the other part is delivered at h{host}"));
         }
     }
@@ -120,6 +125,9 @@ impl World {
             }
             let status = self.hosts[a].broker.as_ref().and_then(|broker| broker.node().split_status());
             self.require(status.is_none(), &format!("{what}: at h{a} it is under way: {status:?}"));
+        }
+        if let Some(parting) = &mut self.parting {
+            parting.is_done = true;
         }
         self.check_rosters(&groups, what);
         let hosts: Vec<_> = (0..self.hosts.len()).collect();

@@ -386,7 +386,7 @@ impl Engine {
     }
 
     /// The same, without copying them.
-    pub fn iter_members(&self, key: &Key) -> impl Iterator<Item = &[u8]> {
+    pub fn iter_members<'a>(&'a self, key: &Key) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         self.newest(key).or_else(|| self.registry.get(key)).into_iter().flat_map(Value::iter_members)
     }
 

@@ -92,12 +92,12 @@ impl Node {
     /// Registry changes: followed here, and pushed if they were made here.
     fn follow_registry(&mut self, now: Now, report: &Committed) {
         let mut pushed: Vec<(rhizomq_engine::Key, Value)> = Vec::new();
+        self.note_splits(now, &report.registry);
         for key in &report.registry {
             self.note_holders(key);
             self.note_members(key);
             self.note_site(key);
             self.note_draining(key);
-            self.note_split(now, key);
             self.note_networks(key);
             if self.changed_keys.contains(key) {
                 if !self.engine.is_key_queued(key) {

@@ -49,6 +49,8 @@ use std::{
 use bytes::Bytes;
 use rhizomq_engine::{Batch, Dot, Engine, Epoch, NodeId, Now, Planted, PublishError, RangeSet, SegmentId, Unit};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::split::example_order;
 use self::{
     commits::Confirms, damage::Damages, handoff::Handoffs, members::Members, peer::Peer, placement::Holders,
     storing::Storing,

@@ -104,7 +104,8 @@ impl Node {
             return Err(MergeError::SplitOff);
         }
         let was_split_off = self.is_gone(ticket.node);
-        if ticket.secret == self.config.network && !was_split_off {
+        // One that was forgotten, or was split off without ever getting its part's secret, has this network and is not known.
+        if ticket.secret == self.config.network && already && !was_split_off {
             return Err(MergeError::OwnNetwork);
         }
         let networks = self.engine.set_members(&networks_key());

@@ -3,45 +3,52 @@
 //! A message goes with the node that took it. So each part keeps the journals of its own nodes, and what the other part has
 //! of them is given back before the two lose sight of each other:
 //!
-//! - `split`: a register with the order: who leaves, who stays, which of them were there.
+//! - `split/order/ID`: a register with the order, which never changes: who leaves, who stays, which of them were there.
 //! - While it is *open*, a node that holds a segment of the other part is as one that leaves it: it counts as no copy,
 //!   others are named in its place, and it drops its replica when enough of the segment's own part have proven to have it.
 //!   New segments lie within their part. Clients notice nothing: the cluster is one.
 //! - The part that leaves gets a secret of its own, from node to node over their links, never in the registry.
 //! - A node that holds nothing of the other part, and knows the secret if it leaves, says so in `split/ready`, for good.
-//! - Whoever sees that all are ready *cuts*: it notes the nodes of the other part in `gone`, strikes them off the roster,
-//!   and drops its links to them. The others of its part follow as they hear of it; the other part does the same. Who meets
-//!   a node that is gone tells it that all were ready, and no more. So that it can, the part that left goes on knowing the
-//!   former secrets until it has heard that the other part knows (`split/told`).
+//! - Whoever sees that all are ready *cuts* (`split/cut`): the nodes of the other part are gone for it, also those that
+//!   were off the roster; it notes them in `gone`, strikes them off, and drops its links to them. The others of its part
+//!   follow as they hear of it; the other part does the same. Who meets a node that is gone tells it the order and that all
+//!   were ready, and no more. So that it can, the part that left goes on knowing the former secrets until it has heard that
+//!   the other part knows, and whoever of that was away (`split/told`).
 //!
 //! What is `gone` is not let in, and what lies here of its journals is kept as it is: nobody here dispatches it. That is
-//! so until a merge heals it, which notes the split in `split/over`. Marks only ever come in addition, so old packets and
-//! the union of two registries change nothing: what was cut stays cut, what is healed stays healed.
+//! so until a merge heals it, which notes the split in `split/over`. Marks only ever come in addition, and an order has a
+//! register of its own, so old packets, later splits and the union of two registries change nothing: what was cut stays
+//! cut, what is healed stays healed.
 //!
-//! An order may be taken back by a node that is not ready: it never will be, so nobody can have cut.
+//! An order may be taken back (`split/back`) by a node that is not ready: it never will be, so nobody can have cut, unless
+//! that node was forgotten meanwhile; then the cut holds.
 //!
-//! This file has the order and what leads to it; `split/cut.rs` the cut itself.
+//! This file has what leads to a cut; `split/orders.rs` what is known of orders, `split/marks.rs` the marks,
+//! `split/cut.rs` the cut itself.
 
 mod cut;
+mod marks;
+mod orders;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rhizomq_engine::{Key, NodeId, Now, SegmentId};
-use serde::{Deserialize, Serialize};
 
-use self::cut::{gone_key, over_key};
-use super::{Node, Output};
+pub(super) use self::orders::Splits;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::orders::example_order;
+use self::{
+    marks::{back_key, member, ready_key},
+    orders::{Split, SplitId, State},
+};
+use super::{Node, Output, placement::holders_key};
 use crate::{
-    link::LinkId,
     rim::NetworkSecret,
     wire::{Control, Hidden},
 };
 
 /// The longest name of a part, in bytes.
 const MAX_NAME_BYTES: usize = 255;
-
-/// A split, by a hash of its secret.
-type SplitId = u64;
 
 /// Why a cluster is not split, or an order not taken back; nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,8 +87,8 @@ pub enum SplitError {
     None,
     /// Somebody may have cut.
     #[error(
-        "this node is not waited for any more, so the split may be done elsewhere: ask a node that is not ready, or wait. Not \
-         ready: {}",
+        "this node is not waited for any more, so the split may be done elsewhere: ask a node that is not ready, or wait; one \
+         that never comes back is waited for until `rhizomq node forget`. Not ready: {}",
         .0.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
     )]
     Ready(Vec<NodeId>),
@@ -128,69 +135,9 @@ pub struct SplitStatus {
     pub lacks_secret: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum State {
-    Open,
-    TakenBack,
-    Cut,
-}
-
-/// The content of the register.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Split {
-    id: SplitId,
-    name: String,
-    leaving: BTreeSet<NodeId>,
-    staying: BTreeSet<NodeId>,
-    /// Of those that stay, who is not waited for.
-    away: BTreeSet<NodeId>,
-    size: Option<u32>,
-    state: State,
-}
-
-impl Split {
-    /// Whether a node was of the cluster when this was ordered. Whoever came later, by a ticket or with a merge, does what
-    /// those do that it came to.
-    fn knows(&self, node: NodeId) -> bool {
-        self.leaving.contains(&node) || self.staying.contains(&node)
-    }
-}
-
-/// What this node knows of splits.
-#[derive(Debug, Default)]
-pub(super) struct Splits {
-    current: Option<Split>,
-    ready: BTreeSet<NodeId>,
-    /// Nodes that were split off, as of splits that are not healed.
-    gone: BTreeMap<NodeId, SplitId>,
-    /// Splits of which both parts have come together again.
-    over: BTreeSet<SplitId>,
-    /// The secret of the part that leaves, kept on disk: if this node is of it, or was the first to have it.
-    secret: Option<NetworkSecret>,
-    /// Links with nodes of the other part that are still to be closed, and since when.
-    parting: BTreeMap<LinkId, u64>,
-}
-
-fn split_key() -> Key {
-    Key::register("split")
-}
-
-fn ready_key() -> Key {
-    Key::set("split/ready")
-}
-
 fn id_of(secret: &NetworkSecret) -> SplitId {
     let hash = blake3::derive_key("rhizomq name of a split by its secret", secret.as_bytes());
     u64::from_le_bytes(hash[..8].try_into().unwrap_or_default())
-}
-
-fn member(id: SplitId, node: NodeId) -> Vec<u8> {
-    [&id.to_le_bytes()[..], &node.0].concat()
-}
-
-fn read_member(bytes: &[u8]) -> Option<(SplitId, NodeId)> {
-    let (id, node) = bytes.split_first_chunk::<8>()?;
-    Some((u64::from_le_bytes(*id), NodeId(node.try_into().ok()?)))
 }
 
 impl Node {
@@ -205,15 +152,12 @@ impl Node {
         let staying: BTreeSet<_> = self.roster_ids().into_iter().filter(|node| !leaving.contains(node)).collect();
         let is_away = |node: &&NodeId| **node != self.id() && !self.is_linked(**node);
         let away = staying.iter().filter(is_away).copied().collect();
-        let split = Split { id: id_of(&secret), name, leaving, staying, away, size, state: State::Open };
+        let split = Split { id: id_of(&secret), name, leaving, staying, away, size };
         // Also if it stays: until one who leaves has it, nobody else does.
         self.splits.secret = Some(secret.clone());
         self.outputs.push_back(Output::Keep(Some(secret)));
-        self.splits.current = Some(split.clone());
-        self.splits.ready.clear();
-        self.write_split(split, now);
-        self.trust_networks();
-        self.engine.close_segment();
+        self.write_order(split, now);
+        self.look_at_orders();
         self.finish(now);
         Ok(())
     }
@@ -277,7 +221,8 @@ impl Node {
         if !is_waited_for || self.is_ready_for(&split, me) {
             return Err(SplitError::Ready(self.waits_for(&split).into_iter().collect()));
         }
-        self.write_split(Split { state: State::TakenBack, ..split }, now);
+        self.take_back(&split);
+        self.look_at_orders();
         self.finish(now);
         Ok(())
     }
@@ -294,11 +239,6 @@ impl Node {
             foreign,
             lacks_secret: split.leaving.contains(&self.id()) && self.next_secret(split).is_none(),
         })
-    }
-
-    /// The order that is being carried out.
-    fn open_split(&self) -> Option<&Split> {
-        self.splits.current.as_ref().filter(|split| split.state == State::Open)
     }
 
     /// Whether a node is of the other part than a segment's origin, while the two are still one cluster or after.
@@ -329,7 +269,8 @@ impl Node {
     /// Whether this node can do without the other part, and the other without it.
     fn may_be_ready(&self, split: &Split) -> bool {
         let has_secret = !split.leaving.contains(&self.id()) || self.next_secret(split).is_some();
-        // What is dispatched here must not lie there any more: who holds it may not have heard of the order yet.
+        // What is dispatched here must not lie there any more: who holds it may not have heard of the order yet. Who is out
+        // of reach is waited for by its own word, or was away and is told when it comes.
         let is_within = |segment: SegmentId| {
             !self.looks_after(segment)
                 || !self.named(segment).iter().any(|&node| self.is_foreign(segment, node) && self.is_linked(node))
@@ -343,67 +284,47 @@ impl Node {
         self.splits.secret.as_ref().filter(|secret| id_of(secret) == split.id)
     }
 
-    /// The secret that this node will be known by, if the split comes about: it trusts it already.
+    /// The secret that this node will be known by, if a split comes about: it trusts it already.
     pub(super) fn next_network(&self) -> Option<&NetworkSecret> {
-        let split = self.splits.current.as_ref()?;
-        self.next_secret(split).filter(|_| split.leaving.contains(&self.id()) && split.state != State::TakenBack)
+        let secret = self.splits.secret.as_ref()?;
+        let split = self.splits.order(id_of(secret))?;
+        let leaves = split.leaving.contains(&self.id()) && self.splits.state(split.id) != State::TakenBack;
+        leaves.then_some(secret)
     }
 
     fn is_ready_for(&self, split: &Split, node: NodeId) -> bool {
         self.engine.set_contains(&ready_key(), &member(split.id, node))
     }
 
-    /// Who has to be ready and is not. Who was away when it was ordered is not waited for, nor who was forgotten since.
+    /// Who has to be ready and is not. Who was away when it was ordered is waited for only while it is there; so is who came
+    /// later. Who was forgotten since is not.
     fn waits_for(&self, split: &Split) -> BTreeSet<NodeId> {
-        let named = split.leaving.iter().chain(split.staying.difference(&split.away)).copied();
-        named.filter(|&node| self.is_in_roster(node) && !self.splits.ready.contains(&node)).collect()
+        let counts = |node: &NodeId| {
+            split.leaving.contains(node)
+                || split.staying.contains(node) && !split.away.contains(node)
+                || *node == self.id()
+                || self.is_linked(*node)
+        };
+        let is_waited_for = |node: &NodeId| counts(node) && !self.splits.is_ready(split, *node);
+        self.roster_ids().into_iter().filter(is_waited_for).collect()
     }
 
-    fn write_split(&mut self, split: Split, now: Now) {
-        // Ids and a name of bounded length always encode.
-        if let Ok(bytes) = postcard::to_stdvec(&split) {
-            self.write_register(split_key(), bytes, now);
-        }
+    fn write_order(&mut self, split: Split, now: Now) {
+        self.write_register(split.key(), split.encode(), now);
+        self.splits.add(split);
     }
 
-    /// What the disk has.
-    pub(super) fn read_splits(&mut self, secret: Option<NetworkSecret>) {
-        self.splits.secret = secret;
-        self.note_gone();
-        self.note_order();
+    fn take_back(&mut self, split: &Split) {
+        self.add_to(back_key(), split.id.to_le_bytes().to_vec());
     }
 
-    /// Registry keys changed: follow them if they tell of splits. Before anything is told to others.
-    pub(super) fn note_split(&mut self, now: Now, key: &Key) {
-        if *key == gone_key() || *key == over_key() {
-            self.note_gone();
-        } else if *key == split_key() || *key == ready_key() {
-            self.note_order();
-        } else {
-            return;
-        }
-        self.members.mark_dirty();
-        self.carry_on_with_cut(now);
-    }
-
-    fn note_order(&mut self) {
-        let before = self.splits.current.take();
-        let bytes = self.engine.registry().register(&split_key());
-        self.splits.current = bytes.and_then(|bytes| postcard::from_bytes(bytes).ok());
-        let Some(split) = &self.splits.current else { return };
-        let id = split.id;
-        let marks = self.engine.registry().set_members(&ready_key());
-        let ready = marks.iter().filter_map(|bytes| read_member(bytes)).filter(|(of, _)| *of == id);
-        self.splits.ready = ready.map(|(_, node)| node).collect();
-        if split.state == State::TakenBack {
-            if self.splits.secret.take_if(|secret| id_of(secret) == id).is_some() {
-                self.outputs.push_back(Output::Keep(None));
-                self.trust_networks();
-            }
-        } else if before.is_none_or(|before| before.id != id) {
-            // What is taken in from now on stays within its part.
-            self.engine.close_segment();
-            self.trust_networks();
+    /// Registry keys changed: follow those that tell of splits, before anything is told to others.
+    pub(super) fn note_splits(&mut self, now: Now, keys: &[Key]) {
+        let told = keys.iter().filter(|key| self.note_order(key)).count();
+        if told > 0 {
+            self.look_at_orders();
+            self.members.mark_dirty();
+            self.carry_on_with_cut(now);
         }
     }
 
@@ -417,18 +338,32 @@ impl Node {
         }
     }
 
+    /// Whoever heard of the order late may have named a node of the other part that was ready already: that has nothing, and
+    /// will not take it.
+    fn strike_those_who_are_ready(&mut self, split: &Split) {
+        let mine: Vec<_> = self.engine.segments().filter(|&segment| self.looks_after(segment)).collect();
+        for segment in mine {
+            let is_idle = |&node: &NodeId| self.is_foreign(segment, node) && self.splits.is_ready(split, node);
+            for node in self.named(segment).into_iter().filter(is_idle).collect::<Vec<_>>() {
+                self.strike_out(holders_key(segment), node);
+            }
+        }
+    }
+
     /// The part of upkeep.
     pub(super) fn look_at_split(&mut self, now: Now) {
         self.close_parting(now);
         self.carry_on_with_cut(now);
         let Some(split) = self.open_split().cloned() else { return };
         if let Some(secret) = self.next_secret(&split).cloned() {
-            let lacking = split.leaving.iter().copied().filter(|node| !self.splits.ready.contains(node));
+            let lacking = split.leaving.iter().copied().filter(|node| !self.splits.is_ready(&split, *node));
             let message = Control::Secret(Hidden(*secret.as_bytes()));
             lacking.collect::<Vec<_>>().into_iter().for_each(|node| self.send_control(node, &message));
         }
+        self.strike_those_who_are_ready(&split);
         if !self.is_ready_for(&split, self.id()) && self.may_be_ready(&split) {
             self.add_to(ready_key(), member(split.id, self.id()));
+            self.look_at_orders();
         }
     }
 }

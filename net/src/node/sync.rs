@@ -48,7 +48,8 @@ impl Node {
             Control::Pulled { segment, length, more } => self.end_pull(from, segment, length, more),
             Control::Prove { segment, nonce, state } => self.answer_prove(from, segment, nonce, &state),
             Control::Proof { segment, nonce } => self.take_proof(from, segment, nonce),
-            Control::Parted(split) => self.take_parted(now, split),
+            Control::Parted(order) => self.take_parted(now, from, &order),
+            Control::Healed(split) => self.take_healed(split),
             Control::Secret(secret) => self.take_secret(NetworkSecret::from_bytes(secret.0)),
         }
     }

@@ -29,6 +29,13 @@ fn fixtures_are_read_as_what_they_were() {
     for file in files.filter(|file| file.file_name().unwrap().to_str().unwrap().starts_with("wire-")) {
         for line in fs::read_to_string(&file).unwrap().lines() {
             let (hex, expected) = line.split_once(' ').unwrap();
+            // Earlier versions are refused by name: `link.rs` lets no node in that speaks them.
+            let version = unhex(hex)[0];
+            if version != VERSION {
+                let refused = decode(unhex(hex)).err();
+                assert!(matches!(refused, Some(WireError::Version(of)) if of == version), "{}", file.display());
+                continue;
+            }
             assert_eq!(meaning(&unhex(hex)), expected, "{}", file.display());
         }
     }

@@ -1,11 +1,15 @@
 //! The cut itself: what a part forgets of the other, how each hears that all were ready, and what a merge does about it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use rhizomq_engine::{Key, NodeId, Now};
+use rhizomq_engine::{NodeId, Now};
 
-use super::{Node, Split, SplitId, State, id_of};
+use super::{
+    Node, Split, SplitId, State, id_of,
+    marks::{Gone, cut_key, gone_key, member, over_key, read_member, told_key},
+    orders::Side,
+};
 use crate::{
     Size,
     link::{LinkId, PeerHello},
@@ -25,38 +29,6 @@ const FAREWELL_MS: u64 = 1_000;
 const PARTED: &str =
     "the cluster was split, and this node is of the other part: `rhizomq merge` makes the two one again";
 
-pub(super) fn gone_key() -> Key {
-    Key::set("gone")
-}
-
-fn told_key() -> Key {
-    Key::set("split/told")
-}
-
-pub(super) fn over_key() -> Key {
-    Key::set("split/over")
-}
-
-/// A member of the set `gone`: a node that the marking one's part does not see any more.
-struct Gone {
-    split: SplitId,
-    /// Whether it is of the part that left.
-    left: bool,
-    node: NodeId,
-}
-
-impl Gone {
-    fn encode(&self) -> Vec<u8> {
-        [&self.split.to_le_bytes()[..], &[u8::from(self.left)], &self.node.0].concat()
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let (split, rest) = bytes.split_first_chunk::<8>()?;
-        let (left, node) = rest.split_first()?;
-        Some(Self { split: u64::from_le_bytes(*split), left: *left == 1, node: NodeId(node.try_into().ok()?) })
-    }
-}
-
 impl Node {
     /// Nodes that were split off and have not been merged with again.
     pub fn gone(&self) -> impl Iterator<Item = NodeId> + '_ {
@@ -68,59 +40,52 @@ impl Node {
         self.splits.gone.contains_key(&node)
     }
 
-    pub(super) fn note_gone(&mut self) {
-        let marks = self.engine.registry().set_members(&gone_key());
-        let marks: Vec<_> = marks.iter().filter_map(|bytes| Gone::decode(bytes)).collect();
-        let mut sides: BTreeMap<SplitId, BTreeSet<bool>> = BTreeMap::new();
-        marks.iter().for_each(|mark| _ = sides.entry(mark.split).or_default().insert(mark.left));
-        // Each part marks the other. Where the marks of both have come together the split is over, even if the word of that
-        // is still on its way.
-        let both = sides.iter().filter(|(_, sides)| sides.len() > 1).map(|(split, _)| *split);
-        self.splits.over = both.collect();
-        let gone = marks.iter().filter(|mark| !self.is_healed(mark.split)).map(|mark| (mark.node, mark.split));
-        self.splits.gone = gone.collect();
-    }
-
     /// Cuts if all are ready, or if another of this part has done so.
     pub(super) fn carry_on_with_cut(&mut self, now: Now) {
-        if let Some(split) = self.splits.current.clone() {
-            let is_due = match split.state {
-                State::Open => self.splits.ready.contains(&self.id()) && self.waits_for(&split).is_empty(),
-                State::Cut => {
-                    split.knows(self.id())
-                        && !self.is_healed(split.id)
-                        && !self.splits.gone.values().any(|id| *id == split.id)
+        for split in self.splits.orders().cloned().collect::<Vec<_>>() {
+            if self.is_healed(split.id) {
+                continue;
+            }
+            let leaves = split.leaving.contains(&self.id());
+            match self.splits.state(split.id) {
+                State::Open if self.open_split().is_some_and(|open| open.id == split.id) => {
+                    if self.splits.is_ready(&split, self.id()) && self.waits_for(&split).is_empty() {
+                        self.cut(&split, now);
+                    }
                 }
-                State::TakenBack => false,
-            };
-            if is_due {
-                self.cut(&split, now);
-            } else if split.state == State::Cut {
-                self.change_network(&split, false, now);
+                State::Cut if split.knows(self.id()) && !self.splits.has_marks(split.id, !leaves) => {
+                    self.cut(&split, now);
+                }
+                State::Cut => self.change_network(&split, false, now),
+                State::Open | State::TakenBack => {}
             }
         }
         self.part_from_gone(now);
     }
 
     fn part_from_gone(&mut self, now: Now) {
-        let gone = self.peers.iter().filter_map(|(node, peer)| Some((peer.link, *self.splits.gone.get(node)?)));
-        for (link, id) in gone.collect::<Vec<_>>() {
-            self.part_from(now, link, id);
+        let gone = self.peers.iter().filter_map(|(node, peer)| Some((*node, peer.link, *self.splits.gone.get(node)?)));
+        for (node, link, id) in gone.collect::<Vec<_>>() {
+            self.part_from(now, (node, link), id);
             self.drop_link(link);
         }
     }
 
-    /// A link to a node of the other part. It may not have heard that all are ready, and nobody else can tell it: it is told
-    /// now, and the link is closed when it has had time to read that.
-    fn part_from(&mut self, now: Now, link: LinkId, id: SplitId) {
-        self.outputs.push_back(Output::Send { link, bytes: wire::control(&Control::Parted(id)) });
-        self.splits.parting.insert(link, now.mono_ms);
+    /// A link to a node of the other part. It may not have heard that all are ready, or of the order, and nobody else can
+    /// tell it: it is told now, and the link is closed when it has had time to read that.
+    fn part_from(&mut self, now: Now, (node, link): (NodeId, LinkId), id: SplitId) {
+        // Marks may be here before their order: then it is told the next time.
+        if let Some(split) = self.splits.order(id) {
+            let bytes = wire::control(&Control::Parted(split.encode()));
+            self.outputs.push_back(Output::Send { link, bytes });
+        }
+        self.splits.parting.insert(link, (node, now.mono_ms));
     }
 
     pub(super) fn close_parting(&mut self, now: Now) {
         let is_due = |since: u64| now.mono_ms >= since + FAREWELL_MS;
         let due: Vec<_> =
-            self.splits.parting.iter().filter(|(_, since)| is_due(**since)).map(|(link, _)| *link).collect();
+            self.splits.parting.iter().filter(|(_, (_, since))| is_due(*since)).map(|(link, _)| *link).collect();
         for link in due {
             self.splits.parting.remove(&link);
             self.outputs.push_back(Output::Close { link, reason: PARTED.to_owned() });
@@ -133,50 +98,93 @@ impl Node {
 
     /// Whether a message came over a link to a node of the other part: of these only one counts, that it has cut.
     pub(in crate::node) fn take_from_parting(&mut self, now: Now, link: LinkId, bytes: &Bytes) -> bool {
-        let is_parting = self.splits.parting.contains_key(&link);
-        if is_parting && let Ok(Wire::Control(Control::Parted(id))) = wire::decode(bytes.clone()) {
-            self.take_parted(now, id);
+        let Some(&(node, _)) = self.splits.parting.get(&link) else { return false };
+        match wire::decode(bytes.clone()) {
+            Ok(Wire::Control(Control::Parted(order))) => self.take_parted(now, node, &order),
+            Ok(Wire::Control(Control::Healed(split))) => self.take_healed(split),
+            _ => {}
         }
-        is_parting
+        true
     }
 
-    /// A node of the other part has cut: all were ready. And the other part knows.
-    pub(in crate::node) fn take_parted(&mut self, now: Now, id: SplitId) {
-        let Some(split) = self.splits.current.clone().filter(|split| split.id == id) else { return };
-        if split.state == State::Open {
+    /// A node of the other part has cut: all were ready. And it knows.
+    pub(in crate::node) fn take_parted(&mut self, now: Now, from: NodeId, order: &[u8]) {
+        let Some(split) = Split::decode(order) else { return };
+        if self.is_healed(split.id) {
+            self.send_control(from, &Control::Healed(split.id));
+            return;
+        }
+        if self.splits.order(split.id).is_none() {
+            // This node was away when it was ordered, or died before it had it.
+            if !split.knows(self.id()) || split.leaving.contains(&self.id()) == split.leaving.contains(&from) {
+                return;
+            }
+            self.write_order(split.clone(), now);
+        }
+        if self.splits.state(split.id) != State::Cut {
             self.cut(&split, now);
             self.part_from_gone(now);
         }
-        if self.is_telling() {
-            self.add_to(told_key(), id.to_le_bytes().to_vec());
-            self.replace_networks();
+        if self.has_left_by(&split) && !self.engine.set_contains(&told_key(), &member(split.id, from)) {
+            self.add_to(told_key(), member(split.id, from));
+            if !self.is_telling() {
+                self.replace_networks();
+            }
         }
     }
 
-    /// Whether this node is of a part that left, and the other may not know yet that it has: for the time being it lets
-    /// nodes in that know the former secrets, to tell them and for nothing else.
+    /// Whether this node is of a part that left, and somebody of the other may not know yet that it has: for the time being
+    /// it lets nodes in that know the former secrets, to tell them and for nothing else.
     fn is_telling(&self) -> bool {
-        self.splits.current.as_ref().is_some_and(|split| {
-            let is_told = || self.engine.set_contains(&told_key(), &split.id.to_le_bytes());
-            split.state == State::Cut
-                && id_of(&self.config.network) == split.id
-                && !is_told()
+        let is_untold = |split: &Split| {
+            let marks = self.engine.iter_members(&told_key()).filter_map(read_member);
+            let told: Vec<_> = marks.filter(|(id, _)| *id == split.id).map(|(_, node)| node).collect();
+            told.is_empty() || split.away.iter().any(|node| !told.contains(node))
+        };
+        self.splits.orders().any(|split| {
+            self.splits.state(split.id) == State::Cut
+                && self.has_left_by(split)
                 && !self.is_healed(split.id)
+                && is_untold(split)
         })
     }
 
-    fn is_healed(&self, id: SplitId) -> bool {
-        self.splits.over.contains(&id) || self.engine.set_contains(&over_key(), &id.to_le_bytes())
+    /// A node that was split off will not come back: nobody goes on knowing former secrets to tell it. Whether it is one.
+    pub(in crate::node) fn give_up_telling(&mut self, node: NodeId) -> bool {
+        let Some(&id) = self.splits.gone.get(&node) else { return false };
+        self.add_to(told_key(), member(id, node));
+        if !self.is_telling() {
+            self.replace_networks();
+        }
+        true
+    }
+
+    /// A node that this one does not see any more knows of a merge. That counts for one that was to leave and never got the
+    /// secret of its part: nobody could show it that he knows it.
+    pub(in crate::node) fn take_healed(&mut self, id: SplitId) {
+        if self.splits.gone.values().any(|of| *of == id) && !self.has_network_of_a_part() {
+            self.heal(id);
+        }
+    }
+
+    /// Whether this node's network is a secret that a part was given when it left.
+    fn has_network_of_a_part(&self) -> bool {
+        self.splits.order(id_of(&self.config.network)).is_some()
+    }
+
+    fn has_left_by(&self, split: &Split) -> bool {
+        self.side_of(split) == Some(Side::Left)
     }
 
     fn cut(&mut self, split: &Split, now: Now) {
         let leaves = split.leaving.contains(&self.id());
-        let others: Vec<_> =
-            self.roster_ids().into_iter().filter(|node| split.leaving.contains(node) != leaves).collect();
+        let is_first = self.splits.state(split.id) != State::Cut;
+        let listed = if leaves { &split.staying } else { &split.leaving };
+        let roster = self.roster_ids().into_iter().filter(|node| split.leaving.contains(node) != leaves);
+        let others: BTreeSet<_> = roster.chain(listed.iter().copied()).collect();
         for &node in &others {
             let mark = Gone { split: split.id, left: !leaves, node };
             self.add_to(gone_key(), mark.encode());
-            self.splits.gone.insert(node, split.id);
             self.strike_out(roster_key(), node);
             self.strike_seats(node);
             self.strike_out(draining_key(), node);
@@ -187,13 +195,17 @@ impl Node {
                 }
             }
         }
-        if split.state == State::Open {
-            let done = Split { state: State::Cut, ..split.clone() };
-            self.splits.current = Some(done.clone());
-            self.write_split(done, now);
-        }
+        self.add_to(cut_key(), split.id.to_le_bytes().to_vec());
+        // An order that was given at the same time was for the whole. But what this node is ready for may be done elsewhere.
+        let is_void = |other: &&Split| {
+            let is_open = other.id != split.id && self.splits.state(other.id) == State::Open;
+            is_first && is_open && !self.is_ready_for(other, self.id())
+        };
+        let void: Vec<_> = self.splits.orders().filter(is_void).cloned().collect();
+        void.iter().for_each(|other| self.take_back(other));
+        self.look_at_orders();
         self.members.mark_dirty();
-        self.change_network(split, true, now);
+        self.change_network(split, is_first, now);
     }
 
     /// Whoever leaves is of the new network now. An earlier life may have come as far as the new secret, and no further.
@@ -218,15 +230,17 @@ impl Node {
 
     /// Whether this node's network is a secret from the part that it is about to leave: it must not be told yet.
     pub(in crate::node) fn hides_network(&self) -> bool {
-        self.open_split().is_some_and(|split| id_of(&self.config.network) == split.id)
+        let own = id_of(&self.config.network);
+        self.splits.order(own).is_some_and(|split| self.splits.state(split.id) != State::Cut)
     }
 
     /// A link came up. Whether it may stay: a node that was split off is let in again if it knows the secret of the part
     /// that left, which only a merge can have brought to it; that heals the split.
     pub(in crate::node) fn lets_in(&mut self, now: Now, link: LinkId, hello: &PeerHello) -> bool {
         if let Some(&id) = self.splits.gone.get(&hello.node) {
-            if !self.has_left(hello.node) || !hello.knows_own {
-                self.part_from(now, link, id);
+            let has_left = self.has_left(hello.node) && self.has_network_of_a_part();
+            if !has_left || !hello.knows_own {
+                self.part_from(now, (hello.node, link), id);
                 return false;
             }
             self.heal(id);
@@ -238,9 +252,11 @@ impl Node {
         true
     }
 
-    /// Whether this node is of a part that left the one that a node is of.
+    /// Whether this node was told to leave the part that a node is of, which then lets it in by no means. One that came
+    /// later to those who left may be let in.
     pub(in crate::node) fn has_left(&self, node: NodeId) -> bool {
-        self.splits.gone.get(&node).is_some_and(|id| *id == id_of(&self.config.network))
+        let split = self.splits.gone.get(&node).and_then(|id| self.splits.order(*id));
+        split.is_some_and(|split| split.leaving.contains(&self.id()))
     }
 
     /// A merge with a node that was split off: the split is over.
@@ -252,7 +268,7 @@ impl Node {
 
     fn heal(&mut self, id: SplitId) {
         self.add_to(over_key(), id.to_le_bytes().to_vec());
-        self.splits.gone.retain(|_, of| *of != id);
+        self.look_at_orders();
         // The other part has struck these off its roster: so that they are on that of both, they are entered anew.
         for node in self.roster_ids() {
             self.strike_out(roster_key(), node);

@@ -1,0 +1,278 @@
+//! Splits in which somebody is away, forgotten, or has seen another split before.
+
+use std::collections::BTreeSet;
+
+use super::{
+    super::{faults::Fault, members::SETTLED_MS, runs::expect_clean, world::World},
+    NEVER, PARTED_MS, SEEDS, any_host, cluster, consume, traffic,
+};
+
+impl World {
+    /// Who is linked with whom is exactly this: `part` names each host's cluster.
+    fn check_links(&mut self, part: &[usize], what: &str) {
+        let up: Vec<_> = (0..self.hosts.len()).filter(|&host| self.hosts[host].is_up()).collect();
+        let states = self.split_states();
+        for &a in &up {
+            for &b in up.iter().filter(|&&b| b < a) {
+                let wanted = part[a] == part[b];
+                // One that is told again and again that it is of the other part has a tunnel, and no link.
+                let joined = self.is_linked(a, b);
+                self.require(joined == wanted, &format!("{what}: h{a} and h{b} are linked: {joined}; {states}"));
+            }
+        }
+    }
+
+    fn is_linked(&self, a: usize, b: usize) -> bool {
+        let (broker, there) = (self.hosts[a].broker.as_ref(), self.hosts[b].identity);
+        broker.is_some_and(|broker| broker.node().roster().iter().any(|entry| entry.id == there && entry.linked))
+    }
+
+    /// Whether all that are up have cut.
+    fn is_cut(&self) -> bool {
+        let up = self.hosts.iter().filter_map(|host| host.broker.as_ref());
+        up.into_iter().all(|broker| broker.node().gone().next().is_some() && broker.node().split_status().is_none())
+    }
+
+    /// How far each is, for people.
+    fn split_states(&self) -> String {
+        let state = |(index, host): (usize, &super::super::host::Host)| {
+            let node = host.broker.as_ref()?.node();
+            let status = node.split_status().map(|status| (status.waits_for, status.foreign, status.lacks_secret));
+            Some(format!("h{index} {:?} gone {:?} open {status:?}", node.id(), node.gone().collect::<Vec<_>>()))
+        };
+        self.hosts.iter().enumerate().filter_map(state).collect::<Vec<_>>().join("; ")
+    }
+
+    /// Nothing of the other part is delivered any more, whoever has heard of the split.
+    fn nothing_crosses(&mut self) {
+        if let Some(parting) = &mut self.parting {
+            parting.is_done = true;
+        }
+    }
+
+    fn kill_for_good(&mut self, host: usize) {
+        self.strike(Fault::Crash { host, keep: true, back: NEVER });
+    }
+
+    /// An operator on `host` forgets another one, as soon as that is held dead.
+    fn forget(&mut self, host: usize, other: usize) {
+        for _ in 0..60 {
+            let (clocks, node) = (self.hosts[host].clocks(self.now), self.hosts[other].identity);
+            let Some(broker) = &mut self.hosts[host].broker else { return };
+            let is_forgotten = broker.forget(clocks, node).is_ok();
+            self.settle(host);
+            if is_forgotten {
+                return;
+            }
+            self.run_for(500);
+        }
+        self.require(false, &format!("h{host} can't forget h{other}"));
+    }
+}
+
+fn staying(world: &World, leaving: &BTreeSet<usize>) -> Vec<usize> {
+    (0..world.hosts.len()).filter(|host| !leaving.contains(host)).collect()
+}
+
+/// All are one, and come to rest.
+fn end_as_one(mut world: World) -> World {
+    world.parting = None;
+    world.run_for(SETTLED_MS);
+    let one = vec![0; world.hosts.len()];
+    world.check_links(&one, "at last one");
+    world.heal_and_rest();
+    world
+}
+
+#[test]
+fn who_was_down_and_comes_back_alone_learns_of_the_split_from_the_other_part() {
+    let script = |seed, printed| {
+        let (mut world, leaving) = cluster(seed, printed);
+        let stay = staying(&world, &leaving);
+        if stay.len() < 2 {
+            return world;
+        }
+        traffic(&mut world);
+        let away = world.rng.pick(&stay);
+        world.kill_for_good(away);
+        world.run_for(15_000);
+        let host = *stay.iter().find(|&&host| host != away).expect("two stay");
+        world.split(host, &leaving, None);
+        world.run_for(PARTED_MS);
+        if !world.is_cut() {
+            // Where the only other node of its part is away, what it took may have too few copies inside: it is waited for.
+            world.require(stay.len() == 2 || leaving.len() == 1, "not parted");
+            return world;
+        }
+        world.nothing_crosses();
+        stay.iter().filter(|&&host| host != away).for_each(|&host| world.kill_for_good(host));
+        world.run_for(2_000);
+        world.boot(away);
+        consume(&mut world, away, 0);
+        world.run_for(30_000);
+        let groups = world.groups();
+        world.check_links(&groups, "back alone");
+        for &host in &leaving {
+            let (node, broker) = (world.hosts[host].identity, world.hosts[away].broker.as_ref());
+            let is_gone = broker.is_some_and(|broker| broker.node().is_gone(node));
+            world.require(is_gone, &format!("h{away} has not heard that h{host} has left"));
+        }
+        stay.iter().filter(|&&host| host != away).for_each(|&host| world.boot(host));
+        world.run_for(SETTLED_MS);
+        world.check_links(&groups, "all of that part are back");
+        let with = *leaving.iter().next().expect("one left");
+        world.mended_at = Some(world.now);
+        world.merge(away, with);
+        end_as_one(world)
+    };
+    expect_clean("back alone after a split", &script, 0..2 * SEEDS);
+}
+
+#[test]
+fn one_that_was_to_leave_and_was_forgotten_brings_the_parts_together_by_no_means() {
+    let script = |seed, printed| {
+        let (mut world, leaving) = cluster(seed, printed);
+        if leaving.len() < 2 {
+            return world;
+        }
+        traffic(&mut world);
+        let left: Vec<_> = leaving.iter().copied().collect();
+        let lost = world.rng.pick(&left);
+        let hosts: Vec<_> = (0..world.hosts.len()).filter(|&host| host != lost).collect();
+        let host = world.rng.pick(&hosts);
+        world.split(host, &leaving, None);
+        let pause = world.rng.pick(&[0, 5, 20, 200]);
+        world.run_for(pause);
+        world.kill_for_good(lost);
+        world.run_for(10_000);
+        let clock = world.rng.pick(&hosts);
+        world.forget(clock, lost);
+        world.run_for(PARTED_MS);
+        if !world.is_cut() {
+            let states = world.split_states();
+            world.require(false, &format!("not parted: {states}"));
+            return world;
+        }
+        world.boot(lost);
+        world.run_for(SETTLED_MS);
+        // With its part if it had got the secret before, else alone.
+        let mut part = world.groups();
+        let other = *left.iter().find(|&&host| host != lost).expect("two leave");
+        let is_alone = !world.is_linked(lost, other);
+        if is_alone {
+            part[lost] = 2;
+        }
+        world.check_links(&part, "one was forgotten");
+        let stay = staying(&world, &leaving);
+        let host = world.rng.pick(&stay);
+        world.mended_at = Some(world.now);
+        world.merge(host, other);
+        world.run_for(SETTLED_MS);
+        // One that goes on knocking has heard of the merge.
+        if is_alone && !world.is_linked(host, lost) {
+            world.merge(host, lost);
+        }
+        end_as_one(world)
+    };
+    expect_clean("forgotten while it was to leave", &script, 0..3 * SEEDS);
+}
+
+#[test]
+fn a_part_that_left_is_split_again_and_all_come_together_in_any_order() {
+    let script = |seed, printed| {
+        let (mut world, mut leaving) = cluster(seed, printed);
+        if world.hosts.len() < 3 {
+            return world;
+        }
+        if leaving.len() < 2 {
+            leaving = staying(&world, &leaving).into_iter().collect();
+        }
+        traffic(&mut world);
+        let host = any_host(&mut world);
+        world.split(host, &leaving, None);
+        world.run_for(PARTED_MS);
+        world.check_parted("the first");
+        let left: Vec<_> = leaving.iter().copied().collect();
+        let stay = staying(&world, &leaving);
+        let [first, rest @ ..] = &left[..] else { unreachable!("two left") };
+        let again: BTreeSet<_> = [*first].into();
+        let mut part = world.groups();
+        part[*first] = 2;
+        let host = world.rng.pick(&left);
+        world.split(host, &again, None);
+        world.run_for(PARTED_MS);
+        world.check_links(&part, "the second");
+        world.mended_at = Some(world.now);
+        // The node on which a merge is ordered stayed when the other one left.
+        let (a, b, c) = (world.rng.pick(&stay), world.rng.pick(rest), *first);
+        let orders = [[(a, c), (a, b)], [(b, c), (a, b)], [(a, b), (b, c)], [(b, c), (a, c)], [(a, b), (a, c)]];
+        for (host, with) in world.rng.pick(&orders) {
+            world.parting = None;
+            world.merge(host, with);
+            world.run_for(SETTLED_MS);
+            let joined = world.is_linked(host, with);
+            world.require(joined, &format!("h{host} merged with h{with}"));
+        }
+        end_as_one(world)
+    };
+    expect_clean("two splits", &script, 0..2 * SEEDS);
+}
+
+#[test]
+fn one_that_was_ready_and_died_before_the_cut_finds_its_part_though_that_was_split_again() {
+    let script = |seed, printed| {
+        let (mut world, leaving) = cluster(seed, printed);
+        if leaving.len() < 3 {
+            return world;
+        }
+        let left: Vec<_> = leaving.iter().copied().collect();
+        let stay = staying(&world, &leaving);
+        let slow = world.rng.pick(&stay);
+        world.strike(Fault::Slow { host: slow, ms: 2_500 });
+        let lost = left[0];
+        world.split(left[1], &leaving, None);
+        let is_ready = |world: &World| {
+            let waits_for = |host: usize| {
+                let broker = world.hosts[host].broker.as_ref();
+                broker
+                    .and_then(|broker| broker.node().split_status())
+                    .is_none_or(|status| status.waits_for.contains(&world.hosts[lost].identity))
+            };
+            // And others know.
+            !waits_for(lost) && !waits_for(left[1])
+        };
+        for _ in 0..400 {
+            if is_ready(&world) {
+                break;
+            }
+            world.run_for(20);
+        }
+        let was_ready = is_ready(&world);
+        world.kill_for_good(lost);
+        world.strike(Fault::Slow { host: slow, ms: 0 });
+        world.run_for(PARTED_MS);
+        let again: BTreeSet<_> = [left[1]].into();
+        let mut part = world.groups();
+        part[left[1]] = 2;
+        if !was_ready || !world.is_cut() {
+            // What was to be on three disks before its receipt waits for the third one of its part.
+            let is_short = world.settings.confirm == 3;
+            world.require(!was_ready || is_short, "not parted");
+            world.parting = None;
+            return world;
+        }
+        world.check_links(&part.iter().map(|&part| part.min(1)).collect::<Vec<_>>(), "the first");
+        world.split(left[2], &again, None);
+        world.run_for(PARTED_MS);
+        world.boot(lost);
+        world.run_for(SETTLED_MS);
+        world.check_links(&part, "back after the second");
+        world.mended_at = Some(world.now);
+        world.parting = None;
+        world.merge(left[2], left[1]);
+        world.run_for(SETTLED_MS);
+        world.merge(stay[0], left[2]);
+        end_as_one(world)
+    };
+    expect_clean("ready, dead, and split again", &script, 0..4 * SEEDS);
+}
