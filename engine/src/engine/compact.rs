@@ -12,7 +12,8 @@ use std::{
 
 use super::{
     BlockMeta, Engine,
-    outline::put_block,
+    outline::{delete_block, put_block},
+    queue::Rewriting,
     stage::{Outcome, Staged},
 };
 use crate::{Batch, Now, SegmentId, Slot, limits};
@@ -32,6 +33,7 @@ impl Engine {
     /// Looks at the next few blocks and queues what is worth rewriting. To be called now and then, such as twice a second:
     /// a call reads at most about [`limits::REWRITE_READ_BYTES`]. Whether these were the last: the next call begins anew.
     pub fn compact(&mut self, now: Now) -> bool {
+        self.gather(now, limits::REWRITE_AGE_MS, limits::REWRITE_READ_BYTES);
         self.look(now, limits::REWRITE_AGE_MS, limits::REWRITE_LOOKS, limits::REWRITE_READ_BYTES).is_last
     }
 
@@ -100,29 +102,42 @@ impl Engine {
             meta.since_ms = now.mono_ms.saturating_add(pause);
         }
         if let Some(remnant) = remnant {
-            self.queue.rewrites.insert((id, first), remnant);
+            self.queue.rewrites.insert((id, first), Rewriting { of: vec![first], block: Arc::new(remnant) });
         }
         block.bytes().len()
     }
 
-    /// Puts the remnants in their blocks' places, where these are still here and nothing else becomes of them.
+    /// Puts what was rewritten in its blocks' places, where these are still here and nothing else becomes of them.
     pub(super) fn stage_rewrites(&mut self, staged: &mut Staged, batch: &mut Batch) {
-        for ((id, first), remnant) in std::mem::take(&mut self.queue.rewrites) {
+        for ((id, first), new) in std::mem::take(&mut self.queue.rewrites) {
             let Some(replica) = self.replicas.get(&id) else { continue };
-            let Some(meta) = replica.blocks.get(&first) else { continue };
+            let last = new.block.last();
+            if staged.rewritten.last().is_some_and(|new| new.block.segment() == id && new.block.last() >= first) {
+                continue;
+            }
+            let here = replica.blocks.range(first..=last);
+            if !here.clone().map(|(first, _)| first).eq(&new.of) {
+                continue;
+            }
             let waiting = match staged.segments.get(&id) {
-                None => replica.state.waiting_within(first, meta.last),
+                None => replica.state.waiting_within(first, last),
                 Some(change) => {
-                    if change.outcome != Outcome::Keep || change.emptied.contains(&first) {
+                    let is_emptied = |first: &Slot| change.emptied.binary_search(first).is_ok();
+                    if change.outcome != Outcome::Keep
+                        || new.of.iter().any(is_emptied)
+                        || change.blocks.range(first..=last).next().is_some()
+                    {
                         continue;
                     }
-                    change.waiting_within(replica, first, meta.last)
+                    change.waiting_within(replica, first, last)
                 }
             };
-            if waiting.is_subset(remnant.slots()) {
-                put_block(batch, &remnant, Some(meta.bytes));
-                staged.rewritten.push(Arc::new(remnant));
+            if waiting.is_empty() || !waiting.is_subset(new.block.slots()) {
+                continue;
             }
+            put_block(batch, &new.block, replica.blocks.get(&first).map(|meta| meta.bytes));
+            here.skip(1).for_each(|(&first, meta)| delete_block(batch, id, first, meta.bytes));
+            staged.rewritten.push(new);
         }
     }
 }
