@@ -1,9 +1,9 @@
 //! Rewriting: a block of which most is consumed gives way to its remnant, and its space comes back.
 //!
 //! Most blocks are consumed as a whole soon after they came and are never looked at. Those that are still here after a
-//! while are visited in turn, a few at a time; one that has a quarter of its messages or less is read, and written again
-//! without the rest. So each rewriting writes a part of what it frees, and what is kept on disk stays within a constant
-//! factor of what waits. The state of the replica, and so its digest, does not change: holders rewrite as they please.
+//! while are visited in turn, a few at a time; one that has a quarter of its messages or less, or somewhat more when much is
+//! dead (`weigh.rs`), is read, and written again without the rest. So each rewriting writes a bounded multiple of what it
+//! frees, and what is kept on disk stays within a constant factor of what waits. The state of the replica, and so its digest, does not change: holders rewrite as they please.
 
 use std::{
     ops::Bound::{Excluded, Unbounded},
@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    BlockMeta, Engine,
+    BlockMeta, Engine, Replica,
     outline::{delete_block, put_block},
     queue::Rewriting,
     stage::{Outcome, Staged},
@@ -55,6 +55,7 @@ impl Engine {
         }
         if at_end {
             self.compacted_to = None;
+            self.weights.end_pass();
         }
         Looked { is_last: at_end, ..looked }
     }
@@ -82,12 +83,24 @@ impl Engine {
         found
     }
 
-    fn is_worth_reading(&self, id: SegmentId, first: Slot, now: Now, age_ms: u64) -> bool {
+    /// Notes how full all blocks are, at once: what a pass over them does by and by.
+    pub(crate) fn weigh_all(&mut self) {
+        self.weights = Default::default();
+        for replica in self.replicas.values() {
+            replica.blocks.iter().for_each(|(&first, meta)| {
+                self.weights.note(meta.bytes, meta.live(first, replica), meta.slots);
+            });
+        }
+        self.weights.end_pass();
+    }
+
+    fn is_worth_reading(&mut self, id: SegmentId, first: Slot, now: Now, age_ms: u64) -> bool {
         let Some(replica) = self.replicas.get(&id) else { return false };
         let Some(meta) = replica.blocks.get(&first) else { return false };
         let is_old = now.mono_ms >= meta.since_ms.saturating_add(age_ms);
-        let live = || meta.live(first, replica.state.removed.clip(first, meta.last).len());
-        is_old && meta.bytes >= limits::REWRITE_BYTES && 4 * live() <= u64::from(meta.slots)
+        let live = meta.live(first, replica);
+        self.weights.note(meta.bytes, live, meta.slots);
+        is_old && meta.bytes >= limits::REWRITE_BYTES && self.weights.is_worth(live, meta.slots)
     }
 
     /// Queues the remnant, if it is much smaller. How many bytes were read.
@@ -96,7 +109,8 @@ impl Engine {
         let Ok(Some(block)) = self.block(id, first) else { return 0 };
         let Some(replica) = self.replicas.get_mut(&id) else { return 0 };
         let waiting = replica.state.waiting_within(block.first(), block.last());
-        let remnant = block.remnant(&waiting).filter(|some| 2 * some.bytes().len() <= block.bytes().len());
+        let remnant =
+            block.remnant(&waiting).filter(|some| self.weights.is_small(some.bytes().len(), block.bytes().len()));
         if let Some(meta) = replica.blocks.get_mut(&first) {
             let pause = if remnant.is_some() { 0 } else { limits::REWRITE_AGAIN_MS };
             meta.since_ms = now.mono_ms.saturating_add(pause);
@@ -143,9 +157,9 @@ impl Engine {
 }
 
 impl BlockMeta {
-    /// How many of its messages wait, at most, if so many of its slots are removed: a remnant lacks some of these, and
-    /// perhaps some that are not known to be removed yet.
-    fn live(&self, first: Slot, removed: u64) -> u64 {
-        (u64::from(self.last - first) + 1).saturating_sub(removed)
+    /// How many of its messages wait, at most: it may lack some that are not known to be removed yet.
+    fn live(&self, first: Slot, replica: &Replica) -> u64 {
+        let removed = replica.state.removed.clip(first, self.last).len();
+        (u64::from(self.last - first) + 1).saturating_sub(removed).min(self.slots.into())
     }
 }

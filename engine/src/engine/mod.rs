@@ -10,6 +10,7 @@
 //! - `open.rs`: reading all of it back, verified
 //! - `outline.rs`: what is stored of a block beside it, so that opening reads no bodies
 //! - `compact.rs`: rewriting blocks of which most is consumed
+//! - `weigh.rs`: which of them are worth it
 //! - `gather.rs`: joining small neighbours to larger blocks
 //! - `place.rs`: where blocks of other replicas go, however those have cut them
 //! - `mend.rs`: writing small rows again that the disk has lost
@@ -36,6 +37,7 @@ mod queue;
 mod stage;
 #[cfg(test)]
 mod tests;
+mod weigh;
 
 use std::{
     cell::RefCell,
@@ -55,6 +57,7 @@ use self::{
     index::{BlockCache, InboxIndex},
     queue::Queue,
     stage::Staged,
+    weigh::Weights,
 };
 use crate::{
     Batch, Dot, Epoch, Message, NodeId, Now, Op, RangeSet, Read, Registry, Retired, SegmentId, SegmentState, Slot,
@@ -135,6 +138,7 @@ pub struct Engine {
     /// Where the search for blocks to rewrite goes on, and that for small ones to gather.
     compacted_to: Option<(SegmentId, Slot)>,
     gathered_to: Option<(SegmentId, Slot)>,
+    weights: Weights,
 }
 
 impl Engine {

@@ -92,6 +92,7 @@ impl Engine {
             roll: (limits::SEGMENT_BYTES, limits::SEGMENT_AGE_MS),
             compacted_to: None,
             gathered_to: None,
+            weights: Default::default(),
         };
         engine.read_retired(&mut report)?;
         engine.read_registry(&mut report)?;

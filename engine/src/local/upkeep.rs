@@ -1,6 +1,6 @@
 //! Space comes back by itself: what a commit does besides writing what it was asked to.
 //!
-//! - **Rewriting.** Blocks of which three quarters are consumed give way to what is left of them; see [`Engine::compact`]. Such
+//! - **Rewriting.** Blocks of which most is consumed give way to what is left of them; see [`Engine::compact`]. Such
 //!   blocks come of consumption alone, so it pays for looking: for each message that is consumed one block is looked at, in
 //!   turn, and read if it is worth that. So all are looked at before as many messages more are consumed as there are blocks,
 //!   and a commit costs what it consumes, or some milliseconds. It is done in steps of [`limits::REWRITE_LOOKS`], or a block
@@ -98,6 +98,7 @@ impl<S: Store> Local<S> {
         self.fold(self.engine.segments().collect());
         self.upkeep.due = self.engine.block_count();
         self.upkeep.consumed = 0;
+        self.engine.weigh_all();
         self.look_at_blocks(usize::MAX, usize::MAX, &mut done)?;
         let now = self.now();
         let later = Now { mono_ms: now.mono_ms.saturating_add(limits::REWRITE_AGAIN_MS), ..now };
@@ -181,5 +182,7 @@ impl<S: Store> Local<S> {
     }
 }
 
+#[cfg(test)]
+mod space;
 #[cfg(test)]
 mod tests;
