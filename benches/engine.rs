@@ -1,5 +1,6 @@
 //! What the engine's data structures cost: `cargo bench`, about a minute. `cargo bench -- registry` runs what has that in
-//! its name; `memory` and `tables` are names, too. The tables at the end show where cost must grow with what changes, and not with what is there.
+//! its name; `memory` and `tables` are names, too. The tables at the end show where cost must grow with what changes, and not with what is
+//! there; those about whole engines are drawn in `benches/merge.svg`.
 
 use std::{
     cell::RefCell,
@@ -13,6 +14,10 @@ use rhizomq_engine::{
     hlc::Clock, store::MemoryStore,
 };
 use rhizomq_net::registry_sync;
+
+mod plot;
+
+use plot::Curves;
 
 const SEGMENT: SegmentId = SegmentId { node: NodeId([1; 16]), epoch: Epoch(2), number: 3 };
 
@@ -46,7 +51,13 @@ fn main() {
     criterion.final_summary();
     if is_asked_for("tables") {
         // `--test` only wants to know whether it runs.
-        tables(if arguments.iter().any(|arg| arg == "--test") { 1 } else { ROUNDS });
+        let is_test = arguments.iter().any(|arg| arg == "--test");
+        let text = plot::svg(&tables(if is_test { 1 } else { ROUNDS })).expect("curves can be drawn");
+        if !is_test {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/merge.svg");
+            std::fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            println!("\ndrawn in {}", path.display());
+        }
     }
 }
 
@@ -176,7 +187,9 @@ impl Shape {
     }
 }
 
-fn tables(rounds: u32) {
+/// All tables; those about whole engines are drawn, too.
+fn tables(rounds: u32) -> Vec<Curves> {
+    let mut curves = Vec::new();
     for (what, shape) in [("in order", Shape::InOrder), ("every second slot", Shape::Scattered)] {
         table(&format!("state of a segment, consumed {what}: merge of k slots into n"), |n, k| {
             let state = SegmentState { known: RangeSet::from_range(1, n), removed: shape.removed(n), length: None };
@@ -194,21 +207,29 @@ fn tables(rounds: u32) {
             commit(&mut engine, id, &shape.removed(n));
             median(rounds, |round| shape.news(n, k, round), |news| commit(&mut engine, id, &news))
         });
-        table(&format!("engine, consumed {what}: the delta of another engine, k slots news, merged into n"), |n, k| {
-            let (mut other, id) = engine(n);
-            commit(&mut other, id, &shape.removed(n));
-            let engine = RefCell::new(replica_of(&other));
-            let prepare = |round| {
-                commit(&mut other, id, &shape.news(n, k, round));
-                other.delta_for(&engine.borrow().summary()).expect("reads")
-            };
-            median(rounds, prepare, |delta| {
-                let mut engine = engine.borrow_mut();
-                engine.merge(delta).expect("whole");
-                take_over(&mut engine);
-            })
-        });
+        for is_whole in [false, true] {
+            let part = if is_whole { "summary, delta and its merge" } else { "merge of the delta" };
+            let title = format!("consumed {what}: {part}, k slots news of n");
+            curves.push(table(&title, |n, k| {
+                let (other, id) = engine(n);
+                let other = RefCell::new(other);
+                commit(&mut other.borrow_mut(), id, &shape.removed(n));
+                let engine = RefCell::new(replica_of(&other.borrow()));
+                let delta = || other.borrow().delta_for(&engine.borrow().summary()).expect("reads");
+                let prepare = |round| {
+                    commit(&mut other.borrow_mut(), id, &shape.news(n, k, round));
+                    (!is_whole).then(delta)
+                };
+                median(rounds, prepare, |prepared| {
+                    let delta = prepared.unwrap_or_else(delta);
+                    let mut engine = engine.borrow_mut();
+                    engine.merge(delta).expect("whole");
+                    take_over(&mut engine);
+                })
+            }));
+        }
     }
+    curves
 }
 
 fn engine(slots: u32) -> (Engine, SegmentId) {
@@ -267,12 +288,19 @@ fn median<T, U>(rounds: u32, mut prepare: impl FnMut(u32) -> T, mut run: impl Fn
     times[times.len() / 2]
 }
 
-fn table(title: &str, mut cost: impl FnMut(u32, u32) -> Duration) {
+fn table(title: &str, mut cost: impl FnMut(u32, u32) -> Duration) -> Curves {
     println!("\n{title}\n{:>10} {}", "n", NEWS.map(|k| format!("{:>12}", format!("k = {k}"))).join(""));
+    let mut costs: Vec<_> = NEWS.map(|k| (k, Vec::new())).into();
     for n in SLOTS {
-        let cells = NEWS.map(|k| format!("{:>12}", format!("{:.1?}", cost(n, k))));
-        println!("{n:>10} {}", cells.join(""));
+        let mut cells = String::new();
+        for (k, costs) in &mut costs {
+            let cost = cost(n, *k);
+            costs.push((n, cost));
+            cells.push_str(&format!("{:>12}", format!("{cost:.1?}")));
+        }
+        println!("{n:>10} {cells}");
     }
+    Curves { title: title.to_owned(), costs }
 }
 
 /// Puts an entry with this number into a registry.

@@ -23,6 +23,9 @@ const BATCH: u32 = 256;
 /// Bytes of log that are written between two checkpoints.
 const LOG: u64 = 64 << 20;
 
+/// Commits between two rounds of upkeep: a node that takes in a message in 250 us, each by itself, has one in half a second.
+const UPKEEP: u32 = 2_000;
+
 /// Commits between two looks at how large the directory is.
 const LOOKS: u32 = 16;
 
@@ -38,6 +41,10 @@ pub(crate) struct EngineArgs {
     /// Waiting messages of 100 bytes for the memory figure; a tenth of them is measured beside it
     #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = clap::value_parser!(u32).range(2_560..=100_000_000))]
     pub(crate) memory_messages: u32,
+    /// Waiting messages of 100 bytes, each a commit of its own, for the other memory figure; half of them are measured beside it.
+    /// Each is synced: on a disk that takes long, 0 leaves it out
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(0..=100_000_000))]
+    pub(crate) single_messages: u32,
     /// Rounds of opening and reading; the median counts
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
@@ -51,6 +58,9 @@ pub(crate) struct EngineArgs {
     /// processes of its own
     #[arg(long, hide = true, value_name = "N")]
     resident: Option<u32>,
+    /// Each message a commit of its own
+    #[arg(long, hide = true)]
+    singly: bool,
 }
 
 /// One line of the result.
@@ -84,8 +94,12 @@ pub(super) fn run(args: &EngineArgs) -> anyhow::Result<String> {
     }
     let mut lines = consumed_at_once(args)?;
     lines.extend(steady(args)?);
+    lines.extend(thinned(args)?);
     lines.extend(opened_and_read(args)?);
     lines.extend(memory(args)?);
+    if args.single_messages > 0 {
+        lines.extend(memory_of_single(args)?);
+    }
     if args.json {
         return Ok(serde_json::json!({ "messages": args.messages, "size": args.size, "lines": lines }).to_string());
     }
@@ -147,6 +161,36 @@ fn steady(args: &EngineArgs) -> anyhow::Result<Vec<Line>> {
         Line::new(what, (mb(peak), "MB"), ("bodies that live + 64 MiB of log", mb(bound))).target("<= 2"),
         Line::new(what, (mb(peak), "MB"), ("just filled", mb(filled))),
         Line::new("- during the tenth", (mb(last), "MB"), ("during the second", mb(first))).target("<= 1.1"),
+    ])
+}
+
+/// Two of three messages are consumed soon, the third stays: what the directory grows to.
+fn thinned(args: &EngineArgs) -> anyhow::Result<Vec<Line>> {
+    let dir = super::scratch(&args.dir)?;
+    let mut subject = Subject::open(dir.path(), BATCH, args.size)?;
+    let before = written_by_us()?;
+    let commits = args.messages / BATCH;
+    let (mut ratio, mut most) = (0.0, (0, 1));
+    for commit in 0..commits {
+        subject.commit()?;
+        subject.thin_newest(BATCH)?;
+        subject.upkeep();
+        if commit % LOOKS == 0 || commit + 1 == commits {
+            let live = u64::from((commit + 1) * (BATCH / 3 + 1)) * u64::from(args.size);
+            let found = directory_bytes(dir.path())?;
+            let now = found as f64 / (live + LOG) as f64;
+            if now > ratio {
+                (ratio, most) = (now, (found, live + LOG));
+            }
+        }
+    }
+    let written = written_by_us()?.saturating_sub(before);
+    let payload = u64::from(commits * BATCH) * u64::from(args.size);
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    let beside = "bodies that live + 64 MiB of log";
+    Ok(vec![
+        Line::new("directory, a third of each block stays", (mb(most.0), "MB"), (beside, mb(most.1))).target("<= 2"),
+        Line::new("- written for it", (mb(written), "MB"), ("bodies published", mb(payload))),
     ])
 }
 
@@ -239,19 +283,8 @@ fn forget_cached(dir: &Path) -> anyhow::Result<()> {
 /// Resident memory of processes that hold many messages and a tenth of them: of one that takes them in, or of one that is
 /// started on them and reads them all, whichever is more.
 fn memory(args: &EngineArgs) -> anyhow::Result<Vec<Line>> {
-    let measure = |messages: u32| -> anyhow::Result<f64> {
-        let dir = super::scratch(&args.dir)?;
-        let program = std::env::current_exe().context("cannot tell the program's own path")?;
-        let resident = || -> anyhow::Result<f64> {
-            let mut command = Command::new(&program);
-            command.args(["bench", "engine", "--size", "100", "--resident", &messages.to_string(), "--dir"]);
-            let output = command.arg(dir.path()).output().context("cannot start a process of its own")?;
-            let text = String::from_utf8_lossy(&output.stdout);
-            text.trim().parse().with_context(|| format!("no figure: {}", String::from_utf8_lossy(&output.stderr)))
-        };
-        Ok(resident()?.max(resident()?))
-    };
-    let (many, few) = (measure(args.memory_messages)?, measure(args.memory_messages / 10)?);
+    let many = measured_apart(args, args.memory_messages, false)?;
+    let few = measured_apart(args, args.memory_messages / 10, false)?;
     let what = "resident memory, many messages of 100 B";
     Ok(vec![
         Line::new(what, (many, "MiB"), ("the bound", 200.0)).target("<= 1"),
@@ -259,11 +292,49 @@ fn memory(args: &EngineArgs) -> anyhow::Result<Vec<Line>> {
     ])
 }
 
+/// The same of messages that are a commit each, and what ten million would take by that. Caches fill with the first few
+/// hundred thousand.
+fn memory_of_single(args: &EngineArgs) -> anyhow::Result<Vec<Line>> {
+    let count = args.single_messages;
+    let (many, few) = (measured_apart(args, count, true)?, measured_apart(args, count / 2, true)?);
+    let slope = (many - few) / f64::from(count - count / 2);
+    let what = "resident memory, one message per commit";
+    let all = many + slope * (10e6 - f64::from(count)).max(0.0);
+    Ok(vec![
+        Line::new(what, (many, "MiB"), ("with half of them", few)),
+        Line::new("- bytes for each more", (slope * f64::from(1 << 20), "B"), ("a body", 100.0)),
+        Line::new("- ten million, by that", (all, "MiB"), ("the bound", 200.0)).target("<= 1"),
+    ])
+}
+
+/// The greater of the resident memories of two processes: one that takes in so many messages, one that opens and reads them.
+fn measured_apart(args: &EngineArgs, messages: u32, singly: bool) -> anyhow::Result<f64> {
+    let dir = super::scratch(&args.dir)?;
+    let program = std::env::current_exe().context("cannot tell the program's own path")?;
+    let resident = || -> anyhow::Result<f64> {
+        let mut command = Command::new(&program);
+        command.args(["bench", "engine", "--size", "100", "--resident", &messages.to_string()]);
+        command.args(singly.then_some("--singly")).arg("--dir");
+        let output = command.arg(dir.path()).output().context("cannot start a process of its own")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.trim().parse().with_context(|| format!("no figure: {}", String::from_utf8_lossy(&output.stderr)))
+    };
+    Ok(resident()?.max(resident()?))
+}
+
 fn resident_here(args: &EngineArgs, messages: u32) -> anyhow::Result<String> {
-    let mut subject = Subject::open(&args.dir, BATCH, args.size)?;
-    let expected = messages / BATCH * BATCH;
+    let batch = if args.singly { 1 } else { BATCH };
+    let mut subject = Subject::open(&args.dir, batch, args.size)?;
+    let expected = messages / batch * batch;
     match subject.read_all()? {
-        0 => (0..messages / BATCH).try_for_each(|_| subject.commit().map(drop))?,
+        0 => {
+            for number in 0..messages / batch {
+                subject.commit()?;
+                if number % UPKEEP == 0 {
+                    subject.upkeep();
+                }
+            }
+        }
         found => anyhow::ensure!(found == u64::from(expected), "{found} messages wait, {expected} were published"),
     }
     Ok(format!("{:.1}", resident_mib()?))

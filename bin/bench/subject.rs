@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use rhizomq_engine::{
-    Commit, Dot, Engine, Entry, Epoch, NodeId, Now, Op, Planted, Store, Unit,
+    Commit, Dot, Engine, Entry, Epoch, NodeId, Now, Op, Planted, Store, Unit, limits,
     store::{DiskOptions, DiskStore},
 };
 
@@ -55,6 +55,23 @@ impl Subject {
             }
         }
         self.write_queued().map(drop)
+    }
+
+    /// Consumes two of three of the last `count` messages, in one commit.
+    pub(super) fn thin_newest(&mut self, count: u32) -> anyhow::Result<()> {
+        let Some(segment) = self.engine.open_segment() else { return Ok(()) };
+        let last = self.engine.segment(segment).and_then(|state| state.known.last()).unwrap_or(0);
+        let slots = last.saturating_sub(count - 1).max(1)..=last;
+        for slot in slots.filter(|slot| slot % 3 > 0) {
+            self.engine.remove(Dot { segment, slot });
+        }
+        self.write_queued().map(drop)
+    }
+
+    /// What a node does twice a second, as if all that is here were old enough for it. It is written with the next commit.
+    pub(super) fn upkeep(&mut self) {
+        let mono_ms = self.started.elapsed().as_millis() as u64 + limits::REWRITE_AGE_MS;
+        self.engine.compact(Now { mono_ms, wall_ms: 0 });
     }
 
     /// Reads every waiting message in order. How many there are.

@@ -5,20 +5,26 @@
 //! an inbox has one run of slots per block, and indexes stay small.
 //!
 //! A block of which most is consumed can be rewritten to its *remnant*: the same block, under the same name, with the
-//! bodies of some of its slots. Holders rewrite as they please; where two of them have different remnants of one block, a
-//! third can have the union.
+//! bodies of some of its slots. Small neighbours can be *gathered* into one block, which has slots out of several. Holders
+//! rewrite as they please; where two of them have different parts, a third can have the union (`gather.rs`).
 //!
-//! Layout: `postcard(BlockV1)`, or `postcard(RemnantV2)`, followed by 32 bytes of hash. The version comes first.
+//! Layout: `postcard(BlockV1)`, or `postcard(PartV2)`, followed by 32 bytes of hash. The version comes first.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{Dot, RangeSet, SegmentId, Slot, limits};
 
+mod gather;
+
 pub(crate) const WHOLE: u8 = 1;
 pub(crate) const REMNANT: u8 = 2;
+pub(crate) const GATHERED: u8 = 3;
 const HASH_LEN: usize = 32;
 const FLAG_PERSISTENT: u8 = 1;
 
@@ -78,7 +84,7 @@ pub enum BlockError {
     #[error("the block's hash does not match its bytes")]
     Hash,
     /// Written by a newer program.
-    #[error("block format version {0} is unknown here; this program reads versions 1 and 2")]
+    #[error("block format version {0} is unknown here; this program reads versions 1 to 3")]
     Version(u8),
     /// Hash right, content wrong: the writer was broken.
     #[error("malformed block: {0}")]
@@ -102,9 +108,9 @@ struct RunV1<'a> {
     messages: Vec<u32>,
 }
 
-/// Part of a block: the runs tell their slots.
+/// Part of a block, or of version 3 parts of several: the runs tell their slots.
 #[derive(Serialize, Deserialize)]
-struct RemnantV2<'a> {
+struct PartV2<'a> {
     version: u8,
     segment: SegmentId,
     first: Slot,
@@ -203,54 +209,6 @@ impl Block {
         Self::parse(Bytes::from(bytes)).expect("what was just encoded within the limits decodes")
     }
 
-    /// The block with those of its slots alone that are in `keep`; `None` if that leaves nothing.
-    pub fn remnant(&self, keep: &RangeSet) -> Option<Self> {
-        let slots = self.slots.intersection(keep);
-        (!slots.is_empty()).then(|| self.gathered(slots.iter().map(|slot| (slot, self))))
-    }
-
-    /// A block with the slots of both, which must be parts of one block: of the same name and range. `None` if they are not.
-    pub fn union(&self, other: &Self) -> Option<Self> {
-        if (self.segment, self.first, self.last) != (other.segment, other.first, other.last) {
-            return None;
-        }
-        let theirs = other.slots.difference(&self.slots);
-        let mut all: Vec<_> = self.slots.iter().map(|slot| (slot, self)).collect();
-        all.extend(theirs.iter().map(|slot| (slot, other)));
-        all.sort_unstable_by_key(|(slot, _)| *slot);
-        Some(self.gathered(all.into_iter()))
-    }
-
-    /// A remnant of these slots, each from the block beside it; ascending, and at least one.
-    fn gathered<'a>(&self, slots: impl Iterator<Item = (Slot, &'a Self)>) -> Self {
-        let mut runs: Vec<RunV2<'a>> = Vec::new();
-        let (mut messages, mut places, mut size) = (Vec::new(), BTreeMap::new(), 0);
-        for (slot, block) in slots {
-            let Some((run, index)) = block.find(slot) else { continue };
-            // A body that is owed to several inboxes is there once.
-            let stored = &block.messages[index];
-            let place = *places.entry((std::ptr::from_ref(block) as usize, index)).or_insert_with(|| {
-                let (head, body) = (block.part(stored.head), block.part(stored.body));
-                size += head.len() + body.len() + 16;
-                messages.push(MessageV1 { flags: stored.flags, head, body });
-                messages.len() as u32 - 1
-            });
-            match runs.last_mut().filter(|last| *last.inbox == *run.inbox) {
-                Some(last) => {
-                    last.slots.insert(slot);
-                    last.messages.push(place);
-                }
-                None => {
-                    size += run.inbox.len() + 16;
-                    let slots = RangeSet::from_range(slot, slot);
-                    runs.push(RunV2 { inbox: &run.inbox, slots, messages: vec![place] });
-                }
-            }
-        }
-        let Self { segment, first, last, .. } = *self;
-        Self::sealed(&RemnantV2 { version: REMNANT, segment, first, last, runs, messages }, size + 128)
-    }
-
     /// Reads a block and checks its hash and inner consistency.
     ///
     /// # Errors
@@ -271,14 +229,17 @@ impl Block {
         }
         let raw = match bytes.first() {
             Some(&WHOLE) => read_whole(&bytes[..content])?,
-            Some(&REMNANT) => exactly::<RemnantV2<'_>>(&bytes[..content])?,
+            Some(&(REMNANT | GATHERED)) => exactly::<PartV2<'_>>(&bytes[..content])?,
             Some(&other) => return Err(BlockError::Version(other)),
             None => return Err(BlockError::Malformed("empty")),
         };
         if raw.first == 0 || raw.last > limits::SEGMENT_SLOTS {
             return Err(BlockError::Malformed("slots outside the segment"));
         }
+        let is_gathered = raw.version == GATHERED;
+        let mut inboxes = BTreeSet::new();
         let mut slots = RangeSet::new();
+        let mut before = None;
         for run in &raw.runs {
             if run.inbox.len() > limits::INBOX_NAME_BYTES {
                 return Err(BlockError::Malformed("inbox name too long"));
@@ -289,13 +250,19 @@ impl Block {
             if run.slots.len() != run.messages.len() as u64 {
                 return Err(BlockError::Malformed("a run has not one message for each slot"));
             }
-            if run.slots.first() < Some(raw.first)
-                || run.slots.last() > Some(raw.last)
-                || slots.last() >= run.slots.first()
-            {
+            // Only of several blocks do the runs lie among each other, and then each inbox has one.
+            let in_order = if is_gathered { before < run.slots.first() } else { slots.last() < run.slots.first() };
+            if run.slots.first() < Some(raw.first) || run.slots.last() > Some(raw.last) || !in_order {
                 return Err(BlockError::Malformed("slots outside the block, or out of order"));
             }
+            if is_gathered && !inboxes.insert(run.inbox) {
+                return Err(BlockError::Malformed("two runs of one inbox"));
+            }
+            before = run.slots.first();
             slots.union_with(&run.slots);
+        }
+        if slots.len() != raw.runs.iter().map(|run| run.messages.len() as u64).sum() {
+            return Err(BlockError::Malformed("a slot of two inboxes"));
         }
         if slots.is_empty() {
             return Err(BlockError::Malformed("no slots"));
@@ -333,12 +300,12 @@ impl Block {
         self.first
     }
 
-    /// Its last slot; of a remnant, that of the whole block.
+    /// Its last slot; of a remnant, that of the whole block. No other block of the replica has a slot between the two.
     pub fn last(&self) -> Slot {
         self.last
     }
 
-    /// The slots whose messages it has: all from the first to the last, but for a remnant.
+    /// The slots whose messages it has: all from the first to the last, but for one that was rewritten.
     pub fn slots(&self) -> &RangeSet {
         &self.slots
     }
@@ -394,11 +361,20 @@ impl Block {
         self.bytes.len() + self.messages.len() * size_of::<Stored>() + runs
     }
 
+    /// Whether it is of several blocks, or of part of one.
+    fn is_gathered(&self) -> bool {
+        self.bytes.first() == Some(&GATHERED)
+    }
+
     /// The run of a slot, and the place of its message.
     fn find(&self, slot: Slot) -> Option<(&Run, usize)> {
-        let run = &self.runs[self.runs.partition_point(|run| run.slots.last() < Some(slot))..].first()?;
-        let index = run.messages[run.slots.rank(slot)? as usize];
-        Some((run, index as usize))
+        let found = |run: &'_ Run| run.slots.rank(slot).map(|rank| run.messages[rank as usize] as usize);
+        if self.is_gathered() {
+            let around = |run: &&Run| run.slots.first() <= Some(slot) && run.slots.last() >= Some(slot);
+            return self.runs.iter().filter(around).find_map(|run| Some((run, found(run)?)));
+        }
+        let run = self.runs[self.runs.partition_point(|run| run.slots.last() < Some(slot))..].first()?;
+        Some((run, found(run)?))
     }
 
     /// The name of a slot of this block.
@@ -417,7 +393,7 @@ fn exactly<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, BlockError> {
 }
 
 /// A whole block, as the remnant that has everything.
-fn read_whole(bytes: &[u8]) -> Result<RemnantV2<'_>, BlockError> {
+fn read_whole(bytes: &[u8]) -> Result<PartV2<'_>, BlockError> {
     let BlockV1 { segment, first, runs, messages, .. } = exactly(bytes)?;
     let outside = BlockError::Malformed("slots outside the segment");
     if first == 0 {
@@ -431,7 +407,7 @@ fn read_whole(bytes: &[u8]) -> Result<RemnantV2<'_>, BlockError> {
         // A run without messages has no slots, and is refused for that.
         all.push(RunV2 { inbox, slots: RangeSet::from_range(from, next - 1), messages });
     }
-    Ok(RemnantV2 { version: WHOLE, segment, first, last: next - 1, runs: all, messages })
+    Ok(PartV2 { version: WHOLE, segment, first, last: next - 1, runs: all, messages })
 }
 
 #[cfg(test)]
@@ -520,7 +496,7 @@ mod tests {
 
         #[test]
         fn garbage_with_a_right_hash_never_panics(mut content in proptest::collection::vec(any::<u8>(), 0..300)) {
-            if let Some(version) = content.first_mut() { *version = 1 + *version % 2; }
+            if let Some(version) = content.first_mut() { *version = 1 + *version % 3; }
             let hash = *blake3::hash(&content).as_bytes();
             content.extend_from_slice(&hash);
             let _ = Block::decode(content.into());

@@ -85,7 +85,7 @@ const TRIES: usize = 64;
 /// Versions of what is stored: directory, rows, blocks, registry values.
 #[cfg(test)]
 pub(crate) fn versions() -> [u32; 4] {
-    let (rows, block, value) = (crate::keys::VERSION, crate::block::WHOLE, crate::registry::VALUE_VERSION);
+    let (rows, block, value) = (crate::keys::VERSION, crate::block::GATHERED, crate::registry::VALUE_VERSION);
     [crate::store::FORMAT_VERSION, rows.into(), block.into(), value.into()]
 }
 
@@ -128,9 +128,12 @@ pub fn block(content: &[u8]) -> bool {
     let (first, last) = (block.first(), block.last());
     assert!((1..=last).contains(&first) && last <= SEGMENT_SLOTS);
 
+    let is_gathered = content.first() == Some(&crate::block::GATHERED);
     let mut seen = RangeSet::new();
     for run in block.runs() {
-        assert!(!run.slots.is_empty() && run.slots.first() > seen.last() && run.inbox.len() <= INBOX_NAME_BYTES);
+        let is_next =
+            if is_gathered { run.slots.intersection(&seen).is_empty() } else { run.slots.first() > seen.last() };
+        assert!(!run.slots.is_empty() && is_next && run.inbox.len() <= INBOX_NAME_BYTES);
         seen.union_with(&run.slots);
         for slot in run.slots.iter() {
             let message = block.message(slot).expect("every slot of a run has a message");

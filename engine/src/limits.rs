@@ -37,6 +37,19 @@ pub const OUTLINE_BYTES: usize = 512;
 /// Bytes below which a block is not rewritten: its row and its name would stay.
 pub const REWRITE_BYTES: u32 = 1 << 10;
 
+/// Bytes of blocks that may be dead, besides an eighth of what waits, before blocks are rewritten of which more than a quarter
+/// waits: a fraction of what the log takes between two checkpoints.
+pub const REWRITE_SPARE_BYTES: u64 = if cfg!(test) { 256 << 10 } else { 8 << 20 };
+
+/// Bytes below which a block is gathered with its neighbours: what memory holds of it is more than a thirtieth of it.
+pub const GATHER_BELOW_BYTES: u32 = 4 << 10;
+
+/// Fewer neighbours than that are not gathered: what is written again several times grows by this factor each time.
+pub const GATHER_LEAST: usize = if cfg!(test) { 2 } else { 4 };
+
+/// Blocks that are looked at for small neighbours in one call, in memory: a millisecond at most.
+pub const GATHER_LOOKS: usize = 8192;
+
 /// Blocks looked at, and bytes read, in one call of [`Engine::compact`](crate::Engine::compact): it runs between messages.
 pub const REWRITE_LOOKS: usize = 512;
 /// See [`REWRITE_LOOKS`].

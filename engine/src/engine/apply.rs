@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     Engine,
     outline::Outline,
-    queue::Ticket,
+    queue::{Rewriting, Ticket},
     stage::{Change, Outcome},
 };
 use crate::{Epoch, NodeId, RangeSet, SegmentId, Slot, block::Block, registry::Key};
@@ -82,15 +82,8 @@ impl Engine {
             report.changed.push(id);
             self.apply(id, change, staged.at_ms, &mut report);
         }
-        for block in staged.rewritten {
-            let Some(replica) = self.replicas.get_mut(&block.segment()) else { continue };
-            let meta = replica.hold(&Outline::of(&block), staged.at_ms);
-            let bytes = meta.bytes;
-            let former = replica.blocks.insert(block.first(), meta);
-            report.freed += former.as_ref().map_or(0, |former| u64::from(former.bytes.saturating_sub(bytes)));
-            let mut cache = self.cache.borrow_mut();
-            cache.note_stored(1, usize::from(former.is_some()));
-            cache.insert(block);
+        for rewriting in staged.rewritten {
+            report.freed += self.apply_rewriting(rewriting, staged.at_ms);
         }
         for (node, epoch, life) in staged.retired.lives() {
             self.retired.merge_life(node, epoch, life);
@@ -114,7 +107,7 @@ impl Engine {
         for (id, change) in &staged.segments {
             let tied = staged.tied.get(id);
             let mut again = tied.map_or_else(|| change.removed.clone(), |tied| change.removed.difference(tied));
-            for (block, _) in change.blocks.iter().filter(|(_, local)| *local) {
+            for (block, _) in change.blocks.values().filter(|(_, local)| *local) {
                 again.insert_range(block.first(), block.last());
             }
             if !again.is_empty() {
@@ -147,7 +140,7 @@ impl Engine {
         let replica = self.replicas.entry(id).or_default();
         if change.outcome != Outcome::Keep {
             // They need no place here any more, and whoever sent them waits to hear that.
-            let received = change.blocks.drain(..).filter(|(_, local)| !local);
+            let received = std::mem::take(&mut change.blocks).into_values().filter(|(_, local)| !local);
             report.blocks.extend(received.map(|(block, local)| NewBlock { block, local }));
             let waited = replica.state.waiting();
             self.unindex(id, &waited);
@@ -169,7 +162,8 @@ impl Engine {
             return;
         }
         let waited = |block: &Block| replica.state.waiting_within(block.first(), block.last());
-        let blocks: Vec<_> = change.blocks.drain(..).map(|(block, local)| (waited(&block), block, local)).collect();
+        let blocks = std::mem::take(&mut change.blocks).into_values();
+        let blocks: Vec<_> = blocks.map(|(block, local)| (waited(&block), block, local)).collect();
         let gone = change.removed.union(&change.damaged);
         self.unindex(id, &gone);
         let Some(replica) = self.replicas.get_mut(&id) else { return };
@@ -188,9 +182,9 @@ impl Engine {
         for (waited, block, local) in blocks {
             let live = block.slots().difference(&replica.state.removed.clip(block.first(), block.last()));
             if !live.is_empty() {
-                let meta = replica.hold(&Outline::of(&block), now_ms);
-                for (inbox, first, last) in &*meta.runs {
-                    self.index.add(inbox, id, &live.clip(*first, *last));
+                let meta = replica.hold(&Outline::of(&block), &self.index, now_ms);
+                for ((inbox, ..), run) in meta.runs.iter().zip(block.runs()) {
+                    self.index.add(inbox, id, &live.intersection(&run.slots));
                 }
                 let former = replica.blocks.insert(block.first(), meta);
                 cache.note_stored(1, usize::from(former.is_some()));
@@ -205,6 +199,28 @@ impl Engine {
         if !change.removed.is_empty() {
             report.removed.insert(id, change.removed);
         }
+    }
+
+    /// Puts a block in the place of others, and tells how many bytes that frees.
+    fn apply_rewriting(&mut self, Rewriting { of, block }: Rewriting, now_ms: u64) -> u64 {
+        let id = block.segment();
+        let Some(replica) = self.replicas.get_mut(&id) else { return 0 };
+        let mut cache = self.cache.borrow_mut();
+        let (mut gone, mut is_hot) = (Vec::new(), false);
+        for first in of {
+            gone.extend(replica.blocks.remove(&first));
+            is_hot |= cache.get(id, first).is_some();
+            cache.remove_block(id, first);
+        }
+        cache.note_stored(1, gone.len());
+        let meta = replica.hold(&Outline::of(&block), &self.index, now_ms);
+        let before: u64 = gone.iter().map(|meta| u64::from(meta.bytes)).sum();
+        let freed = before.saturating_sub(u64::from(meta.bytes));
+        replica.blocks.insert(block.first(), meta);
+        if is_hot {
+            cache.insert(block);
+        }
+        freed
     }
 
     /// Takes slots out of the inboxes they waited in.

@@ -3,17 +3,24 @@
 
 use std::{ops::Deref, sync::Arc};
 
-use super::{Replica, outline::Outline};
+use super::{
+    Replica,
+    index::InboxIndex,
+    outline::{Outline, bounds},
+};
 use crate::id::Slot;
 
-/// An inbox, with the first and the last slot that a block has for it.
+/// An inbox, with the first and the last slot that a block has for it. In a gathered block others may lie between these.
 pub(super) type Run = (Arc<str>, Slot, Slot);
+
+/// Runs of the block before that are searched for a name: one by one, so few.
+const SEARCHED: usize = 8;
 
 /// See the module's docs.
 #[derive(Debug)]
 pub(super) struct BlockMeta {
     pub(super) last: Slot,
-    /// In order of slots.
+    /// In order of their first slots.
     pub(super) runs: Runs,
     /// How many slots it has bodies for, and how many bytes it has.
     pub(super) slots: u32,
@@ -59,13 +66,18 @@ impl Deref for Runs {
 }
 
 impl Replica {
-    /// A block as memory keeps it: names shared with the block before it.
-    pub(super) fn hold(&self, outline: &Outline<'_>, since_ms: u64) -> BlockMeta {
+    /// A block as memory keeps it: names shared with the block before it, or with what waits.
+    pub(super) fn hold(&self, outline: &Outline<'_>, index: &InboxIndex, since_ms: u64) -> BlockMeta {
         let last = self.blocks.last_key_value().map(|(_, meta)| &*meta.runs).unwrap_or_default();
+        let last = &last[..last.len().min(SEARCHED)];
         let shared = |name: &str| {
-            last.iter().map(|(inbox, ..)| inbox).find(|inbox| &***inbox == name).cloned().unwrap_or_else(|| name.into())
+            let before = last.iter().map(|(inbox, ..)| inbox).find(|inbox| &***inbox == name);
+            before.or_else(|| index.name(name)).cloned().unwrap_or_else(|| name.into())
         };
-        let runs = outline.runs.iter().map(|(inbox, first, last)| (shared(inbox), *first, *last));
+        let runs = outline.runs.iter().map(|(inbox, slots)| {
+            let (first, last) = bounds(slots);
+            (shared(inbox), first, last)
+        });
         BlockMeta {
             last: outline.last,
             runs: runs.collect(),

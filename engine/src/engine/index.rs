@@ -35,6 +35,11 @@ impl InboxIndex {
         }
     }
 
+    /// The name of an inbox in which something waits.
+    pub(super) fn name(&self, inbox: &str) -> Option<&Arc<str>> {
+        self.inboxes.get_key_value(inbox).map(|(name, _)| name)
+    }
+
     pub(super) fn inboxes(&self) -> impl Iterator<Item = (&str, u64)> {
         self.inboxes.iter().map(|(inbox, segments)| (&**inbox, segments.values().map(RangeSet::len).sum()))
     }

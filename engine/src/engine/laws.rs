@@ -21,7 +21,9 @@ enum Step {
     ConsumeMost(usize, usize),
     /// Blocks of which most is consumed give way to their remnants.
     Rewrite(usize),
-    /// The same, but it is left to the commit of whatever comes next.
+    /// Small neighbours become one block, now or with whatever comes next.
+    Gather(usize, bool),
+    /// The same as rewriting, but it is left to the commit of whatever comes next.
     RewriteLater(usize),
     Add(usize, u8),
     Remove(usize, u8),
@@ -49,6 +51,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (n(), any::<usize>()).prop_map(|(n, which)| Step::ConsumeMost(n, which)),
         3 => n().prop_map(Step::Rewrite),
         3 => n().prop_map(Step::RewriteLater),
+        4 => (n(), any::<bool>()).prop_map(|(n, at_once)| Step::Gather(n, at_once)),
         3 => (n(), 0..4u8).prop_map(|(n, member)| Step::Add(n, member)),
         2 => (n(), 0..4u8).prop_map(|(n, member)| Step::Remove(n, member)),
         2 => (n(), 0..50u64).prop_map(|(n, wall_ms)| Step::Write(n, wall_ms)),
@@ -185,6 +188,17 @@ fn run(steps: &[Step]) -> Run {
                 }
                 n
             }
+            Step::Gather(n, at_once) => {
+                let engine = &mut replicas[n].engine;
+                let now = Now { mono_ms: (name + 1) * limits::REWRITE_AGAIN_MS, ..Now::default() };
+                assert!(engine.gather(now, 0, usize::MAX).is_last);
+                if at_once {
+                    let before = engine.summary();
+                    replicas[n].settle();
+                    assert!(replicas[n].engine.summary() == before, "gathering changes no state");
+                }
+                n
+            }
             Step::Add(n, member) => {
                 replicas[n].engine.set(SET).add([member]).expect("lawful");
                 let shown = replicas[n].engine.set(SET).members();
@@ -309,6 +323,10 @@ fn run(steps: &[Step]) -> Run {
         let written = model.written.as_ref().map(|(_, content)| content.as_slice());
         assert_eq!(engine.registry().register(&Key::own_register(REGISTER)), written, "after {step:?}");
         let stored: usize = engine.replicas.values().map(|replica| replica.blocks.len()).sum();
+        for replica in engine.replicas.values() {
+            let mut blocks = replica.blocks.iter().map(|(&first, meta)| (first, meta.last));
+            assert!(blocks.clone().zip(blocks.by_ref().skip(1)).all(|(a, b)| a.1 < b.0), "overlap, after {step:?}");
+        }
         assert_eq!(engine.cache.borrow().stored(), stored, "what is charged to the cache, after {step:?}");
     }
     Run { replicas, models, kept }

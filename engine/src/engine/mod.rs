@@ -10,6 +10,9 @@
 //! - `open.rs`: reading all of it back, verified
 //! - `outline.rs`: what is stored of a block beside it, so that opening reads no bodies
 //! - `compact.rs`: rewriting blocks of which most is consumed
+//! - `weigh.rs`: which of them are worth it
+//! - `gather.rs`: joining small neighbours to larger blocks
+//! - `place.rs`: where blocks of other replicas go, however those have cut them
 //! - `mend.rs`: writing small rows again that the disk has lost
 //! - `own.rs`: sets, registers and inboxes under names of a library user's own
 //! - `delta.rs`: bringing two engines together without the rest of Rhizomq
@@ -20,6 +23,7 @@ mod compact;
 mod delta;
 #[cfg(test)]
 mod fixtures;
+mod gather;
 mod held;
 mod index;
 #[cfg(test)]
@@ -28,10 +32,12 @@ mod mend;
 mod open;
 mod outline;
 mod own;
+mod place;
 mod queue;
 mod stage;
 #[cfg(test)]
 mod tests;
+mod weigh;
 
 use std::{
     cell::RefCell,
@@ -51,6 +57,7 @@ use self::{
     index::{BlockCache, InboxIndex},
     queue::Queue,
     stage::Staged,
+    weigh::Weights,
 };
 use crate::{
     Batch, Dot, Epoch, Message, NodeId, Now, Op, RangeSet, Read, Registry, Retired, SegmentId, SegmentState, Slot,
@@ -128,8 +135,10 @@ pub struct Engine {
     cache: RefCell<BlockCache>,
     /// When an open segment is closed: bytes, and age in milliseconds.
     roll: (u64, u64),
-    /// Where the search for blocks to rewrite goes on.
+    /// Where the search for blocks to rewrite goes on, and that for small ones to gather.
     compacted_to: Option<(SegmentId, Slot)>,
+    gathered_to: Option<(SegmentId, Slot)>,
+    weights: Weights,
 }
 
 impl Engine {
@@ -362,10 +371,18 @@ impl Engine {
         if let Some(block) = self.cache.borrow().get(id, first) {
             return Ok(Some(block));
         }
-        let Some(block) = self.stored_block(id, first)? else { return Ok(None) };
+        let Some(block) = self.stored_block(id, first)? else { return Ok(self.replaced_block(id, first)) };
         let block = Arc::new(block);
         self.cache.borrow_mut().insert(block.clone());
         Ok(Some(block))
+    }
+
+    /// A block that gives way to a gathered one in the commit under way: the store may show that before memory does.
+    fn replaced_block(&self, id: SegmentId, first: Slot) -> Option<Arc<Block>> {
+        let meta = self.replicas.get(&id)?.blocks.get(&first)?;
+        let mut new = self.staged.as_ref()?.rewritten.iter();
+        let new = new.find(|new| new.block.segment() == id && new.of.contains(&first))?;
+        new.block.cut(&RangeSet::from_range(first, meta.last)).map(Arc::new)
     }
 
     /// A block as the store has it, whatever the cache holds.

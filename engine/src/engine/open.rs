@@ -8,11 +8,17 @@ use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{Engine, EngineError, Replica, index::InboxIndex, outline::Outline, queue::Queue, stage};
+use super::{
+    Engine, EngineError, Replica,
+    index::InboxIndex,
+    outline::{Outline, has_outline},
+    queue::Queue,
+    stage,
+};
 use crate::{
     Epoch, Mistake, NodeId, Now, RangeSet, Read, Registry, Retired, RetiredLife, SegmentId, SegmentState, Slot,
     StoreError,
-    block::BlockError,
+    block::{Block, BlockError},
     hlc::Clock,
     keys::{self, LifeRow, RowError, SegmentRow},
     limits,
@@ -85,11 +91,14 @@ impl Engine {
             cache: Default::default(),
             roll: (limits::SEGMENT_BYTES, limits::SEGMENT_AGE_MS),
             compacted_to: None,
+            gathered_to: None,
+            weights: Default::default(),
         };
         engine.read_retired(&mut report)?;
         engine.read_registry(&mut report)?;
         engine.read_states(&mut report)?;
         let covered = engine.read_blocks(now, &mut report)?;
+        engine.part_overlapping();
         engine.check_coverage(&covered, &mut report);
         engine.queue.lengths.extend(stage::stated_by_origin(&engine));
         if planted.is(Mistake::ReuseEpoch) {
@@ -226,7 +235,7 @@ impl Engine {
             return Ok(());
         };
         let Some(bytes) = *bytes else { return Ok(()) };
-        match keys::decode::<Outline<'_>>(row) {
+        match Outline::decode(row) {
             Ok(outline) if outline.fits(first, bytes) => {
                 self.adopt(id, first, &outline, now, covered);
                 blocks.remove(&(id, first));
@@ -259,13 +268,49 @@ impl Engine {
         // A block vouches for itself, even if the segment's row was damaged.
         replica.state.known.union_with(&outline.slots);
         let live = outline.slots.difference(&replica.state.removed.clip(first, outline.last));
-        let meta = replica.hold(outline, now.mono_ms);
-        for (inbox, first, last) in &*meta.runs {
-            self.index.add(inbox, id, &live.clip(*first, *last));
+        let meta = replica.hold(outline, &self.index, now.mono_ms);
+        for ((inbox, ..), (_, slots)) in meta.runs.iter().zip(&outline.runs) {
+            self.index.add(inbox, id, &live.intersection(slots));
         }
         let former = replica.blocks.insert(first, meta);
         self.cache.borrow_mut().note_stored(1, usize::from(former.is_some()));
         covered.entry(id).or_default().union_with(&outline.slots);
+    }
+
+    /// After damage a block may be here that had given way to one that was gathered. What it alone has is taken in anew,
+    /// as if another replica had sent it.
+    fn part_overlapping(&mut self) {
+        let mut overlapped = Vec::new();
+        for (&id, replica) in &self.replicas {
+            let (mut over, mut end) = (0, 0);
+            for (&first, meta) in &replica.blocks {
+                if first <= end {
+                    overlapped.push((id, over, first));
+                } else {
+                    (over, end) = (first, meta.last);
+                }
+            }
+        }
+        for (id, over, first) in overlapped {
+            let slots_of = |block: Option<&Block>| block.map(|block| block.slots().clone()).unwrap_or_default();
+            let (over, block) = [over, first].map(|first| self.stored_block(id, first).ok().flatten()).into();
+            let Some(replica) = self.replicas.get_mut(&id) else { continue };
+            let Some(meta) = replica.blocks.remove(&first) else { continue };
+            self.cache.borrow_mut().note_stored(0, 1);
+            self.queue.strays.push(keys::block(id, first));
+            if has_outline(meta.bytes as usize) {
+                self.queue.strays.push(keys::outline(id, first));
+            }
+            let alone = slots_of(block.as_ref()).difference(&slots_of(over.as_ref()));
+            let alone = alone.difference(&replica.state.removed);
+            if let (Some(block), false) = (block, alone.is_empty()) {
+                replica.state.known = replica.state.known.difference(&alone);
+                for (from, to) in alone.iter_ranges() {
+                    meta.runs.iter().for_each(|(inbox, ..)| self.index.remove(inbox, id, from, to));
+                }
+                self.queue.blocks.insert((id, first, block.last()), block);
+            }
+        }
     }
 
     /// Whatever `known - removed` has no body is not known after all.

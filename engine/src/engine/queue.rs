@@ -1,6 +1,9 @@
 //! Commands: each only queues. What waits here is gathered by the next commit.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -49,6 +52,15 @@ pub enum PublishError {
     Inbox,
 }
 
+/// A block that takes the place of one or of several that are here.
+#[derive(Clone, Debug)]
+pub(super) struct Rewriting {
+    /// The first slots of these, all that are here between the first and the last slot of the new one.
+    pub(super) of: Vec<Slot>,
+    /// It goes by the name of the first of them.
+    pub(super) block: Arc<Block>,
+}
+
 /// What waits for the next commit.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
@@ -56,14 +68,15 @@ pub(super) struct Queue {
     /// What the queued units consume.
     pub(super) unit_removals: BTreeMap<SegmentId, RangeSet>,
     pub(super) last_ticket: u64,
-    pub(super) blocks: BTreeMap<(SegmentId, Slot), Block>,
+    /// By first and last slot.
+    pub(super) blocks: BTreeMap<(SegmentId, Slot, Slot), Block>,
     pub(super) removals: BTreeMap<SegmentId, RangeSet>,
     pub(super) lengths: BTreeMap<SegmentId, Slot>,
     pub(super) damaged: BTreeMap<SegmentId, RangeSet>,
     pub(super) drops: BTreeSet<SegmentId>,
     pub(super) folds: BTreeSet<SegmentId>,
-    /// Remnants to put in the place of blocks that are here.
-    pub(super) rewrites: BTreeMap<(SegmentId, Slot), Block>,
+    /// What is to take the place of blocks that are here, by its first slot.
+    pub(super) rewrites: BTreeMap<(SegmentId, Slot), Rewriting>,
     /// Keys of rows to write again from memory.
     pub(super) rows: BTreeSet<Bytes>,
     pub(super) registry: BTreeMap<Key, Value>,
@@ -186,9 +199,10 @@ impl Engine {
             return Err(BlockError::Malformed("it has slots that only this node can fill, and has not"));
         }
         if !self.is_finished(id) && !self.knows(id, &slots) {
-            // Two holders may have sent different remnants of it.
-            let queued = self.queue.blocks.get(&(id, first)).and_then(|queued| queued.union(&block));
-            self.queue.blocks.insert((id, first), queued.unwrap_or(block));
+            // Two holders may have sent different parts of it.
+            let name = (id, first, block.last());
+            let queued = self.queue.blocks.get(&name).and_then(|queued| queued.union(&block));
+            self.queue.blocks.insert(name, queued.unwrap_or(block));
         }
         Ok((id, slots))
     }
@@ -357,9 +371,9 @@ impl Engine {
     /// Whether nothing about the segment waits for a commit: its state here is what the disk says.
     pub fn is_settled(&self, id: SegmentId) -> bool {
         let queue = &self.queue;
-        let is_rewritten = |staged: &Staged| staged.rewritten.iter().any(|block| block.segment() == id);
+        let is_rewritten = |staged: &Staged| staged.rewritten.iter().any(|new| new.block.segment() == id);
         self.staged.as_ref().is_none_or(|staged| !staged.segments.contains_key(&id) && !is_rewritten(staged))
-            && queue.blocks.range((id, 0)..=(id, Slot::MAX)).next().is_none()
+            && queue.blocks.range((id, 0, 0)..=(id, Slot::MAX, Slot::MAX)).next().is_none()
             && !(queue.removals.contains_key(&id) || queue.lengths.contains_key(&id))
             && !(queue.damaged.contains_key(&id) || queue.drops.contains(&id) || queue.folds.contains(&id))
     }

@@ -12,7 +12,7 @@ use std::{
 use super::{
     BlockRef, Engine, Replica,
     outline::{delete_block, put_block},
-    queue::{Ticket, Unit},
+    queue::{Rewriting, Ticket, Unit},
 };
 use crate::{
     Batch, Dot, Mistake, Now, Op, RangeSet, Retired, SegmentId, Slot,
@@ -33,7 +33,7 @@ pub(super) struct Staged {
     /// What units with messages consume: if the write fails, they do not.
     pub(super) tied: BTreeMap<SegmentId, RangeSet>,
     pub(super) segments: BTreeMap<SegmentId, Change>,
-    pub(super) rewritten: Vec<Arc<Block>>,
+    pub(super) rewritten: Vec<Rewriting>,
     pub(super) registry: BTreeMap<Key, Value>,
     pub(super) unregistered: Vec<Key>,
     pub(super) retired: Retired,
@@ -49,8 +49,10 @@ impl Staged {
 /// One segment's part.
 #[derive(Debug, Default)]
 pub(super) struct Change {
-    /// New blocks, and whether this node made them.
-    pub(super) blocks: Vec<(Arc<Block>, bool)>,
+    /// New blocks by their first slots, and whether this node made them.
+    pub(super) blocks: BTreeMap<Slot, (Arc<Block>, bool)>,
+    /// Blocks that were here and can't be read, in whose places others come.
+    pub(super) replaced: BTreeSet<Slot>,
     /// Slots newly removed.
     pub(super) removed: RangeSet,
     /// Slots whose bodies turned out damaged.
@@ -222,30 +224,13 @@ impl Engine {
         open.bytes += block.bytes().len() as u64;
         let place = BlockRef { segment: open.id, first: block.first(), last: block.last(), persistent };
         staged.units.extend(tickets.drain(..).map(|ticket| (ticket, Some(place))));
-        staged.segments.entry(open.id).or_default().blocks.push((Arc::new(block), true));
+        staged.segments.entry(open.id).or_default().blocks.insert(block.first(), (Arc::new(block), true));
     }
 
     /// What came from other replicas, and local consumption.
     fn stage_received(&mut self, staged: &mut Staged) {
-        for ((id, first), block) in std::mem::take(&mut self.queue.blocks) {
-            if self.knows(id, block.slots()) {
-                continue;
-            }
-            let change = staged.segments.entry(id).or_default();
-            let Some(meta) = self.replicas.get(&id).and_then(|replica| replica.blocks.get(&first)) else {
-                change.blocks.push((Arc::new(block), false));
-                continue;
-            };
-            // Another part of it is here: what is stored is both. If that part can't be read, it is as good as damaged.
-            let here = self.block(id, first).ok().flatten();
-            match here.and_then(|here| here.union(&block)) {
-                Some(both) => change.blocks.push((Arc::new(both), false)),
-                None => {
-                    let lost = self.waiting_in(id).clip(first, meta.last).difference(block.slots());
-                    change.damaged.union_with(&lost);
-                    change.blocks.push((Arc::new(block), false));
-                }
-            }
+        for block in std::mem::take(&mut self.queue.blocks).into_values() {
+            self.stage_block(staged, block);
         }
         for (id, slots) in std::mem::take(&mut self.queue.removals) {
             let fresh = self.unremoved(id, &slots);
@@ -303,19 +288,17 @@ impl Engine {
             folded.into_iter().flatten().for_each(|slots| change.removed.union_with(slots));
         }
         let mut known = replica.state.known.difference(&change.damaged);
-        for (block, _) in &change.blocks {
+        for (block, _) in change.blocks.values() {
             known.union_with(block.slots());
         }
         known.union_with(&change.removed);
         known.union_with(&change.adopted);
         change.known = known;
         change.length = change.length.max(replica.state.length);
-        let mut emptied = BTreeSet::new();
+        let mut emptied = change.replaced.clone();
         for (first, last) in change.removed.iter_ranges().chain(change.damaged.iter_ranges()) {
             let blocks = replica.blocks.range(..=last).rev().take_while(|(_, meta)| meta.last >= first);
-            let damaged = |from, to| change.damaged.next_at_or_after(from).is_some_and(|slot| slot <= to);
-            let empty = |from, to| change.waiting_within(replica, from, to).is_empty();
-            let gone = blocks.filter(|&(&from, meta)| damaged(from, meta.last) || empty(from, meta.last));
+            let gone = blocks.filter(|&(&from, meta)| change.waiting_within(replica, from, meta.last).is_empty());
             emptied.extend(gone.map(|(&from, _)| from));
         }
         change.emptied = emptied.into_iter().collect();
@@ -349,12 +332,12 @@ impl Engine {
             let (first, last) = (block.first(), block.last());
             !block.slots().is_subset(&change.removed_within(replica, first, last))
         };
-        for (block, _) in &change.blocks {
+        for (block, _) in change.blocks.values() {
             if lives(block) {
                 put_block(batch, block, replica.blocks.get(&block.first()).map(|meta| meta.bytes));
             }
         }
-        let replaced = |first: &Slot| change.blocks.iter().any(|(block, _)| block.first() == *first && lives(block));
+        let replaced = |first: &Slot| change.blocks.get(first).is_some_and(|(block, _)| lives(block));
         for &first in change.emptied.iter().filter(|first| !replaced(first)) {
             let bytes = replica.blocks.get(&first).map_or(u32::MAX, |meta| meta.bytes);
             delete_block(batch, id, first, bytes);

@@ -1,11 +1,13 @@
 //! Space comes back by itself: what a commit does besides writing what it was asked to.
 //!
-//! - **Rewriting.** Blocks of which three quarters are consumed give way to what is left of them; see [`Engine::compact`]. Such
+//! - **Rewriting.** Blocks of which most is consumed give way to what is left of them; see [`Engine::compact`]. Such
 //!   blocks come of consumption alone, so it pays for looking: for each message that is consumed one block is looked at, in
 //!   turn, and read if it is worth that. So all are looked at before as many messages more are consumed as there are blocks,
 //!   and a commit costs what it consumes, or some milliseconds. It is done in steps of [`limits::REWRITE_LOOKS`], or a block
 //!   would be rewritten many times while it is being consumed in order. What a former life did not come to is looked at when
 //!   the store is opened: all blocks, of which one step's worth is read, and the rest with the commits that follow.
+//! - **Gathering.** Small blocks that outlived a checkpoint become larger ones; see `engine/gather.rs`. One step with each
+//!   commit, until all have been looked at; the next checkpoint begins anew.
 //! - **Folding.** What a former life of this node left open when it ended is folded once it is consumed, at opening or with
 //!   the commit that consumes the last of it. Only this node's own: its former lives are over for certain, since no two
 //!   replicas may have one node's id at a time. What others left open is theirs to fold, and follows when they tell of it.
@@ -32,11 +34,21 @@ pub(super) struct Upkeep {
     /// Bytes of blocks that have not been needed any more since the last checkpoint, and how many of these make one due.
     freed: u64,
     pub(super) much_freed: u64,
+    /// Small blocks that were here at that time are to be gathered, as far as that has not been done since; in monotonic
+    /// milliseconds.
+    pub(super) gather_ms: Option<u64>,
 }
 
 impl Upkeep {
     pub(super) fn new(engine: &Engine) -> Self {
-        Self { consumed: 0, due: engine.block_count(), stepped_ms: 0, freed: 0, much_freed: limits::SEGMENT_BYTES }
+        Self {
+            consumed: 0,
+            due: engine.block_count(),
+            stepped_ms: 0,
+            freed: 0,
+            much_freed: limits::SEGMENT_BYTES,
+            gather_ms: Some(0),
+        }
     }
 }
 
@@ -46,6 +58,8 @@ impl<S: Store> Local<S> {
         let mut done = Committed::default();
         self.fold(self.engine.segments().collect());
         self.look_at_blocks(usize::MAX, limits::COMMIT_BYTES, &mut done)?;
+        self.upkeep.gather_ms = Some(self.now().mono_ms);
+        self.gather(&mut done)?;
         self.write_upkeep(&mut done)
     }
 
@@ -66,6 +80,7 @@ impl<S: Store> Local<S> {
         let consumed = usize::try_from(consumed).unwrap_or(usize::MAX);
         let most_read = consumed.saturating_mul(limits::BLOCK_TARGET_BYTES).max(limits::COMMIT_BYTES);
         self.look_at_blocks(consumed.max(limits::REWRITE_LOOKS), most_read, done)?;
+        self.gather(done)?;
         self.write_upkeep(done)?;
         if self.store.wants_checkpoint() || self.upkeep.freed >= self.upkeep.much_freed {
             self.checkpoint(CHECKPOINTS)?;
@@ -83,9 +98,26 @@ impl<S: Store> Local<S> {
         self.fold(self.engine.segments().collect());
         self.upkeep.due = self.engine.block_count();
         self.upkeep.consumed = 0;
+        self.engine.weigh_all();
         self.look_at_blocks(usize::MAX, usize::MAX, &mut done)?;
+        let now = self.now();
+        let later = Now { mono_ms: now.mono_ms.saturating_add(limits::REWRITE_AGAIN_MS), ..now };
+        while !self.engine.gather(later, 0, limits::COMMIT_BYTES).is_last {
+            self.write_upkeep(&mut done)?;
+        }
         self.write_upkeep(&mut done)?;
         self.checkpoint(usize::MAX)
+    }
+
+    /// One step of gathering small blocks: those that outlived a checkpoint, for most are consumed before one.
+    fn gather(&mut self, done: &mut Committed) -> Result<(), LocalError> {
+        let Some(before_ms) = self.upkeep.gather_ms else { return Ok(()) };
+        let now = self.now();
+        let age_ms = now.mono_ms.saturating_sub(before_ms);
+        if self.engine.gather(now, age_ms, limits::REWRITE_READ_BYTES).is_last {
+            self.upkeep.gather_ms = None;
+        }
+        self.write_upkeep(done)
     }
 
     /// Looks at what is due of the blocks, at so many at most and until so much is read, and puts remnants in their places.
@@ -135,7 +167,8 @@ impl<S: Store> Local<S> {
         for _ in 0..most {
             self.upkeep.freed = 0;
             match self.store.checkpoint() {
-                Ok(()) => {}
+                // A pass that is under way goes on to its end first.
+                Ok(()) => self.upkeep.gather_ms = self.upkeep.gather_ms.or(Some(self.now().mono_ms)),
                 Err(StoreError::Full { .. } | StoreError::Descriptors { .. }) => break,
                 Err(error) => return Err(error.into()),
             }
@@ -149,5 +182,7 @@ impl<S: Store> Local<S> {
     }
 }
 
+#[cfg(test)]
+mod space;
 #[cfg(test)]
 mod tests;

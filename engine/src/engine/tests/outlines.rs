@@ -19,7 +19,7 @@ fn sample() -> (Replica3, SegmentId) {
     (5..=17).for_each(|slot| a.engine.remove(Dot { segment, slot }));
     a.settle();
     let later = Now { mono_ms: limits::REWRITE_AGE_MS + 1, wall_ms: 0 };
-    a.engine.compact(later);
+    a.engine.look(later, limits::REWRITE_AGE_MS, usize::MAX, usize::MAX);
     a.settle();
     (a, segment)
 }
@@ -42,7 +42,7 @@ fn every_large_block_has_the_outline_that_reading_it_gives() {
     let (a, segment) = sample();
     for (first, has_one) in [(1, true), (4, false), (5, true)] {
         let block = a.engine.block(segment, first).expect("reads").expect("is there");
-        let expected = has_one.then(|| keys::encode(&Outline::of(&block)));
+        let expected = has_one.then(|| Outline::of(&block).encode());
         assert_eq!(outline_row(&a, segment, first), expected, "block {first}");
     }
     let remnant = a.engine.block(segment, 5).expect("reads").expect("is there");
@@ -76,7 +76,7 @@ fn opening_reads_no_bodies_that_have_an_outline_and_reading_still_finds_damage()
 fn a_block_is_read_when_its_outline_is_missing_broken_or_that_of_another() {
     let (mut a, segment) = sample();
     let before = waiting(&a.engine);
-    let mut another = keys::encode(&Outline::of(&a.engine.block(segment, 5).expect("reads").expect("there")));
+    let mut another = Outline::of(&a.engine.block(segment, 5).expect("reads").expect("there")).encode();
     let rows = [None, Some(Bytes::from_static(&[2, 1])), Some(std::mem::take(&mut another))];
     for (row, is_told) in rows.into_iter().zip([false, true, true]) {
         let key = keys::outline(segment, 1);
@@ -86,7 +86,7 @@ fn a_block_is_read_when_its_outline_is_missing_broken_or_that_of_another() {
         assert_eq!((report.losses.len(), report.damaged_rows.len()), (0, usize::from(is_told)), "{report:?}");
         assert_eq!(waiting(&a.engine), before);
         let block = a.engine.block(segment, 1).expect("reads").expect("there");
-        let right = keys::encode(&Outline::of(&block));
+        let right = Outline::of(&block).encode();
         assert_eq!(outline_row(&a, segment, 1), is_told.then_some(right), "a wrong one is written again");
     }
 }
@@ -106,9 +106,13 @@ fn without_its_block_an_outline_is_no_reason_to_know_and_goes() {
 fn a_message_that_only_the_outline_knows_is_damage_and_no_silent_gap() {
     let (mut a, segment) = sample();
     let block = a.engine.block(segment, 5).expect("reads").expect("there");
-    let lying = Outline { slots: RangeSet::from_range(17, 20), runs: vec![("q", 17, 20)], ..Outline::of(&block) };
+    let lying = Outline {
+        slots: RangeSet::from_range(17, 20),
+        runs: vec![("q", RangeSet::from_range(17, 20))],
+        ..Outline::of(&block)
+    };
     let row = page_without(&a, segment, 17);
-    a.store.commit(&[vec![Op::Put(keys::outline(segment, 5), keys::encode(&lying)), row]]).expect("memory");
+    a.store.commit(&[vec![Op::Put(keys::outline(segment, 5), lying.encode()), row]]).expect("memory");
     reopened(&mut a);
     let dot = Dot { segment, slot: 17 };
     assert!(a.engine.message(dot).is_err(), "it waits and is not there");

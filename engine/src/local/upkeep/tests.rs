@@ -8,12 +8,12 @@ use crate::{
 
 const BODY: usize = 1_000;
 
-fn node() -> NodeId {
+pub(super) fn node() -> NodeId {
     NodeId::from_name("a")
 }
 
 /// Files small enough that some megabytes are many of them.
-fn on_disk(dir: &std::path::Path) -> Local<DiskStore> {
+pub(super) fn on_disk(dir: &std::path::Path) -> Local<DiskStore> {
     let options = DiskOptions { roll_at: 256 << 10, checkpoint_bytes: 256 << 10, reserve: 0, ..DiskOptions::default() };
     let (mut local, found) = Local::open_with(dir, node(), options).expect("opens");
     assert!(found.damages.is_empty() && local.found().losses.is_empty());
@@ -21,7 +21,7 @@ fn on_disk(dir: &std::path::Path) -> Local<DiskStore> {
     local
 }
 
-fn publish<S: Store>(local: &mut Local<S>, numbers: std::ops::Range<u32>) {
+pub(super) fn publish<S: Store>(local: &mut Local<S>, numbers: std::ops::Range<u32>) {
     for number in numbers {
         local.publish("q", [&number.to_be_bytes()[..], &[0; BODY]].concat()).expect("lawful");
         if number % 256 == 255 {
@@ -31,7 +31,7 @@ fn publish<S: Store>(local: &mut Local<S>, numbers: std::ops::Range<u32>) {
     local.commit().expect("there is room");
 }
 
-fn dots<S: Store>(local: &Local<S>) -> Vec<Dot> {
+pub(super) fn dots<S: Store>(local: &Local<S>) -> Vec<Dot> {
     local.waiting("q").map(|waits| waits.expect("reads").0).collect()
 }
 
@@ -40,13 +40,13 @@ fn most<S: Store>(local: &Local<S>) -> Vec<Dot> {
     dots(local).into_iter().enumerate().filter(|(place, _)| place % 64 > 0).map(|(_, dot)| dot).collect()
 }
 
-fn numbers<S: Store>(local: &Local<S>) -> Vec<u32> {
+pub(super) fn numbers<S: Store>(local: &Local<S>) -> Vec<u32> {
     let bodies = local.waiting("q").map(|waits| waits.expect("reads").1.body);
     bodies.map(|body| u32::from_be_bytes(body[..4].try_into().expect("four"))).collect()
 }
 
 /// Bytes of the blocks in the store.
-fn stored<S: Store>(local: &Local<S>) -> usize {
+pub(super) fn stored<S: Store>(local: &Local<S>) -> usize {
     let reader = local.store.reader();
     let of = |id| {
         let known = &local.engine.segment(id).expect("is here").known;

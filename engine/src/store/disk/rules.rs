@@ -178,7 +178,7 @@ impl Round<'_, '_> {
     fn segment(&mut self, id: SegmentId) -> Result<ControlFlow<()>, StoreError> {
         self.checked.segments += 1;
         let mut blocks: BTreeMap<Slot, Seen> = BTreeMap::new();
-        let mut settled = None;
+        let (mut settled, mut listed) = (None, BTreeSet::new());
         for _ in 0..ATTEMPTS {
             let before = self.marks(id)?;
             // Names only: small blocks lie in their rows, and a segment may have very many.
@@ -188,14 +188,24 @@ impl Round<'_, '_> {
                 Ok(ControlFlow::Continue(()))
             })?;
             self.checked.rows += slots.len() as u64;
+            // What is gone may have given way to a block that was gathered, under the name of the one before it.
             blocks.retain(|slot, _| slots.contains(slot));
-            for first in slots {
+            for gone in listed.difference(&slots) {
+                let before = slots.range(..*gone).next_back();
+                before.and_then(|before| blocks.remove(before));
+            }
+            let mut has_vanished = false;
+            for &first in &slots {
                 if blocks.contains_key(&first) {
                     continue;
                 }
                 let key = keys::block(id, first);
-                let Some(row) = self.rows.row(&key)? else { continue };
-                let Some((row, value)) = self.value_of(&key, row)? else { continue };
+                let row = self.rows.row(&key)?;
+                let read = row.map(|row| self.value_of(&key, row)).transpose()?.flatten();
+                let Some((row, value)) = read else {
+                    has_vanished = true;
+                    continue;
+                };
                 let (cost, seen) = match value {
                     Ok(value) => {
                         let cost = value.len() as u64;
@@ -215,10 +225,12 @@ impl Round<'_, '_> {
                     return Ok(ControlFlow::Break(()));
                 }
             }
-            if before == self.marks(id)? {
+            // Gathering changes no marks.
+            if !has_vanished && before == self.marks(id)? {
                 settled = Some(before);
                 break;
             }
+            listed = slots;
         }
         self.judge(id, settled, &blocks);
         Ok(ControlFlow::Continue(()))
@@ -231,7 +243,7 @@ impl Round<'_, '_> {
         let Some((row, value)) = self.value_of(&key, row)? else { return Ok(()) };
         self.checked.rows += 1;
         let wrong = match value {
-            Ok(value) if value == keys::encode(&Outline::of(block)) => return Ok(()),
+            Ok(value) if value == Outline::of(block).encode() => return Ok(()),
             Ok(_) => "the outline is not that of its block".to_owned(),
             Err(what) => what,
         };

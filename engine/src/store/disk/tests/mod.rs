@@ -9,6 +9,7 @@ mod directory;
 mod faults;
 mod faulty;
 mod full_disk;
+mod gathered;
 mod interrupted;
 mod kill;
 mod lost_pages;
