@@ -7,7 +7,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs::{self, OpenOptions},
+    io::{self, Read},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
@@ -22,7 +23,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    file::{is_full, sync_tree},
+    file::{is_full, open_file, sync_tree},
     format::{LOCK_ATTEMPTS, LOCK_PAUSE},
     row::{Row, TableSum},
 };
@@ -90,6 +91,7 @@ impl Index {
         let (path, counter) = (dir.to_owned(), progress.clone());
         let scrub = move || {
             let open = || {
+                check_kinds(&path)?;
                 check_metadata(&path)?;
                 open_and_scrub(&path, cache, &unsure, &counter)
             };
@@ -251,6 +253,26 @@ fn no_progress(waited: Duration, progress: u64) -> String {
     }
 }
 
+/// Refuses what sled would wait for, for ever if need be, or can't use: a named pipe or a device among its files, something
+/// else than a directory in place of its own.
+pub(super) fn check_kinds(dir: &Path) -> Result<(), String> {
+    let Ok(entries) = fs::read_dir(dir) else {
+        let is_other = fs::metadata(dir).is_ok_and(|found| !found.is_dir());
+        // Otherwise not there yet, or sled itself will say what is wrong.
+        return if is_other { Err(format!("{} is no directory", dir.display())) } else { Ok(()) };
+    };
+    for entry in entries.flatten() {
+        match fs::metadata(entry.path()) {
+            Ok(found) if found.is_dir() => check_kinds(&entry.path())?,
+            Ok(found) if !found.is_file() => {
+                return Err(format!("{} is neither a file nor a directory", entry.path().display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Refuses metadata files whose frame lengths can not be true, before sled asks for that much memory.
 fn check_metadata(dir: &Path) -> Result<(), String> {
     let metadata = dir.join("metadata");
@@ -258,7 +280,10 @@ fn check_metadata(dir: &Path) -> Result<(), String> {
         return Ok(()); // not there yet, or sled itself will say what is wrong
     };
     for entry in entries.flatten() {
-        let bytes = fs::read(entry.path()).map_err(|error| format!("{}: {error}", entry.path().display()))?;
+        let mut bytes = Vec::new();
+        open_file(&entry.path(), OpenOptions::new().read(true))
+            .and_then(|mut file| file.read_to_end(&mut bytes))
+            .map_err(|error| format!("{}: {error}", entry.path().display()))?;
         let mut at = 0;
         while let Some(header) = bytes.get(at..at + 6) {
             let len = header.iter().rev().fold(0, |len, byte| len << 8 | u64::from(*byte));

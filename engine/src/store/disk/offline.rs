@@ -15,7 +15,7 @@ use super::{
     file::{ReadOnlyFiles, io_error},
     format::{Found, Places, lock_as_it_is, read_format},
     frame::{FrameKey, Salt},
-    index::Unusable,
+    index::{Unusable, check_kinds},
     log::{self, FileTable},
     marker::Marker,
     open::load,
@@ -191,6 +191,10 @@ impl<'a> Closed<'a> {
     ) -> Result<Option<Table>, StoreError> {
         let copy = Places { index: scratch.join("sled"), ..self.places.clone() };
         let name = self.places.name(&self.places.index);
+        if let Err(why) = check_kinds(&self.places.index) {
+            found(index_finding(name, format!("{why}; the next start rebuilds it from the log")));
+            return Ok(None);
+        }
         match copy_tree(&self.places.index, &copy.index) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 found(index_finding(name, "missing; the next start makes it from the log".to_owned()));
@@ -229,7 +233,7 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
         } else if entry.file_type()?.is_file() {
             fs::copy(entry.path(), target)?;
         } else {
-            // Reading it might take for ever; without it sled will say what is wrong.
+            // It has come just now: reading it might take for ever.
             continue;
         }
     }

@@ -129,6 +129,29 @@ fn in_place_of_the_lock_it_is_refused_at_once() {
     assert!(matches!(error, StoreError::NotAFile { .. }) && error.to_string().contains("lock is no regular file"));
 }
 
+/// Sled would wait for the other end of a pipe; the index is set aside and made anew from the log at once.
+#[test]
+fn in_place_of_parts_of_the_index_it_is_set_aside_at_once() {
+    for name in ["sled", "sled/metadata", "sled/slabs", "sled/durability_cookie"] {
+        let what = format!("a pipe as {name}");
+        let disk = sample();
+        let path = disk.path().join(name);
+        let _ = fs::remove_dir_all(&path);
+        put_in_place(&path, Special::Pipe);
+        let (told, _) = verify(&disk, &what);
+        assert!(told.iter().any(|damage| damage.file == "sled"), "{what}: {told:?}");
+        let (disk, report) = open(disk, &what);
+        let IndexState::Rebuilt { why, set_aside: Some(_) } = &report.index else { panic!("{what}: {report:?}") };
+        let word = if name == "sled" { "is no directory" } else { "is neither a file nor a directory" };
+        assert!(why.contains(&format!("{name} {word}")), "{what}: {why}");
+        for key in ["a", "b", "c", "d"] {
+            assert!(disk.value(key).unwrap().is_some(), "{what}: {key}");
+        }
+        let (_, report) = open(disk, &what);
+        assert_eq!(report.index, IndexState::Intact, "{what}");
+    }
+}
+
 /// A pipe that comes while the store is open: sled's directory is synced file by file.
 #[test]
 fn a_checkpoint_does_not_wait_for_a_pipe_in_the_index() {
