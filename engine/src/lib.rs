@@ -99,7 +99,7 @@ pub mod store;
 pub use block::{Block, BlockError, Entry, Message, MessageRef};
 pub use engine::{
     BlockRef, Commit, Committed, Delta, DeltaError, Engine, EngineError, Loss, MergeError, NewBlock, OpenReport,
-    Position, PublishError, Register, SegmentDelta, Set, Summary, Ticket, Unit,
+    Position, PublishError, Register, SegmentDelta, Set, Summary, Ticket, Unaccounted, Unit,
 };
 pub use id::{Dot, Epoch, NodeId, ParseIdError, SegmentId, Slot};
 pub use keys::RowError;

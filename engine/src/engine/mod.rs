@@ -41,7 +41,7 @@ use std::{
 
 pub use apply::{BlockRef, Committed, NewBlock};
 pub use delta::{Delta, DeltaError, MergeError, Position, SegmentDelta, Summary};
-pub use open::{Loss, OpenReport};
+pub use open::{Loss, OpenReport, Unaccounted};
 pub(crate) use outline::Outline;
 pub use own::{Register, Set};
 pub use queue::{PublishError, Ticket, Unit};

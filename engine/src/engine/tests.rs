@@ -3,6 +3,7 @@
 
 mod corners;
 mod failed;
+mod lost;
 mod outlines;
 mod rows;
 mod sets;

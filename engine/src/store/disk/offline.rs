@@ -23,7 +23,7 @@ use super::{
     replay::{Source, apply},
     row::Row,
     rules::{Rows, check_rows},
-    synced::Synced,
+    synced::{self, Synced, Unknown},
     table::Table,
 };
 use crate::{
@@ -94,9 +94,12 @@ pub(super) fn verify_with(
         }
     };
     let synced = Synced::read(&places.synced)?;
-    if let Err(why) = synced {
-        let name = places.name(&places.synced);
-        notes.push(format!("{name} is {why}: whether the log ends where it was last synced can't be told"));
+    match synced {
+        Ok(_) => {}
+        Err(why @ Unknown::Missing) => {
+            notes.push(format!("{} is {why}, as in older stores: {}", places.name(&places.synced), synced::MEANS));
+        }
+        Err(why) => found(index_finding(places.name(&places.synced), format!("{why}; {}", synced::MEANS))),
     }
     for path in log::special(&places.log)? {
         let what = "it is no regular file; the next start moves it away".to_owned();
