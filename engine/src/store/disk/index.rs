@@ -100,22 +100,7 @@ impl Index {
             let _ = sender.send(result);
         };
         thread::Builder::new().name("index-scrub".to_owned()).spawn(scrub).map_err(|error| error.to_string())?;
-        let (mut seen, mut waits) = (0, 0);
-        let (db, scrubbed) = loop {
-            match receiver.recv_timeout(patience) {
-                Ok(result) => break result?,
-                Err(RecvTimeoutError::Disconnected) => return Err("the scrub died".to_owned().into()),
-                Err(RecvTimeoutError::Timeout) => {
-                    let now = progress.load(Ordering::Relaxed);
-                    waits = if now == seen { waits + 1 } else { 0 };
-                    let most = if now == 0 { OPENING_WAITS } else { 1 };
-                    if waits >= most {
-                        return Err(no_progress(patience * most, now).into());
-                    }
-                    seen = now;
-                }
-            }
-        };
+        let (db, scrubbed) = wait_for(&receiver, &progress, patience)?;
         let index = Self { db: Some(db), dir: dir.to_owned(), patience };
         if scrubbed.sum != sum {
             return Err("sled opens, but its rows are not those of the last checkpoint".to_owned().into());
@@ -211,6 +196,30 @@ impl Drop for Index {
     }
 }
 
+/// Waits as long as there is progress.
+fn wait_for<T>(
+    receiver: &mpsc::Receiver<Result<T, Unusable>>,
+    progress: &AtomicU64,
+    patience: Duration,
+) -> Result<T, Unusable> {
+    let (mut seen, mut waits) = (0, 0);
+    loop {
+        match receiver.recv_timeout(patience) {
+            Ok(result) => return result,
+            Err(RecvTimeoutError::Disconnected) => return Err("the scrub died".to_owned().into()),
+            Err(RecvTimeoutError::Timeout) => {
+                let now = progress.load(Ordering::Relaxed);
+                waits = if now == seen { waits + 1 } else { 0 };
+                let most = if now == 0 { OPENING_WAITS } else { 1 };
+                if waits >= most {
+                    return Err(no_progress(patience * most, now).into());
+                }
+                seen = now;
+            }
+        }
+    }
+}
+
 fn open_and_scrub(
     dir: &Path,
     cache: usize,
@@ -299,4 +308,45 @@ fn check_metadata(dir: &Path) -> Result<(), String> {
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("sled panicked: {}", text.unwrap_or("without a word"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_millis(100);
+
+    fn why(result: Result<(), Unusable>) -> String {
+        match result {
+            Err(Unusable::Broken(why)) => why,
+            result => panic!("{result:?}"),
+        }
+    }
+
+    #[test]
+    fn a_hang_is_cut_off_and_told_by_where_it_was() {
+        let (sender, receiver) = mpsc::channel();
+        let told = why(wait_for(&receiver, &AtomicU64::new(0), PATIENCE));
+        assert!(told.contains("was not open after 500ms") && told.contains("`sync`"), "{told}");
+        let told = why(wait_for(&receiver, &AtomicU64::new(8), PATIENCE));
+        assert!(told.contains("no progress for 100ms after 7 rows"), "{told}");
+        drop(sender);
+        assert!(why(wait_for(&receiver, &AtomicU64::new(0), PATIENCE)).contains("died"));
+    }
+
+    #[test]
+    fn what_gets_further_is_waited_for() {
+        let (sender, receiver) = mpsc::channel();
+        let progress = Arc::new(AtomicU64::new(0));
+        let counter = progress.clone();
+        let worker = thread::spawn(move || {
+            for _ in 0..60 {
+                thread::sleep(PATIENCE / 10);
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+            sender.send(Ok(())).is_ok()
+        });
+        assert!(wait_for(&receiver, &progress, PATIENCE).is_ok());
+        assert!(worker.join().is_ok_and(|sent| sent));
+    }
 }
