@@ -2,6 +2,7 @@
 //! is left is what was confirmed and never consumed.
 
 mod corners;
+mod exchanges;
 mod failed;
 mod lost;
 mod outlines;
