@@ -5,6 +5,8 @@
 //! former lives of the node left open is folded once it is consumed, and files go that nothing needs. All the rest is the
 //! engine's. Who wants commits to grow while the last one is written drives an [`Engine`] himself.
 
+#[cfg(test)]
+mod kill;
 mod upkeep;
 
 use std::{
