@@ -131,16 +131,19 @@ impl DataDir {
 pub(crate) fn tell(report: &OpenReport) {
     for damage in &report.damages {
         let (file, offset, len, what) = (&damage.file, damage.offset, damage.len, &damage.what);
-        tracing::error!(
-            file,
-            offset,
-            len,
-            "damage in the data files: {what}; what it held is fetched from other nodes"
-        );
+        if file.starts_with("log/") {
+            tracing::error!(file, offset, len, "damage in the log: {what}; what it held is fetched from other nodes");
+        } else {
+            tracing::error!(file, "damage in the data files: {what}");
+        }
     }
     if let Some(tail) = &report.torn_tail {
         let (file, offset, len) = (&tail.file, tail.offset, tail.len);
-        tracing::info!(file, offset, len, "cut off a commit that was being written when the last life ended");
+        if report.unknown_end.is_some() {
+            tracing::error!(file, offset, len, "cut off a damaged end of the log; it may have held confirmed commits");
+        } else {
+            tracing::info!(file, offset, len, "cut off a commit that was being written when the last life ended");
+        }
     }
     if let Some(why) = &report.unknown_end {
         tracing::warn!(

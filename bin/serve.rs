@@ -11,7 +11,7 @@ use std::{
 
 use rand::TryRng;
 use rhizomq_engine::{
-    Engine, EngineError, Epoch, NodeId, Now, OpenReport, Planted, Store, StoreError,
+    Engine, EngineError, Epoch, NodeId, Now, OpenReport, Planted, Store, StoreError, Unaccounted,
     store::{Damage, DiskStore},
 };
 use rhizomq_net::{
@@ -424,6 +424,16 @@ fn tell(report: &OpenReport) {
         tracing::error!(
             segment = %loss.segment, slots,
             "messages are missing after damage; they are fetched from another node, and lost if none has them"
+        );
+    }
+    if let Some(Unaccounted { from, at_most }) = report.unaccounted {
+        let from = from.map_or("of an unknown life".to_owned(), |dot| format!("from {dot} on"));
+        let at_most = at_most.map_or("no bound is known".to_owned(), |count| format!("{count} at most"));
+        tracing::error!(
+            from,
+            at_most,
+            "the log has lost commits, and messages that this node took in may have been in them: those {from}, {at_most}; \
+             other nodes that have copies give them back, and what was consumed in them may be delivered again"
         );
     }
     for row in &report.damaged_rows {

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use bytes::Bytes;
 use rhizomq_engine::{EngineError, Local, NodeId, Store};
 
 /// Bodies that wait, in order.
@@ -23,19 +24,27 @@ pub fn main() -> Result<(), Box<dyn Error>> {
     let done = main.commit()?;
     println!("{} messages in {} block(s) of one commit", done.units.len(), done.blocks.len());
 
-    // The standby asks for what it lacks. The delta would travel as bytes.
-    let ask = standby.engine().summary().encode();
-    let delta = main.engine().delta_for(&rhizomq_engine::Summary::decode(&ask)?)?.encode();
-    println!("asked with {} bytes, answered with {}", ask.len(), delta.len());
-    standby.engine_mut().merge(rhizomq_engine::Delta::decode(&delta)?)?;
-    standby.commit()?;
+    // The standby begins an exchange. Each message would travel as bytes, by whatever there is.
+    let (mut to_main, mut sent, mut received) = (vec![standby.begin()], 0, 0);
+    while !to_main.is_empty() {
+        sent += to_main.iter().map(Bytes::len).sum::<usize>();
+        let mut to_standby = Vec::new();
+        for message in std::mem::take(&mut to_main) {
+            to_standby.extend(main.answer(&message)?);
+        }
+        received += to_standby.iter().map(Bytes::len).sum::<usize>();
+        for message in to_standby {
+            to_main.extend(standby.answer(&message)?);
+        }
+    }
+    println!("sent {sent} bytes, received {received}");
 
     // Main works off the first sixty, in order, and tells the standby of it.
     let first: Vec<_> = main.waiting("jobs").take(60).collect::<Result<_, _>>()?;
     assert_eq!(first[0].1.body, "job 1");
     first.iter().for_each(|(dot, _)| main.consume(*dot));
     main.commit()?;
-    standby.pull_from(&main)?;
+    standby.pull_from(&main)?; // in one process it is one call
 
     // It consumes five more and dies before the standby hears of them. The standby goes on.
     let next: Vec<_> = main.waiting("jobs").take(5).collect::<Result<_, _>>()?;

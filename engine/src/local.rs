@@ -5,6 +5,8 @@
 //! former lives of the node left open is folded once it is consumed, and files go that nothing needs. All the rest is the
 //! engine's. Who wants commits to grow while the last one is written drives an [`Engine`] himself.
 
+#[cfg(test)]
+mod kill;
 mod upkeep;
 
 use std::{
@@ -17,8 +19,8 @@ use bytes::Bytes;
 
 use self::upkeep::Upkeep;
 use crate::{
-    Committed, Dot, Engine, EngineError, Entry, Epoch, MergeError, Message, NodeId, Now, OpenReport, Planted, Position,
-    PublishError, Register, RegistryError, Set, Store, StoreError, Ticket, Unit,
+    Committed, DeltaError, Dot, Engine, EngineError, Entry, Epoch, Exchange, MergeError, Message, NodeId, Now,
+    OpenReport, Planted, PublishError, Register, RegistryError, Set, Store, StoreError, Ticket, Unit,
     store::{self, DiskOptions, DiskStore, MemoryStore},
 };
 
@@ -43,6 +45,9 @@ pub enum LocalError {
     /// A set or a register that refuses.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// Bytes that are no message of an exchange.
+    #[error(transparent)]
+    Message(#[from] DeltaError),
     /// A delta that is refused.
     #[error(transparent)]
     Merge(#[from] MergeError),
@@ -201,17 +206,40 @@ impl<S: Store> Local<S> {
     /// Takes over all that another replica has and this one lacks, and commits it.
     ///
     /// # Errors
-    /// As [`Engine::delta_for`], [`Engine::merge`] and [`Local::commit`].
+    /// As [`Engine::answer`], [`Engine::merge`] and [`Local::commit`].
     pub fn pull_from<T>(&mut self, other: &Local<T>) -> Result<Committed, LocalError> {
         let mut done = Committed::default();
-        let mut next = Some(Position::default());
-        while let Some(position) = next {
-            let mut delta = other.engine.delta_for(&self.engine.summary_from(&position))?;
-            next = delta.more.take();
-            self.engine.merge(delta)?;
-            done.add(self.commit()?);
+        let mut to_other = vec![self.engine.pull()];
+        while !to_other.is_empty() {
+            for question in std::mem::take(&mut to_other) {
+                for message in other.engine.answer(question)?.0 {
+                    let (replies, news) = self.engine.answer(message)?;
+                    to_other.extend(replies);
+                    self.engine.merge(news)?;
+                    done.add(self.commit()?);
+                }
+            }
         }
         Ok(done)
+    }
+
+    /// Begins an exchange with another replica, in bytes: what to send, so that the other may [`Local::answer`].
+    pub fn begin(&self) -> Bytes {
+        self.engine.exchange().encode()
+    }
+
+    /// Answers a message of an exchange: takes over what is in it, commits, and says what to send back. See
+    /// [`Engine::exchange`].
+    ///
+    /// # Errors
+    /// The bytes are no message, or as [`Engine::answer`], [`Engine::merge`] and [`Local::commit`].
+    pub fn answer(&mut self, message: &[u8]) -> Result<Vec<Bytes>, LocalError> {
+        let (replies, news) = self.engine.answer(Exchange::decode(message)?)?;
+        if !news.is_empty() {
+            self.engine.merge(news)?;
+            self.commit()?;
+        }
+        Ok(replies.iter().map(Exchange::encode).collect())
     }
 
     /// Ends this life in order: states the length of its last segment, so that it can retire without us.

@@ -63,6 +63,11 @@ impl RetiredLife {
         }
     }
 
+    /// The highest number of a segment that is over.
+    pub(crate) fn last(&self) -> Option<u32> {
+        self.finished.last().max(self.folded.keys().next_back().copied())
+    }
+
     fn is_empty(&self) -> bool {
         self.finished.is_empty() && self.folded.is_empty()
     }

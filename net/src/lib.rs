@@ -10,8 +10,9 @@ mod wire;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod registry_sync;
 pub mod rim;
+
+pub use rhizomq_engine::registry::sync as registry_sync;
 
 pub use link::{
     HelloError, LinkId, MAX_HELLO_BYTES, MAX_NAME_BYTES, MAX_VERSION, MIN_VERSION, PeerHello, common_version,

@@ -3,7 +3,10 @@
 //! One tells what it has ([`Engine::summary`]), the other works out what that lacks ([`Engine::delta_for`]), and merging
 //! it equals merging everything ([`Engine::merge`]). Both have a form in bytes, to travel by whatever there is. The rules
 //! of merging are those that nodes of a cluster use: the retired set by union, removals before bodies, whole blocks, whole
-//! registry values. Nodes ask in another way, though: by digests and ranges, since a summary names every key.
+//! registry values.
+//!
+//! A summary names every registry key, which is simple: one question, one answer, and to an empty summary the answer is
+//! everything. Where there are many keys and replicas meet often, an exchange in rounds costs less: see `exchange.rs`.
 
 use std::collections::BTreeMap;
 
@@ -20,10 +23,11 @@ const VERSION: u8 = 1;
 const SUMMARY: u8 = b's';
 const DELTA: u8 = b'd';
 
-/// What an engine has, without contents: some 20 bytes per segment, and a key and a hash for each registry value.
+/// What an engine has, without contents: some 20 bytes per segment, two or three per range of its slots, and a key and a hash
+/// for each registry value. With very many of those, [`Engine::exchange`] is the better way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
-    retired: Retired,
+    pub(super) retired: Retired,
     segments: BTreeMap<SegmentId, SegmentState>,
     /// Registry keys up to here are not asked for.
     after: Position,
@@ -86,12 +90,26 @@ pub struct MergeError {
     pub source: BlockError,
 }
 
-#[derive(Serialize, Deserialize)]
-struct WireDelta {
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct WireDelta {
     retired: Retired,
     segments: BTreeMap<SegmentId, SegmentDelta>,
     registry: Vec<(Vec<u8>, Bytes)>,
     more: Option<Position>,
+}
+
+/// A delta about segments alone.
+impl From<Delta> for WireDelta {
+    fn from(Delta { retired, segments, .. }: Delta) -> Self {
+        Self { retired, segments, registry: Vec::new(), more: None }
+    }
+}
+
+/// As far as it is about segments.
+impl From<WireDelta> for Delta {
+    fn from(WireDelta { retired, segments, .. }: WireDelta) -> Self {
+        Self { retired, segments, ..Self::default() }
+    }
 }
 
 impl Summary {
@@ -173,22 +191,8 @@ impl Engine {
     pub(crate) fn delta_within(&self, there: &Summary, limit: usize) -> Result<Delta, EngineError> {
         let mut delta = Delta { retired: self.retired.delta(&there.retired), ..Delta::default() };
         let mut bytes = 0;
-        for (&id, replica) in self.replicas.iter().filter(|(id, _)| !there.retired.is_finished(**id)) {
-            let news = replica.state.delta(&there.state_of(id));
-            let mut part = SegmentDelta { removed: news.removed, length: news.length, blocks: Vec::new() };
-            for first in self.blocks_with(id, &news.known) {
-                if bytes >= limit {
-                    delta.more = Some(there.after.clone());
-                    break;
-                }
-                let Some(block) = self.block(id, first)? else { continue };
-                bytes += block.bytes().len();
-                part.blocks.push(block.bytes().clone());
-            }
-            if part != SegmentDelta::default() {
-                delta.segments.insert(id, part);
-            }
-        }
+        let more = self.segments_delta(there, None, limit, &mut bytes, &mut delta)?;
+        delta.more = more.map(|_| there.after.clone());
         let rest = self.registry.hashes_after(&there.after.0);
         for (key, _) in rest.filter(|(key, hash)| there.registry.get(key.as_bytes()) != Some(*hash)) {
             if bytes >= limit {
@@ -201,6 +205,48 @@ impl Engine {
             delta.registry.push((key.clone(), value.clone()));
         }
         Ok(delta)
+    }
+
+    /// Adds what the segments have that those there lack, from a block on, until there are `limit` bytes. Given back is the
+    /// block that did not fit any more.
+    pub(super) fn segments_delta(
+        &self,
+        there: &Summary,
+        from: Option<(SegmentId, Slot)>,
+        limit: usize,
+        bytes: &mut usize,
+        delta: &mut Delta,
+    ) -> Result<Option<(SegmentId, Slot)>, EngineError> {
+        let mut more = None;
+        let not_before = |id: SegmentId| from.is_none_or(|(first, _)| first <= id);
+        let wanted = |id: SegmentId| not_before(id) && !there.retired.is_finished(id);
+        for (&id, replica) in self.replicas.iter().filter(|(id, _)| wanted(**id)) {
+            let news = replica.state.delta(&there.state_of(id));
+            let mut part = SegmentDelta { removed: news.removed, length: news.length, blocks: Vec::new() };
+            let start = from.filter(|(first, _)| *first == id).map_or(0, |(_, slot)| slot);
+            for first in self.blocks_with(id, &news.known).into_iter().filter(|first| *first >= start) {
+                if *bytes >= limit {
+                    more = more.or(Some((id, first)));
+                    break;
+                }
+                let Some(block) = self.block(id, first)? else { continue };
+                *bytes += block.bytes().len();
+                part.blocks.push(block.bytes().clone());
+            }
+            if part != SegmentDelta::default() {
+                delta.segments.insert(id, part);
+            }
+        }
+        Ok(more)
+    }
+
+    /// What is here of segments, without the registry.
+    pub(super) fn segments_summary(&self) -> Summary {
+        let states = self.replicas.iter().map(|(id, replica)| (*id, &replica.state));
+        // One of which nothing is left, after damage, is nothing to tell.
+        let told = states.filter(|(_, state)| **state != SegmentState::default());
+        let segments = told.map(|(id, state)| (id, state.clone())).collect();
+        Summary { retired: self.retired.clone(), segments, ..Summary::default() }
     }
 
     /// Queues what another engine has and this one lacks. Merging is commutative, associative and idempotent: deltas may
@@ -227,12 +273,12 @@ impl Engine {
 }
 
 /// Layout: version, kind, postcard.
-fn encode<T: Serialize>(kind: u8, value: &T) -> Bytes {
+pub(super) fn encode<T: Serialize>(kind: u8, value: &T) -> Bytes {
     let invariant = "ranges, numbers and bytes always encode into memory";
     postcard::to_extend(value, vec![VERSION, kind]).expect(invariant).into()
 }
 
-fn decode<'a, T: Deserialize<'a>>(kind: u8, bytes: &'a [u8]) -> Result<T, DeltaError> {
+pub(super) fn decode<'a, T: Deserialize<'a>>(kind: u8, bytes: &'a [u8]) -> Result<T, DeltaError> {
     match bytes {
         [VERSION, found, rest @ ..] if *found == kind => match postcard::take_from_bytes(rest) {
             Ok((value, [])) => Ok(value),

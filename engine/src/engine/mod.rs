@@ -16,11 +16,13 @@
 //! - `mend.rs`: writing small rows again that the disk has lost
 //! - `own.rs`: sets, registers and inboxes under names of a library user's own
 //! - `delta.rs`: bringing two engines together without the rest of Rhizomq
+//! - `exchange.rs`: the same in rounds, at a cost that depends on what differs
 //! - `index.rs`: which slots wait in which inbox; the block cache
 
 mod apply;
 mod compact;
 mod delta;
+mod exchange;
 #[cfg(test)]
 mod fixtures;
 mod gather;
@@ -47,7 +49,8 @@ use std::{
 
 pub use apply::{BlockRef, Committed, NewBlock};
 pub use delta::{Delta, DeltaError, MergeError, Position, SegmentDelta, Summary};
-pub use open::{Loss, OpenReport};
+pub use exchange::Exchange;
+pub use open::{Loss, OpenReport, Unaccounted};
 pub(crate) use outline::Outline;
 pub use own::{Register, Set};
 pub use queue::{PublishError, Ticket, Unit};

@@ -16,7 +16,7 @@ use super::{
     stage,
 };
 use crate::{
-    Epoch, Mistake, NodeId, Now, RangeSet, Read, Registry, Retired, RetiredLife, SegmentId, SegmentState, Slot,
+    Dot, Epoch, Mistake, NodeId, Now, RangeSet, Read, Registry, Retired, RetiredLife, SegmentId, SegmentState, Slot,
     StoreError,
     block::{Block, BlockError},
     hlc::Clock,
@@ -24,6 +24,7 @@ use crate::{
     limits,
     mistake::Planted,
     registry::{Key, Value, ValueError},
+    store::LostCommits,
 };
 
 /// Slots that this replica had vouched for and can't show.
@@ -33,6 +34,17 @@ pub struct Loss {
     pub segment: SegmentId,
     /// The slots; they are unknown now, and fetched again from a holder if there is one.
     pub slots: RangeSet,
+}
+
+/// What this node had taken in, and the store has lost without a word of it left: see [`OpenReport::unaccounted`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unaccounted {
+    /// The first message that it may be: all before it are accounted for. It may be this one and those behind it in its
+    /// segment, and later segments of the same life. `None`: not even the life is known in which they were taken in.
+    pub from: Option<Dot>,
+    /// How many messages it is at most: each had a byte of log at least. `None`: there is no bound, for a whole log file
+    /// is missing.
+    pub at_most: Option<u64>,
 }
 
 /// Names of blocks, with their lengths.
@@ -45,8 +57,12 @@ pub struct OpenReport {
     pub segments: usize,
     /// Waiting messages.
     pub waiting: u64,
-    /// What was lost, by segment.
+    /// What was lost, by segment: exactly these slots.
     pub losses: Vec<Loss>,
+    /// Besides, messages of this node's last life may be lost with commits at the end of the log, of which the store knows how
+    /// long they were and not what was in them. What others had given to this node is fetched again from them, and what
+    /// was consumed in such commits may be delivered again.
+    pub unaccounted: Option<Unaccounted>,
     /// Rows that did not read, in words.
     pub damaged_rows: Vec<String>,
     /// Whether the directory was empty.
@@ -99,7 +115,9 @@ impl Engine {
         engine.read_states(&mut report)?;
         let covered = engine.read_blocks(now, &mut report)?;
         engine.part_overlapping();
-        engine.check_coverage(&covered, &mut report);
+        let lost = engine.reader.lost();
+        engine.check_coverage(&covered, lost.is_some(), &mut report);
+        report.unaccounted = lost.map(|lost| engine.unaccounted(life.as_ref(), lost));
         engine.queue.lengths.extend(stage::stated_by_origin(&engine));
         if planted.is(Mistake::ReuseEpoch) {
             engine.resume_numbers(now);
@@ -313,10 +331,20 @@ impl Engine {
         }
     }
 
-    /// Whatever `known - removed` has no body is not known after all.
-    fn check_coverage(&mut self, covered: &BTreeMap<SegmentId, RangeSet>, report: &mut OpenReport) {
+    /// Whatever `known - removed` has no body is not known after all. When the store has lost commits, nor is what must have
+    /// been in them: an origin knows all slots of its segments, up to the last or to the length.
+    fn check_coverage(
+        &mut self,
+        covered: &BTreeMap<SegmentId, RangeSet>,
+        has_lost_commits: bool,
+        report: &mut OpenReport,
+    ) {
         for (id, replica) in &mut self.replicas {
             let mut missing = replica.state.waiting();
+            let end = replica.state.length.max(replica.state.known.last()).unwrap_or(0);
+            if has_lost_commits && id.node == self.node && end > 0 {
+                missing.union_with(&replica.state.known.complement_within(1, end));
+            }
             if let Some(covered) = covered.get(id) {
                 missing = missing.difference(covered);
             }
@@ -326,6 +354,21 @@ impl Engine {
                 report.losses.push(Loss { segment: *id, slots: missing });
             }
         }
+    }
+
+    /// What of this node's own may have been in commits that the store has lost.
+    fn unaccounted(&self, life: Option<&LifeRow>, lost: LostCommits) -> Unaccounted {
+        let from = life.map(|life| {
+            let name = |number| SegmentId { node: life.node, epoch: life.epoch, number };
+            let over = self.retired.life(life.node, life.epoch).and_then(RetiredLife::last).unwrap_or(0);
+            match self.replicas.range(name(over + 1)..=name(u32::MAX)).next_back() {
+                Some((&segment, Replica { state, .. })) if state.length.is_none() => {
+                    Dot { segment, slot: state.known.last().unwrap_or(0) + 1 }
+                }
+                last => Dot { segment: name(last.map_or(over, |(id, _)| id.number).saturating_add(1)), slot: 1 },
+            }
+        });
+        Unaccounted { from, at_most: lost.bytes }
     }
 
     /// The planted mistake: go on in an epoch that was used before.

@@ -2,8 +2,10 @@
 //! is left is what was confirmed and never consumed.
 
 mod corners;
+mod exchanges;
 mod failed;
 mod gather;
+mod lost;
 mod outlines;
 mod rows;
 mod sets;

@@ -17,6 +17,7 @@
 #[cfg(test)]
 mod crate_laws;
 mod set;
+pub mod sync;
 #[cfg(test)]
 mod tests;
 mod tree;

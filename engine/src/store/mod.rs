@@ -112,6 +112,13 @@ pub enum StoreError {
     },
 }
 
+/// Commits of which nothing is left to say what was in them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostCommits {
+    /// How many bytes of log they took, at most; `None` where even that can't be told: a whole file is missing.
+    pub bytes: Option<u64>,
+}
+
 /// Takes keys, with the lengths of their values, until it breaks.
 pub type KeyVisitor<'a> = dyn FnMut(&[u8], Option<u64>) -> ControlFlow<()> + 'a;
 
@@ -139,6 +146,12 @@ pub trait Read: Send + Sync {
     /// without reading that there is no value any more. Reads no values, so a damaged one does not stop it.
     fn scan_keys(&self, from: &[u8], to: &[u8], visit: &mut KeyVisitor<'_>) -> Result<(), StoreError> {
         self.scan(from, to, &mut |key, value| visit(key, Some(value.len() as u64)))
+    }
+
+    /// Commits that opening found to be lost, or to be lost perhaps. The engine says what of this node's own may have been
+    /// in them.
+    fn lost(&self) -> Option<LostCommits> {
+        None
     }
 }
 

@@ -239,3 +239,22 @@ fn blocks_in_memory_keep_to_their_budget_and_are_read_again() {
     let (bytes, budget) = a.engine.cache.borrow().bytes();
     assert!(bytes <= budget && bytes > budget / 2, "{bytes} bytes of {budget}, after all were read");
 }
+
+#[test]
+fn a_unit_of_too_many_deliveries_is_refused() {
+    let mut a = Replica3::new(0);
+    a.settle();
+    let wide = |inboxes: usize, messages: usize| {
+        let inboxes: Vec<_> = (0..inboxes).map(|number| format!("q{number}")).collect();
+        let entry = Entry { inboxes, ..entry("q", "") };
+        Unit { entries: vec![entry; messages], ..Unit::default() }
+    };
+    for (inboxes, messages) in [(limits::UNIT_SLOTS + 1, 1), (limits::UNIT_SLOTS / 8, 9)] {
+        let refused = a.engine.publish(wide(inboxes, messages));
+        assert_eq!(refused, Err(PublishError::TooMany { slots: inboxes * messages }));
+        assert!(a.settle().is_empty(), "nothing was queued");
+    }
+    a.engine.publish(wide(limits::UNIT_SLOTS / 8, 8)).expect("as many as there may be");
+    a.settle();
+    assert_eq!(waiting(&a.engine).len(), limits::UNIT_SLOTS);
+}

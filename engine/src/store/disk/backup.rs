@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     check::{Checker, LogCheck},
-    file::{ReadOnlyFiles, is_no_file, open_file, sync_dir},
+    file::{ReadOnlyFiles, is_no_file, open_file, sync_dir, sync_file},
     format::{Places, format_text},
     log::{self, FileTable},
     synced::Synced,
@@ -164,7 +164,7 @@ fn write_copy(
             return Err(BackupError::CutShort);
         }
     }
-    file.sync_all().map_err(fail())?;
+    sync_file(&file, &target).map_err(fail())?;
     Ok(BackupFile { name: name.to_owned(), bytes, hash: *hasher.finalize().as_bytes() })
 }
 

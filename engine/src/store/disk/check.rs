@@ -121,6 +121,9 @@ impl LogCheck<'_> {
             for missing in expected.unwrap_or(number)..number {
                 found(self.finding(missing, 0, 0, "the file is missing"));
             }
+            if expected.is_none() && number == 1 {
+                self.sequence = Some(1);
+            }
             expected = Some(number + 1);
             let until = (number == last).then_some(offset);
             if self.file(number, until, checked, pace, found)?.is_break() {

@@ -201,9 +201,29 @@ pub(super) fn is_unreadable(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(5 | 74 | 117))
 }
 
+#[cfg(test)]
+thread_local! {
+    /// What was made durable and what was renamed, in order: nothing else shows it without a power cut.
+    pub(super) static DONE: std::cell::RefCell<Vec<(&'static str, std::path::PathBuf)>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+fn note(_what: &'static str, _path: &Path) {
+    #[cfg(test)]
+    DONE.with(|done| done.borrow_mut().push((_what, _path.to_owned())));
+}
+
 /// Makes the entries of a directory (creations, removals, renames) durable.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    OsFiles.sync_dir(dir).map_err(|error| io_error("syncing the directory", dir, error))
+    OsFiles.sync_dir(dir).map_err(|error| io_error("syncing the directory", dir, error))?;
+    note("synced", dir);
+    Ok(())
+}
+
+/// Makes a file durable, with all that is noted of it.
+pub(super) fn sync_file(file: &File, path: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    note("synced", path);
+    Ok(())
 }
 
 /// Replaces a small file so that a crash leaves either the old contents or the new ones.
@@ -217,8 +237,10 @@ pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), StoreErr
         }
         let mut file = File::create_new(&temporary)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
+        sync_file(&file, &temporary)?;
+        fs::rename(&temporary, path)?;
+        note("renamed", path);
+        Ok(())
     };
     write().map_err(|error| {
         let _ = fs::remove_file(&temporary); // it may be what fills the disk

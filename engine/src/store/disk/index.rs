@@ -7,7 +7,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs::{self, OpenOptions},
+    io::{self, Read},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
@@ -22,7 +23,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    file::{is_full, sync_tree},
+    file::{is_full, open_file, sync_tree},
     format::{LOCK_ATTEMPTS, LOCK_PAUSE},
     row::{Row, TableSum},
 };
@@ -90,6 +91,7 @@ impl Index {
         let (path, counter) = (dir.to_owned(), progress.clone());
         let scrub = move || {
             let open = || {
+                check_kinds(&path)?;
                 check_metadata(&path)?;
                 open_and_scrub(&path, cache, &unsure, &counter)
             };
@@ -98,22 +100,7 @@ impl Index {
             let _ = sender.send(result);
         };
         thread::Builder::new().name("index-scrub".to_owned()).spawn(scrub).map_err(|error| error.to_string())?;
-        let (mut seen, mut waits) = (0, 0);
-        let (db, scrubbed) = loop {
-            match receiver.recv_timeout(patience) {
-                Ok(result) => break result?,
-                Err(RecvTimeoutError::Disconnected) => return Err("the scrub died".to_owned().into()),
-                Err(RecvTimeoutError::Timeout) => {
-                    let now = progress.load(Ordering::Relaxed);
-                    waits = if now == seen { waits + 1 } else { 0 };
-                    let most = if now == 0 { OPENING_WAITS } else { 1 };
-                    if waits >= most {
-                        return Err(no_progress(patience * most, now).into());
-                    }
-                    seen = now;
-                }
-            }
-        };
+        let (db, scrubbed) = wait_for(&receiver, &progress, patience)?;
         let index = Self { db: Some(db), dir: dir.to_owned(), patience };
         if scrubbed.sum != sum {
             return Err("sled opens, but its rows are not those of the last checkpoint".to_owned().into());
@@ -209,6 +196,30 @@ impl Drop for Index {
     }
 }
 
+/// Waits as long as there is progress.
+fn wait_for<T>(
+    receiver: &mpsc::Receiver<Result<T, Unusable>>,
+    progress: &AtomicU64,
+    patience: Duration,
+) -> Result<T, Unusable> {
+    let (mut seen, mut waits) = (0, 0);
+    loop {
+        match receiver.recv_timeout(patience) {
+            Ok(result) => return result,
+            Err(RecvTimeoutError::Disconnected) => return Err("the scrub died".to_owned().into()),
+            Err(RecvTimeoutError::Timeout) => {
+                let now = progress.load(Ordering::Relaxed);
+                waits = if now == seen { waits + 1 } else { 0 };
+                let most = if now == 0 { OPENING_WAITS } else { 1 };
+                if waits >= most {
+                    return Err(no_progress(patience * most, now).into());
+                }
+                seen = now;
+            }
+        }
+    }
+}
+
 fn open_and_scrub(
     dir: &Path,
     cache: usize,
@@ -251,6 +262,26 @@ fn no_progress(waited: Duration, progress: u64) -> String {
     }
 }
 
+/// Refuses what sled would wait for, for ever if need be, or can't use: a named pipe or a device among its files, something
+/// else than a directory in place of its own.
+pub(super) fn check_kinds(dir: &Path) -> Result<(), String> {
+    let Ok(entries) = fs::read_dir(dir) else {
+        let is_other = fs::metadata(dir).is_ok_and(|found| !found.is_dir());
+        // Otherwise not there yet, or sled itself will say what is wrong.
+        return if is_other { Err(format!("{} is no directory", dir.display())) } else { Ok(()) };
+    };
+    for entry in entries.flatten() {
+        match fs::metadata(entry.path()) {
+            Ok(found) if found.is_dir() => check_kinds(&entry.path())?,
+            Ok(found) if !found.is_file() => {
+                return Err(format!("{} is neither a file nor a directory", entry.path().display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Refuses metadata files whose frame lengths can not be true, before sled asks for that much memory.
 fn check_metadata(dir: &Path) -> Result<(), String> {
     let metadata = dir.join("metadata");
@@ -258,7 +289,10 @@ fn check_metadata(dir: &Path) -> Result<(), String> {
         return Ok(()); // not there yet, or sled itself will say what is wrong
     };
     for entry in entries.flatten() {
-        let bytes = fs::read(entry.path()).map_err(|error| format!("{}: {error}", entry.path().display()))?;
+        let mut bytes = Vec::new();
+        open_file(&entry.path(), OpenOptions::new().read(true))
+            .and_then(|mut file| file.read_to_end(&mut bytes))
+            .map_err(|error| format!("{}: {error}", entry.path().display()))?;
         let mut at = 0;
         while let Some(header) = bytes.get(at..at + 6) {
             let len = header.iter().rev().fold(0, |len, byte| len << 8 | u64::from(*byte));
@@ -274,4 +308,45 @@ fn check_metadata(dir: &Path) -> Result<(), String> {
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("sled panicked: {}", text.unwrap_or("without a word"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_millis(100);
+
+    fn why(result: Result<(), Unusable>) -> String {
+        match result {
+            Err(Unusable::Broken(why)) => why,
+            result => panic!("{result:?}"),
+        }
+    }
+
+    #[test]
+    fn a_hang_is_cut_off_and_told_by_where_it_was() {
+        let (sender, receiver) = mpsc::channel();
+        let told = why(wait_for(&receiver, &AtomicU64::new(0), PATIENCE));
+        assert!(told.contains("was not open after 500ms") && told.contains("`sync`"), "{told}");
+        let told = why(wait_for(&receiver, &AtomicU64::new(8), PATIENCE));
+        assert!(told.contains("no progress for 100ms after 7 rows"), "{told}");
+        drop(sender);
+        assert!(why(wait_for(&receiver, &AtomicU64::new(0), PATIENCE)).contains("died"));
+    }
+
+    #[test]
+    fn what_gets_further_is_waited_for() {
+        let (sender, receiver) = mpsc::channel();
+        let progress = Arc::new(AtomicU64::new(0));
+        let counter = progress.clone();
+        let worker = thread::spawn(move || {
+            for _ in 0..60 {
+                thread::sleep(PATIENCE / 10);
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+            sender.send(Ok(())).is_ok()
+        });
+        assert!(wait_for(&receiver, &progress, PATIENCE).is_ok());
+        assert!(worker.join().is_ok_and(|sent| sent));
+    }
 }

@@ -163,7 +163,8 @@ pub struct OpenReport {
     /// A commit that was being written when the process died: it was never confirmed, and has been cut off.
     pub torn_tail: Option<Damage>,
     /// Why it can't be told whether the log ends where it was last synced: the file that says so is missing, as in older
-    /// stores and restored backups, or damaged. It was made anew.
+    /// stores, or damaged, which is among the damages, too. It was made anew. A tail that was cut off may have been confirmed
+    /// then.
     pub unknown_end: Option<String>,
     /// The index.
     pub index: IndexState,

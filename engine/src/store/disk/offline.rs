@@ -15,7 +15,7 @@ use super::{
     file::{ReadOnlyFiles, io_error},
     format::{Found, Places, lock_as_it_is, read_format},
     frame::{FrameKey, Salt},
-    index::Unusable,
+    index::{Unusable, check_kinds},
     log::{self, FileTable},
     marker::Marker,
     open::load,
@@ -23,7 +23,7 @@ use super::{
     replay::{Source, apply},
     row::Row,
     rules::{Rows, check_rows},
-    synced::Synced,
+    synced::{self, Synced, Unknown},
     table::Table,
 };
 use crate::{
@@ -94,9 +94,12 @@ pub(super) fn verify_with(
         }
     };
     let synced = Synced::read(&places.synced)?;
-    if let Err(why) = synced {
-        let name = places.name(&places.synced);
-        notes.push(format!("{name} is {why}: whether the log ends where it was last synced can't be told"));
+    match synced {
+        Ok(_) => {}
+        Err(why @ Unknown::Missing) => {
+            notes.push(format!("{} is {why}, as in older stores: {}", places.name(&places.synced), synced::MEANS));
+        }
+        Err(why) => found(index_finding(places.name(&places.synced), format!("{why}; {}", synced::MEANS))),
     }
     for path in log::special(&places.log)? {
         let what = "it is no regular file; the next start moves it away".to_owned();
@@ -191,6 +194,10 @@ impl<'a> Closed<'a> {
     ) -> Result<Option<Table>, StoreError> {
         let copy = Places { index: scratch.join("sled"), ..self.places.clone() };
         let name = self.places.name(&self.places.index);
+        if let Err(why) = check_kinds(&self.places.index) {
+            found(index_finding(name, format!("{why}; the next start rebuilds it from the log")));
+            return Ok(None);
+        }
         match copy_tree(&self.places.index, &copy.index) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 found(index_finding(name, "missing; the next start makes it from the log".to_owned()));
@@ -229,7 +236,7 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
         } else if entry.file_type()?.is_file() {
             fs::copy(entry.path(), target)?;
         } else {
-            // Reading it might take for ever; without it sled will say what is wrong.
+            // It has come just now: reading it might take for ever.
             continue;
         }
     }

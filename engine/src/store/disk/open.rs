@@ -20,9 +20,9 @@ use super::{
     reader::{Overlay, Shared},
     replay::{Found, Replayed, Source, apply},
     row::TableSum,
-    synced::{Synced, SyncedFile},
+    synced::{self, Synced, SyncedFile, Unknown},
 };
-use crate::StoreError;
+use crate::{StoreError, store::LostCommits};
 
 /// An index with what is known about it.
 pub(super) struct Loaded {
@@ -84,6 +84,7 @@ impl DiskStore {
             }
         };
         let Opened { overlay, unsure, loaded, replayed } = opened;
+        let mut missing = Vec::new();
         if let Ok(marker) = &marker {
             // Replay has seen gaps behind its start, which is the first file there is when the index was rebuilt.
             let intact = index_state == IndexState::Intact;
@@ -92,7 +93,7 @@ impl DiskStore {
             let unseen = (marker.first..seen).chain(last + 1..=marker.newest);
             for number in unseen.filter(|number| numbers.binary_search(number).is_err()) {
                 let file = places.name(&table.path(number));
-                damages.push(Damage { file, offset: 0, len: 0, what: "the file is missing".to_owned() });
+                missing.push(Damage { file, offset: 0, len: 0, what: "the file is missing".to_owned() });
             }
         }
         let position = source.mend(&replayed, marker.as_ref().ok())?;
@@ -113,8 +114,16 @@ impl DiskStore {
                 marker
             }
         };
-        damages.extend(replayed.damages);
+        if let Err(why @ Unknown::Damaged) = said {
+            let what = format!("{why}; {}", synced::MEANS);
+            damages.push(Damage { file: places.name(&places.synced), offset: 0, len: 0, what });
+        }
         let unknown_end = said.err().filter(|_| !created).map(|why| format!("{} is {why}", places.synced.display()));
+        // What was cut off as never confirmed may have been, when nothing says how far the log was synced.
+        let perhaps = replayed.torn_tail.iter().filter(|_| unknown_end.is_some());
+        let lost = lost_commits(missing.iter().chain(&replayed.damages).chain(perhaps));
+        damages.extend(missing);
+        damages.extend(replayed.damages);
         let report = OpenReport {
             damages,
             torn_tail: replayed.torn_tail,
@@ -124,7 +133,7 @@ impl DiskStore {
         };
         let mut store = Self {
             tried_at: (0, 0),
-            shared: Arc::new(Shared::new(overlay, loaded.index.clone(), table, log.position())),
+            shared: Arc::new(Shared::new(overlay, loaded.index.clone(), table, log.position(), lost)),
             index: Some(loaded.index),
             options,
             places,
@@ -166,6 +175,13 @@ impl DiskStore {
             let _ = fs::remove_file(path);
         }
     }
+}
+
+/// What damage to the log says of the commits that were there.
+fn lost_commits<'a>(damages: impl Iterator<Item = &'a Damage>) -> Option<LostCommits> {
+    // Where something is missing, nothing says how long it was.
+    let bytes = damages.map(|damage| (damage.len > 0).then_some(damage.len));
+    bytes.reduce(|sum, len| Some(sum? + len?)).map(|bytes| LostCommits { bytes })
 }
 
 pub(super) struct Opened {
@@ -320,6 +336,25 @@ impl Source<'_> {
             offset: found.at,
             len: found.payload.len() as u64,
             what: "an intact frame with unknown contents".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_is_lost_the_length_is_known_or_it_is_not() {
+        let lost = |lens: &[u64]| {
+            let damage = |len: &u64| Damage { file: String::new(), offset: 0, len: *len, what: String::new() };
+            let damages: Vec<_> = lens.iter().map(damage).collect();
+            lost_commits(damages.iter()).map(|lost| lost.bytes)
+        };
+        assert_eq!(lost(&[]), None);
+        assert_eq!(lost(&[5, 7]), Some(Some(12)));
+        for unknown in [&[0][..], &[5, 0], &[0, 5], &[5, 0, 7]] {
+            assert_eq!(lost(unknown), Some(None), "{unknown:?}");
         }
     }
 }

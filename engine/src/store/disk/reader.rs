@@ -19,7 +19,10 @@ use super::{
     log::{FileTable, Position},
     row::{Row, is_whole, seal_of},
 };
-use crate::{Read, StoreError, store::KeyVisitor};
+use crate::{
+    Read, StoreError,
+    store::{KeyVisitor, LostCommits},
+};
 
 /// Rows that changed since the last checkpoint; `None` stands for a deleted key.
 pub(super) type Overlay = BTreeMap<Bytes, Option<Row>>;
@@ -46,6 +49,8 @@ pub(super) struct Shared {
     table: Arc<FileTable>,
     /// Up to where the log is durable; what lies behind may be half written.
     durable: Mutex<Position>,
+    /// What opening found to be lost of the log.
+    lost: Option<LostCommits>,
     /// Copies under way: as long as there are any, no log file is removed.
     pins: AtomicUsize,
 }
@@ -60,9 +65,15 @@ impl Drop for Pin {
 }
 
 impl Shared {
-    pub(super) fn new(overlay: Overlay, index: Index, table: Arc<FileTable>, durable: Position) -> Self {
+    pub(super) fn new(
+        overlay: Overlay,
+        index: Index,
+        table: Arc<FileTable>,
+        durable: Position,
+        lost: Option<LostCommits>,
+    ) -> Self {
         let (overlay, index) = (RwLock::new(overlay), Mutex::new(Some(index)));
-        Self { overlay, index, table, durable: Mutex::new(durable), pins: AtomicUsize::new(0) }
+        Self { overlay, index, table, durable: Mutex::new(durable), lost, pins: AtomicUsize::new(0) }
     }
 
     pub(super) fn pin(self: &Arc<Self>) -> Pin {
@@ -271,5 +282,9 @@ impl Read for Shared {
     fn scan_keys(&self, from: &[u8], to: &[u8], visit: &mut KeyVisitor<'_>) -> Result<(), StoreError> {
         let mut sizes = BTreeMap::new();
         self.rows(from, to, &mut |key, row| Ok(visit(key, self.len_if_there(&row, &mut sizes))))
+    }
+
+    fn lost(&self) -> Option<LostCommits> {
+        self.lost
     }
 }

@@ -76,7 +76,9 @@ impl Source<'_> {
         from: Option<Position>,
         sink: &mut dyn FnMut(Found<'_>) -> Result<(), StoreError>,
     ) -> Result<Replayed, StoreError> {
-        let mut replayed = Replayed { sequence: from.map(|from| from.sequence), ..Replayed::default() };
+        // The very first file begins with the very first frame: where that is gone, it is missed.
+        let begin = from.map(|from| from.sequence).or((self.numbers.first() == Some(&1)).then_some(1));
+        let mut replayed = Replayed { sequence: begin, ..Replayed::default() };
         let start = from.map_or_else(|| self.numbers.first().copied().unwrap_or(1), |from| from.file);
         let mut expected = start;
         for &number in self.numbers.iter().filter(|number| **number >= start) {
@@ -103,8 +105,8 @@ impl Source<'_> {
         if synced.sequence == 0 || !synced.covers(next, last, replayed.end) {
             return;
         }
-        // Where no frame is left to go by, only the very first file tells with which number it began.
-        let next = next.or_else(|| self.numbers.first().is_none_or(|first| *first == 1).then_some(1));
+        // Without any file all of them are.
+        let next = next.or(self.numbers.is_empty().then_some(1));
         let lost = next.map_or("its".to_owned(), |next| (synced.sequence + 1 - next).to_string());
         let (len, to) = if last == synced.file {
             (synced.end.saturating_sub(replayed.end), format!("offset {}", synced.end))

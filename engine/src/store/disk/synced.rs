@@ -5,7 +5,7 @@
 //! process that is killed leaves it exact, and after a power cut it may be old. It is never ahead: what it says was durable
 //! before it was written.
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{fmt, fs, io, path::Path, sync::Arc};
 
 use super::{
     file::{Files, LogFile, io_error, is_no_file, read_file},
@@ -27,6 +27,30 @@ pub(super) struct Synced {
     /// Where it ends there.
     pub(super) end: u64,
 }
+
+/// Why nothing says how far the log was synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// So it is with stores of programs that wrote no such file; or somebody has removed it.
+    Missing,
+    /// The disk does not give what was written.
+    Damaged,
+    NoFile,
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "missing",
+            Self::Damaged => "damaged",
+            Self::NoFile => "no regular file",
+        })
+    }
+}
+
+/// What it means to an operator.
+pub(super) const MEANS: &str = "commits that the log may have lost at its end since its last checkpoint can't be told from such \
+    as were never confirmed";
 
 impl Synced {
     /// All before this place of the log.
@@ -51,16 +75,16 @@ impl Synced {
     }
 
     /// What the file says; `Ok(Err(why))` when there is none to rely on.
-    pub(super) fn read(path: &Path) -> Result<Result<Self, &'static str>, StoreError> {
+    pub(super) fn read(path: &Path) -> Result<Result<Self, Unknown>, StoreError> {
         let bytes = match read_file(path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err("missing")),
-            Err(error) if is_no_file(&error) => return Ok(Err("no regular file")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err(Unknown::Missing)),
+            Err(error) if is_no_file(&error) => return Ok(Err(Unknown::NoFile)),
             Err(error) => return Err(io_error("reading", path, error)),
         };
         let is_whole = bytes.len() == LEN && &bytes[..8] == MAGIC && checksum(&bytes[..36])[..12] == bytes[36..];
         if !is_whole {
-            return Ok(Err("damaged"));
+            return Ok(Err(Unknown::Damaged));
         }
         let found = u32_at(&bytes, 8);
         if found != VERSION {
@@ -130,12 +154,12 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut broken = bytes.clone();
             broken[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(read(&broken).unwrap(), Err("damaged"), "bit {bit}");
+            assert_eq!(read(&broken).unwrap(), Err(Unknown::Damaged), "bit {bit}");
         }
         for len in 0..bytes.len() {
-            assert_eq!(read(&bytes[..len]).unwrap(), Err("damaged"), "{len}");
+            assert_eq!(read(&bytes[..len]).unwrap(), Err(Unknown::Damaged), "{len}");
         }
         fs::remove_file(&path).unwrap();
-        assert_eq!(Synced::read(&path).unwrap(), Err("missing"));
+        assert_eq!(Synced::read(&path).unwrap(), Err(Unknown::Missing));
     }
 }

@@ -131,11 +131,90 @@ fn damage_to_the_log_is_reported_exactly_and_nothing_else_is_touched() {
     let logs: Vec<_> = names(&sample).into_iter().filter(|name| name.starts_with("log")).collect();
     assert!(logs.len() >= 3, "{logs:?}");
     for name in logs {
-        let len = fs::metadata(sample.path().join(&name)).unwrap().len() as usize;
-        for what in harms(len, 8) {
-            open_damaged(&sample, &model, &name, what).unwrap();
+        let clean = fs::read(sample.path().join(&name)).unwrap();
+        for what in harms(clean.len(), 8) {
+            costs_what_it_hit(&sample, &model, &name, &clean, what);
         }
     }
+}
+
+/// Frames of a log file, and its header, which has no keys: where each lies, and which keys it puts or deletes.
+fn frames(clean: &[u8]) -> Vec<(std::ops::Range<usize>, Vec<Bytes>)> {
+    let salt = crate::store::disk::frame::decode_file_header(clean).unwrap().2;
+    let key = crate::store::disk::frame::FrameKey::new(&salt);
+    let mut frames = vec![(0..68, Vec::new())];
+    for piece in crate::store::disk::walk::Walk::new(clean, &key, 68) {
+        let crate::store::disk::walk::Piece::Frame { at, frame } = piece else { panic!("damage in the sample") };
+        let records = crate::store::disk::frame::records(&clean[frame.payload.clone()]);
+        let keys = records.map(|record| Bytes::copy_from_slice(record.unwrap().0.key)).collect();
+        frames.push((at..frame.payload.end, keys));
+    }
+    frames
+}
+
+/// Each frame that was hit is told by its place, before the store is opened; and every key of which no frame was hit is as
+/// it was.
+fn costs_what_it_hit(sample: &Disk, model: &Model, name: &Path, clean: &[u8], what: Harm) {
+    let copied = tempfile::tempdir().unwrap();
+    let root = copied.path().join("store");
+    copy(&sample.path(), &root);
+    harm(&root.join(name), what);
+    let harmed = fs::read(root.join(name)).unwrap_or_default();
+    let is_hit = |place: &std::ops::Range<usize>| clean.get(place.clone()) != harmed.get(place.clone());
+    let hit: Vec<_> = frames(clean).into_iter().filter(|(place, _)| is_hit(place)).collect();
+    let case = format!("{} {what:?}", name.display());
+
+    let (scratch, mut told) = (tempfile::tempdir().unwrap(), Vec::new());
+    crate::store::verify_closed(&root, scratch.path(), &mut |finding| told.push(finding)).unwrap();
+    let (mine, missing): (Vec<_>, Vec<_>) = told
+        .iter()
+        .map(|finding| &finding.damage)
+        .partition(|damage| Path::new(&damage.file) == name && damage.len > 0);
+    for (place, _) in &hit {
+        let covers = |damage: &&&crate::store::Damage| {
+            (damage.offset as usize) < place.end && place.start < (damage.offset + damage.len) as usize
+        };
+        // What was cut off leaves no bytes that could be named: then the gap is.
+        let is_gap = |damage: &&&crate::store::Damage| damage.what.contains("missing") || damage.what.contains("lost");
+        let cut_off = place.end > harmed.len();
+        let is_told =
+            mine.iter().any(|damage| covers(&damage)) || cut_off && missing.iter().any(|damage| is_gap(&damage));
+        assert!(is_told, "{case}: nothing tells of {place:?}: {told:?}");
+    }
+    for damage in &mine {
+        let place = damage.offset as usize..(damage.offset + damage.len) as usize;
+        let is_true = hit.iter().any(|(hit, _)| hit.start < place.end && place.start < hit.end);
+        assert!(is_true, "{case}: {damage:?} was not hit");
+    }
+
+    let mut disk = Disk { dir: copied, options: small(), store: None };
+    disk.open().unwrap();
+    let is_touched = |key: &Bytes| hit.iter().any(|(_, keys)| keys.contains(key));
+    let reader = disk.store.as_ref().unwrap().reader();
+    for (key, value) in model.iter().filter(|(key, _)| !is_touched(key)) {
+        let found = reader.get(key).unwrap_or_else(|error| panic!("{case}: {key:?}: {error}"));
+        assert_eq!(found.as_ref(), Some(value), "{case}: {key:?}");
+    }
+    let mut visit = |key: &[u8], _: Option<u64>| {
+        let key = Bytes::copy_from_slice(key);
+        assert!(model.contains_key(&key) || is_touched(&key), "{case}: {key:?} is back");
+        std::ops::ControlFlow::Continue(())
+    };
+    reader.scan_keys(&[], &[0xff; 4], &mut visit).unwrap();
+    // What was hit reads as it was, from the index, or as damaged, or is gone; what was never written does not turn up.
+    for (key, value) in model.iter().filter(|(key, _)| is_touched(key)) {
+        match reader.get(key) {
+            Ok(found) => assert!(found.is_none_or(|found| found == *value), "{case}: {key:?}"),
+            Err(StoreError::Damaged { .. }) => assert!(!disk.get_mut().verify().unwrap().is_empty(), "{case}"),
+            Err(error) => panic!("{case}: {error}"),
+        }
+    }
+    // And it goes on.
+    drop(reader);
+    disk.put("after", vec![1; 1000]);
+    disk.get_mut().checkpoint().unwrap();
+    disk.open().unwrap();
+    assert_eq!(disk.value("after").unwrap().unwrap(), vec![1; 1000], "{case}");
 }
 
 #[test]
@@ -462,10 +541,15 @@ fn a_write_that_was_cut_short_behind_what_was_synced_is_no_damage() {
             Some(bytes) => fs::write(&synced, bytes).unwrap(),
         }
         let scratch = tempfile::tempdir().unwrap();
-        let (_, notes) = crate::store::verify_closed(&disk.path(), scratch.path(), &mut |_| ()).unwrap();
-        assert!(notes.iter().any(|note| note.starts_with("synced is")), "{notes:?}");
+        let mut told = Vec::new();
+        let mut tell = |finding: crate::store::Finding| told.push(finding.damage.file);
+        let (_, notes) = crate::store::verify_closed(&disk.path(), scratch.path(), &mut tell).unwrap();
+        // A file that is gone may be that of an older program; a damaged one is damage.
+        assert_eq!(notes.iter().any(|note| note.starts_with("synced is missing")), bytes.is_none(), "{notes:?}");
+        assert_eq!(told.contains(&"synced".to_owned()), bytes.is_some(), "{told:?}");
         let report = disk.open().unwrap();
         assert!(report.unknown_end.is_some());
+        assert_eq!(report.damages.iter().any(|damage| damage.file == "synced"), bytes.is_some(), "{report:?}");
         assert_eq!(disk.open().unwrap().unknown_end, None, "made anew");
         disk.close();
     }

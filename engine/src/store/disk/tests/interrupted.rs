@@ -32,30 +32,11 @@ fn interrupted() -> (Disk, Model) {
     (disk, model)
 }
 
-/// A file that never ends to be opened stands for all that can make sled wait for ever.
-#[test]
-fn a_hang_while_the_index_is_opened_is_cut_off_and_the_index_rebuilt() {
-    let mut disk = Disk::new();
-    disk.put("a", "1");
-    disk.get_mut().checkpoint().unwrap();
-    disk.close();
-    let pipe = disk.path().join("sled/metadata/log_9999999999999999");
-    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
-    if !made.is_ok_and(|status| status.success()) {
-        return eprintln!("SKIPPED: no mkfifo here");
-    }
-    disk.options.index_patience = Duration::from_millis(500);
-    let report = disk.open().unwrap();
-    let IndexState::Rebuilt { why, set_aside } = report.index else { panic!("a pipe was read") };
-    assert!(why.contains("was not open after 2.5s") && why.contains("`sync`"), "{why}");
-    assert!(set_aside.unwrap().join("metadata/log_9999999999999999").exists());
-    assert_eq!(disk.value("a").unwrap().unwrap(), "1");
-}
-
 #[test]
 fn the_next_checkpoint_picks_it_up() {
     let (mut disk, model) = interrupted();
     disk.get_mut().checkpoint().unwrap();
+    assert!(!disk.path().join("sled.broken-1").exists(), "the rows that it was about to write may be in any state");
     disk.shows(&model);
     let counted = disk.get_mut().stats().live_bytes;
     disk.reopen();

@@ -3,9 +3,11 @@
 mod basics;
 mod checks;
 mod cleaning;
+mod continued;
 mod corners;
 mod damage;
 mod directory;
+mod durable;
 mod faults;
 mod faulty;
 mod full_disk;

@@ -7,8 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use rhizomq_engine::{Key, Registry, Value};
 use serde::{Deserialize, Serialize};
+
+use super::{Key, Registry, Value};
 
 #[cfg(test)]
 mod tests;
@@ -69,10 +70,10 @@ pub enum RegistryMsg {
     },
 }
 
-#[cfg(any(test, feature = "fuzzing"))]
 impl RegistryMsg {
-    /// What makes a peer send all it has.
-    pub(crate) fn all_of_nothing() -> Self {
+    /// What makes a peer send all it has, for tests.
+    #[doc(hidden)]
+    pub fn all_of_nothing() -> Self {
         Self::Entries { complete: Some(Range { from: Vec::new(), to: None }), entries: Vec::new() }
     }
 }

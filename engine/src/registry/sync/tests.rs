@@ -1,8 +1,7 @@
 //! Pairs of registries brought together, with every byte counted.
 
-use rhizomq_engine::{Epoch, NodeId, hlc::Clock};
-
 use super::*;
+use crate::{Epoch, NodeId, hlc::Clock};
 
 /// Slack for what postcard adds to content, per message.
 const OVERHEAD: usize = 64 << 10;
