@@ -119,6 +119,8 @@ impl Disk {
                 _ => {}
             }
         }
+        // A block that was gathered from others takes their place in the same batch: what it has did not go.
+        moved.gone.retain(|body| !self.bodies.values().any(|bodies| bodies.contains(body)));
         moved
     }
 }
