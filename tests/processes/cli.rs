@@ -153,12 +153,14 @@ fn the_benchmarks_put_every_figure_beside_its_limit() {
         assert!(what != "store" || figures.iter().all(measured), "{result}");
         assert!(figures[1..].iter().all(|limit| limit["reached"].as_f64().unwrap() > 0.0), "{result}");
     }
-    let brief =
-        ["bench", "engine", "--messages", "2560", "--memory-messages", "25600", "--rounds", "1", "--json", "--dir"];
-    let output = rhizomq(&[&brief[..], &[dir.path().to_str().unwrap()]].concat());
+    let brief = ["bench", "engine", "--messages", "2560", "--memory-messages", "25600", "--single-messages", "200"];
+    let output = rhizomq(&[&brief[..], &["--rounds", "1", "--json", "--dir", dir.path().to_str().unwrap()]].concat());
     assert!(output.status.success(), "engine: {}", stderr(&output));
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(result["lines"].as_array().unwrap().len(), 12, "{result}");
-    assert!(result["lines"].as_array().unwrap().iter().all(|line| line["ratio"].as_f64().unwrap() > 0.0), "{result}");
+    let lines = result["lines"].as_array().unwrap();
+    assert_eq!(lines.len(), 17, "{result}");
+    // What each of so few messages takes is chance, and may come out below nothing.
+    let is_sure = |line: &&Value| !line["what"].as_str().unwrap().starts_with("- bytes for each more");
+    assert!(lines.iter().filter(is_sure).all(|line| line["ratio"].as_f64().unwrap() > 0.0), "{result}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "what was written is deleted");
 }

@@ -224,7 +224,9 @@ impl Engine {
             let news = replica.state.delta(&there.state_of(id));
             let mut part = SegmentDelta { removed: news.removed, length: news.length, blocks: Vec::new() };
             let start = from.filter(|(first, _)| *first == id).map_or(0, |(_, slot)| slot);
-            for first in self.blocks_with(id, &news.known).into_iter().filter(|first| *first >= start) {
+            // By where they end: a block may have grown together with the one before it since the last part.
+            let is_left = |first: &Slot| replica.blocks.get(first).is_some_and(|meta| meta.last >= start);
+            for first in self.blocks_with(id, &news.known).into_iter().filter(is_left) {
                 if *bytes >= limit {
                     more = more.or(Some((id, first)));
                     break;

@@ -84,6 +84,18 @@ pub(super) fn exchange(from: &Engine, to: &mut Engine) {
     }
 }
 
+/// Rows of the store in a key space.
+fn rows(replica: &Replica3, prefix: u8) -> usize {
+    let (from, to) = keys::space(prefix);
+    let mut count = 0;
+    let mut visit = |_: &[u8], _: Option<u64>| {
+        count += 1;
+        std::ops::ControlFlow::Continue(())
+    };
+    replica.store.reader().scan_keys(&from, &to, &mut visit).expect("memory");
+    count
+}
+
 pub(super) fn entry(inbox: &str, body: &str) -> Entry {
     Entry {
         inboxes: vec![inbox.to_owned()],

@@ -259,3 +259,31 @@ fn bytes_that_are_no_message_are_refused_and_others_versions_by_name() {
     assert_eq!(Exchange::decode(&[&[9], &bytes[1..]].concat()), Err(DeltaError::Version(9)));
     assert_eq!(Exchange::decode(&a.engine.summary().encode()), Err(DeltaError::Malformed));
 }
+
+#[test]
+fn small_blocks_that_are_gathered_between_two_parts_of_a_delta_are_not_left_out() {
+    let (mut a, mut b) = (Replica3::new(0), Replica3::new(1));
+    for number in 0..12 {
+        a.engine.publish(Unit { entries: vec![entry("q", &format!("{number}"))], ..Unit::default() }).expect("lawful");
+        a.settle();
+    }
+    let [ask] = &a.engine.answer(b.engine.pull()).expect("reads").0[..] else { panic!("they differ") };
+    let [have] = &b.engine.answer(ask.clone()).expect("reads").0[..] else { panic!("it tells what it has") };
+    let mut to_b = a.engine.answer_within(have.clone(), 1).expect("reads").0;
+    let mut parts = 0;
+    while let Some(part) = to_b.pop() {
+        parts += 1;
+        assert!(parts < 20, "does not end");
+        let (more, news) = b.engine.answer(part).expect("reads");
+        b.engine.merge(news).expect("valid");
+        b.settle();
+        if parts == 3 {
+            let now = Now { mono_ms: limits::REWRITE_AGAIN_MS, wall_ms: 0 };
+            assert!(a.engine.gather(now, 0, usize::MAX).is_last);
+            a.settle();
+        }
+        to_b = more.into_iter().flat_map(|have| a.engine.answer_within(have, 1).expect("reads").0).collect();
+    }
+    assert!((4..12).contains(&parts), "{parts} parts, the last of them of what was gathered");
+    assert_eq!(waiting(&b.engine), waiting(&a.engine));
+}

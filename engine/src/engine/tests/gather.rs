@@ -35,17 +35,6 @@ fn read(engine: &Engine, inbox: &str, id: SegmentId) -> Vec<Bytes> {
     found
 }
 
-fn rows(replica: &Replica3, space: u8) -> usize {
-    let (from, to) = keys::space(space);
-    let mut count = 0;
-    let mut visit = |_: &[u8], _: Option<u64>| {
-        count += 1;
-        std::ops::ControlFlow::Continue(())
-    };
-    replica.store.reader().scan_keys(&from, &to, &mut visit).expect("memory");
-    count
-}
-
 #[test]
 fn messages_sent_one_by_one_take_few_blocks_and_are_delivered_in_order() {
     let mut a = Replica3::new(0);

@@ -36,17 +36,6 @@ fn bodies(replica: &Replica3) -> Vec<Bytes> {
     waiting(&replica.engine).into_values().collect()
 }
 
-fn rows(replica: &Replica3, prefix: u8) -> usize {
-    let (from, to) = keys::space(prefix);
-    let mut count = 0;
-    let mut visit = |_: &[u8], _: Option<u64>| {
-        count += 1;
-        std::ops::ControlFlow::Continue(())
-    };
-    replica.store.reader().scan_keys(&from, &to, &mut visit).expect("memory");
-    count
-}
-
 #[test]
 fn what_was_folded_is_not_news_to_the_replica_that_turns_up_again() {
     let (a, segment) = five();
