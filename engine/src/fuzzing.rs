@@ -323,6 +323,11 @@ pub fn registry(bytes: &[u8]) -> bool {
 
 const SEGMENT: SegmentId = SegmentId { node: NodeId([1; 16]), epoch: Epoch(2), number: 3 };
 
+/// A register with this content.
+pub fn example_register(content: Vec<u8>) -> Value {
+    Value::register(content, crate::hlc::Stamp { wall_ms: 9, counter: 0, node: SEGMENT.node, epoch: SEGMENT.epoch })
+}
+
 /// A block of three messages in two inboxes.
 pub fn example_block() -> Block {
     let entry = |inboxes: &[&str], body: &'static str| Entry {

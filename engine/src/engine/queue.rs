@@ -339,6 +339,23 @@ impl Engine {
         Ok(())
     }
 
+    /// As [`Engine::register_set`], as of the time that another register was written at: whoever does the same later, or
+    /// elsewhere, changes nothing, and what was written since stays. Without effect if there is no such register.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn register_set_as_of(&mut self, of: &Key, key: Key, value: Vec<u8>) -> Result<(), RegistryError> {
+        let Some(stamp) = self.newest_value(of).and_then(Value::stamp).copied() else { return Ok(()) };
+        let value = self.registry.register_set(self.newest(&key), &key, value, stamp)?;
+        self.queue.registry.insert(key, value);
+        Ok(())
+    }
+
+    /// The value of a key, with changes that still wait for their commit.
+    pub fn newest_value(&self, key: &Key) -> Option<&Value> {
+        self.newest(key).or_else(|| self.registry.get(key))
+    }
+
     /// Queues merging a value from another node. Whether it brings anything new.
     pub fn merge_registry(&mut self, key: Key, incoming: &Value) -> bool {
         if let Some(stamp) = incoming.stamp() {
@@ -356,7 +373,7 @@ impl Engine {
     /// Queues forgetting a key whose meaning has gone for ever, such as the holders of a finished segment. The caller
     /// must refuse the key from then on, or a peer brings it back.
     pub fn unregister(&mut self, key: Key) {
-        if self.newest(&key).or_else(|| self.registry.get(&key)).is_some() {
+        if self.newest_value(&key).is_some() {
             self.queue.set_bytes.remove(&key);
             self.queue.registry.remove(&key);
             self.queue.unregister.insert(key);
@@ -401,12 +418,12 @@ impl Engine {
 
     /// The same, without copying them.
     pub fn iter_members<'a>(&'a self, key: &Key) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        self.newest(key).or_else(|| self.registry.get(key)).into_iter().flat_map(Value::iter_members)
+        self.newest_value(key).into_iter().flat_map(Value::iter_members)
     }
 
     /// Whether a set has a member, with changes that still wait for their commit.
     pub fn set_contains(&self, key: &Key, member: &[u8]) -> bool {
-        self.newest(key).or_else(|| self.registry.get(key)).is_some_and(|set| set.contains(member))
+        self.newest_value(key).is_some_and(|set| set.contains(member))
     }
 
     /// The planted mistake: takes over knowledge without the bodies it vouches for.

@@ -59,7 +59,7 @@ impl Value {
     }
 
     /// A register just written.
-    pub(super) fn register(content: Vec<u8>, stamp: Stamp) -> Self {
+    pub(crate) fn register(content: Vec<u8>, stamp: Stamp) -> Self {
         Self::Register(LWWReg { val: content, marker: stamp })
     }
 

@@ -101,7 +101,7 @@ pub struct SplitOrder {
     pub name: String,
     /// Who leaves.
     pub leaving: BTreeSet<NodeId>,
-    /// Members of the part that leaves; as it is here, if not said.
+    /// Members of the part that leaves; as it is here, if not said, or if another policy is set before it has left.
     pub size: Option<u32>,
 }
 

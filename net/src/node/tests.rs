@@ -4,6 +4,7 @@
 mod lagging;
 mod leaving;
 mod seats;
+mod splitting;
 mod syncing;
 
 use std::collections::BTreeMap;

@@ -2,8 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use rhizomq_net::Size;
+
 use super::{
-    super::{faults::Fault, members::SETTLED_MS, runs::expect_clean, world::World},
+    super::{
+        faults::{Fault, group_ways},
+        members::SETTLED_MS,
+        runs::expect_clean,
+        world::World,
+    },
     NEVER, PARTED_MS, SEEDS, any_host, cluster, consume, traffic,
 };
 
@@ -166,11 +173,17 @@ fn one_that_was_to_leave_and_was_forgotten_brings_the_parts_together_by_no_means
         let stay = staying(&world, &leaving);
         let host = world.rng.pick(&stay);
         world.mended_at = Some(world.now);
-        world.merge(host, other);
+        // A merge with either; whoever was not meant and goes on knocking may have heard of it by then.
+        let first = if is_alone && world.rng.chance(0.5) { lost } else { other };
+        world.merge(host, first);
         world.run_for(SETTLED_MS);
-        // One that goes on knocking has heard of the merge.
-        if is_alone && !world.is_linked(host, lost) {
-            world.merge(host, lost);
+        let joined = world.is_linked(host, first);
+        world.require(joined, &format!("h{host} merged with h{first}; {}", world.split_states()));
+        for with in [other, lost] {
+            if !world.is_linked(host, with) {
+                world.merge(host, with);
+                world.run_for(SETTLED_MS);
+            }
         }
         end_as_one(world)
     };
@@ -275,4 +288,98 @@ fn one_that_was_ready_and_died_before_the_cut_finds_its_part_though_that_was_spl
         end_as_one(world)
     };
     expect_clean("ready, dead, and split again", &script, 0..4 * SEEDS);
+}
+
+#[test]
+fn who_comes_back_while_the_split_is_under_way_is_waited_for() {
+    let script = |seed, printed| {
+        let (mut world, leaving) = cluster(seed, printed);
+        let stay = staying(&world, &leaving);
+        if stay.len() < 2 {
+            return world;
+        }
+        traffic(&mut world);
+        let away = world.rng.pick(&stay);
+        world.kill_for_good(away);
+        world.run_for(15_000);
+        let host = *stay.iter().find(|&&host| host != away).expect("two stay");
+        // It keeps everybody waiting for seconds.
+        world.strike(Fault::Slow { host, ms: 2_500 });
+        world.split(host, &leaving, None);
+        world.boot(away);
+        world.run_for(2_000);
+        let is_open = world.hosts.iter().all(|host| {
+            let node = host.broker.as_ref().map(|broker| broker.node());
+            node.is_none_or(|node| node.gone().next().is_none())
+        });
+        world.require(is_open, "nobody has cut yet");
+        world.strike(Fault::Slow { host, ms: 0 });
+        world.run_for(PARTED_MS);
+        world.check_parted("parted, with one that came back");
+        world.mended_at = Some(world.now);
+        world.merge(away, *leaving.iter().next().expect("one left"));
+        end_as_one(world)
+    };
+    expect_clean("back while it is under way", &script, 0..SEEDS);
+}
+
+#[test]
+fn who_was_to_leave_and_comes_late_leaves_the_policy_of_its_part_as_it_is() {
+    let script = |seed, printed| {
+        let (mut world, leaving) = cluster(seed, printed);
+        if leaving.len() < 2 {
+            return world;
+        }
+        let left: Vec<_> = leaving.iter().copied().collect();
+        let stay = staying(&world, &leaving);
+        let (lost, other) = (left[0], left[1]);
+        let slow = world.rng.pick(&stay);
+        world.strike(Fault::Slow { host: slow, ms: 2_500 });
+        world.split(other, &leaving, Some(1));
+        let waits_for = |world: &World, host: usize| {
+            let status = world.hosts[host].broker.as_ref().and_then(|broker| broker.node().split_status());
+            status.is_none_or(|status| status.waits_for.contains(&world.hosts[lost].identity))
+        };
+        for _ in 0..400 {
+            if !waits_for(&world, lost) && !waits_for(&world, slow) {
+                break;
+            }
+            world.run_for(20);
+        }
+        let was_ready = !waits_for(&world, lost) && !waits_for(&world, slow);
+        world.kill_for_good(lost);
+        world.strike(Fault::Slow { host: slow, ms: 0 });
+        world.run_for(PARTED_MS);
+        if !was_ready || !world.is_cut() {
+            world.parting = None;
+            return world;
+        }
+        let policy = |world: &World, host: usize| {
+            world.hosts[host].broker.as_ref().map(|broker| broker.node().size().to_string())
+        };
+        let seen = policy(&world, other);
+        world.require(seen.as_deref() == Some("1"), &format!("ordered with the split, and is {seen:?}"));
+        let clocks = world.hosts[other].clocks(world.now);
+        let result = world.hosts[other].broker.as_mut().map(|broker| broker.set_size(clocks, &Size::Fixed(2)));
+        world.require(result.is_some_and(|result| result.is_ok()), "a policy");
+        world.settle(other);
+        world.run_for(1_000);
+        // It hears of the cut from those that stayed, before it finds its own part.
+        let groups: Vec<_> =
+            (0..world.hosts.len()).map(|host| usize::from(host != lost && leaving.contains(&host))).collect();
+        world.strike(Fault::Cut { ways: group_ways(&groups), last: 10_000 });
+        world.boot(lost);
+        world.run_for(8_000);
+        let is_parted = world.hosts[lost].broker.as_ref().is_some_and(|broker| broker.node().gone().next().is_some());
+        world.require(is_parted, "it has not heard of the cut");
+        world.run_for(SETTLED_MS + 5_000);
+        for host in [lost, other] {
+            let seen = policy(&world, host);
+            world.require(seen.as_deref() == Some("2"), &format!("set since, and at h{host} it is {seen:?}"));
+        }
+        world.mended_at = Some(world.now);
+        world.merge(stay[0], other);
+        end_as_one(world)
+    };
+    expect_clean("late to leave", &script, 0..2 * SEEDS);
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use rhizomq_engine::{NodeId, Now};
+use rhizomq_engine::{NodeId, Now, Value};
 
 use super::{
     Node, Split, SplitId, State, id_of,
     marks::{Gone, cut_key, gone_key, member, over_key, read_member, told_key},
-    orders::Side,
+    orders::{Side, order_key},
 };
 use crate::{
     Size,
@@ -50,13 +50,13 @@ impl Node {
             match self.splits.state(split.id) {
                 State::Open if self.open_split().is_some_and(|open| open.id == split.id) => {
                     if self.splits.is_ready(&split, self.id()) && self.waits_for(&split).is_empty() {
-                        self.cut(&split, now);
+                        self.cut(&split);
                     }
                 }
                 State::Cut if split.knows(self.id()) && !self.splits.has_marks(split.id, !leaves) => {
-                    self.cut(&split, now);
+                    self.cut(&split);
                 }
-                State::Cut => self.change_network(&split, false, now),
+                State::Cut => self.change_network(&split, false),
                 State::Open | State::TakenBack => {}
             }
         }
@@ -75,8 +75,8 @@ impl Node {
     /// tell it: it is told now, and the link is closed when it has had time to read that.
     fn part_from(&mut self, now: Now, (node, link): (NodeId, LinkId), id: SplitId) {
         // Marks may be here before their order: then it is told the next time.
-        if let Some(split) = self.splits.order(id) {
-            let bytes = wire::control(&Control::Parted(split.encode()));
+        if let Some(order) = self.engine.newest_value(&order_key(id)) {
+            let bytes = wire::control(&Control::Parted(order.encode().to_vec()));
             self.outputs.push_back(Output::Send { link, bytes });
         }
         self.splits.parting.insert(link, (node, now.mono_ms));
@@ -109,7 +109,8 @@ impl Node {
 
     /// A node of the other part has cut: all were ready. And it knows.
     pub(in crate::node) fn take_parted(&mut self, now: Now, from: NodeId, order: &[u8]) {
-        let Some(split) = Split::decode(order) else { return };
+        let Ok(order) = Value::decode(order) else { return };
+        let Some(split) = Split::of(&order) else { return };
         if self.is_healed(split.id) {
             self.send_control(from, &Control::Healed(split.id));
             return;
@@ -119,10 +120,12 @@ impl Node {
             if !split.knows(self.id()) || split.leaving.contains(&self.id()) == split.leaving.contains(&from) {
                 return;
             }
-            self.write_order(split.clone(), now);
+            self.engine.merge_registry(split.key(), &order);
+            self.changed_keys.insert(split.key());
+            self.splits.add(split.clone());
         }
         if self.splits.state(split.id) != State::Cut {
-            self.cut(&split, now);
+            self.cut(&split);
             self.part_from_gone(now);
         }
         if self.has_left_by(&split) && !self.engine.set_contains(&told_key(), &member(split.id, from)) {
@@ -176,7 +179,7 @@ impl Node {
         self.side_of(split) == Some(Side::Left)
     }
 
-    fn cut(&mut self, split: &Split, now: Now) {
+    fn cut(&mut self, split: &Split) {
         let leaves = split.leaving.contains(&self.id());
         let is_first = self.splits.state(split.id) != State::Cut;
         let listed = if leaves { &split.staying } else { &split.leaving };
@@ -205,11 +208,11 @@ impl Node {
         void.iter().for_each(|other| self.take_back(other));
         self.look_at_orders();
         self.members.mark_dirty();
-        self.change_network(split, is_first, now);
+        self.change_network(split, is_first);
     }
 
     /// Whoever leaves is of the new network now. An earlier life may have come as far as the new secret, and no further.
-    fn change_network(&mut self, split: &Split, is_first: bool, now: Now) {
+    fn change_network(&mut self, split: &Split, is_first: bool) {
         if let Some(secret) = self.next_secret(split).cloned() {
             self.splits.secret = None;
             if !split.leaving.contains(&self.id()) {
@@ -222,9 +225,13 @@ impl Node {
             return;
         }
         self.enter_network();
-        // Who comes late to it finds a policy, perhaps a newer one.
-        if let Some(size) = split.size.filter(|_| is_first) {
-            self.write_register(size_key(), Size::Fixed(size).to_string().into_bytes(), now);
+        // As of the order: who comes late to it does not undo a newer policy.
+        if let Some(size) = split.size {
+            let policy = Size::Fixed(size).to_string().into_bytes();
+            // The name is lawful and the content short: there is nothing to refuse.
+            if self.engine.register_set_as_of(&split.key(), size_key(), policy).is_ok() {
+                self.changed_keys.insert(size_key());
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rhizomq_engine::{Key, NodeId};
+use rhizomq_engine::{Key, NodeId, Value};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -28,6 +28,10 @@ pub(super) struct Split {
     pub(super) size: Option<u32>,
 }
 
+pub(super) fn order_key(id: SplitId) -> Key {
+    Key::register(&format!("{ORDER}{id:016x}"))
+}
+
 /// What has become of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -45,7 +49,7 @@ impl Split {
     }
 
     pub(super) fn key(&self) -> Key {
-        Key::register(&format!("{ORDER}{:016x}", self.id))
+        order_key(self.id)
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -53,8 +57,9 @@ impl Split {
         postcard::to_stdvec(self).unwrap_or_default()
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        postcard::from_bytes(bytes).ok()
+    /// Reads the register's content.
+    pub(super) fn of(value: &Value) -> Option<Self> {
+        postcard::from_bytes(value.content()?).ok()
     }
 }
 
@@ -132,7 +137,7 @@ impl Node {
         let Some(id) = name.strip_prefix(ORDER).and_then(|id| SplitId::from_str_radix(id, 16).ok()) else {
             return false;
         };
-        let split = self.engine.registry().register(key).and_then(Split::decode);
+        let split = self.engine.registry().get(key).and_then(Split::of);
         match split.filter(|split| split.id == id) {
             Some(split) => self.splits.add(split),
             None => return false,
@@ -177,19 +182,7 @@ impl Node {
             self.splits.marked.entry(mark.split).or_default().insert(mark.left);
         }
         let marks = marks.iter().filter(|mark| !self.is_healed(mark.split)).map(|mark| (mark.node, mark.split));
-        let mut gone: BTreeMap<_, _> = marks.collect();
-        // Also who was off the roster when it was cut, because somebody had forgotten it.
-        for split in self.splits.orders().filter(|split| self.splits.state(split.id) == State::Cut) {
-            let others = match self.side_of(split) {
-                _ if self.is_healed(split.id) => continue,
-                Some(Side::Left) => &split.staying,
-                Some(Side::Stayed) => &split.leaving,
-                None => continue,
-            };
-            others.iter().for_each(|node| _ = gone.entry(*node).or_insert(split.id));
-        }
-        gone.remove(&self.id());
-        self.splits.gone = gone;
+        self.splits.gone = marks.collect();
     }
 
     /// On which side of a split this node is: as it was listed, else as those whose marks it has.
@@ -232,5 +225,20 @@ pub(crate) fn example_order() -> Vec<u8> {
         away: [node(3)].into(),
         size: Some(1),
     };
-    split.encode()
+    rhizomq_engine::fuzzing::example_register(split.encode()).encode().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_outweighs_that_it_was_taken_back_meanwhile() {
+        let mut splits = Splits::default();
+        assert_eq!(splits.state(5), State::Open);
+        splits.taken_back.insert(5);
+        assert_eq!(splits.state(5), State::TakenBack);
+        splits.cut.insert(5);
+        assert_eq!((splits.state(5), splits.state(6)), (State::Cut, State::Open));
+    }
 }

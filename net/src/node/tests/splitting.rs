@@ -1,0 +1,69 @@
+//! Splits, step by step; what comes of them is for the simulator (`tests/sim/parting.rs`).
+
+use super::*;
+
+fn id(index: u8) -> NodeId {
+    NodeId([index; 16])
+}
+
+fn order(name: &str, leaving: u8) -> SplitOrder {
+    SplitOrder { name: name.to_owned(), leaving: [id(leaving)].into(), size: None }
+}
+
+/// Ready is for good: it holds nothing of the other part of that order, and must not take any for the sake of another one.
+#[test]
+fn whoever_is_ready_for_one_order_does_nothing_for_another_that_was_given_at_the_same_time() {
+    // Which of the two all would choose depends on their secrets.
+    for secrets in [[1, 2], [2, 1]] {
+        let mut world = World::new(1);
+        for index in 1..=3 {
+            world.start(index, MemoryStore::new());
+            world.join(index);
+        }
+        world.run(1_000);
+        let (now, [a, b]) = (world.now, secrets.map(|byte| NetworkSecret::from_bytes([byte; 32])));
+        // The first has told nobody of its order, and has not heard of the other one, when the second is ready for that.
+        world.freeze(1);
+        world.host(1).node.split(now, order("a", 3), a).expect("taken");
+        world.host(2).node.split(now, order("b", 1), b).expect("taken");
+        world.run(2_000);
+        let status = |world: &mut World, at| world.host(at).node.split_status();
+        assert!(!status(&mut world, 2).expect("under way").waits_for.contains(&id(2)));
+        world.write(1);
+        world.run(2_000);
+        assert_eq!(status(&mut world, 2).expect("under way").name, "b", "{secrets:?}");
+        assert!(world.hosts.values().all(|host| host.node.gone().next().is_none()));
+    }
+}
+
+/// A crash between the commit that takes a node off the roster and the one in which its record and ballot go.
+#[test]
+fn what_is_left_of_a_node_that_is_off_the_roster_goes_at_the_next_start() {
+    let mut world = World::new(1);
+    for index in 1..=3 {
+        world.start(index, MemoryStore::new());
+        world.join(index);
+    }
+    world.run(15_000);
+    drop(world.kill(3));
+    world.run(10_000);
+    world.freeze(1);
+    let now = world.now;
+    while world.host(1).unwritten.is_some() {
+        world.write(1);
+    }
+    world.host(1).node.forget(now, id(3)).expect("it is dead");
+    world.drain();
+    world.write(1);
+    let keys = |world: &mut World| {
+        let registry = world.host(1).node.engine().registry();
+        [members::ballot_key(id(3)), roster::record_key(id(3))].map(|key| registry.get(&key).is_some())
+    };
+    assert_eq!(keys(&mut world), [true, true], "the roster alone is on the disk");
+    let disk = world.kill(1);
+    drop(world.kill(2));
+    world.start(1, disk);
+    world.run(100);
+    assert_eq!(keys(&mut world), [false, false]);
+    assert!(!world.host(1).node.members().observers.contains(&id(3)) && !world.host(1).node.members().contains(id(3)));
+}
