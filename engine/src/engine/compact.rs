@@ -3,7 +3,8 @@
 //! Most blocks are consumed as a whole soon after they came and are never looked at. Those that are still here after a
 //! while are visited in turn, a few at a time; one that has a quarter of its messages or less, or somewhat more when much is
 //! dead (`weigh.rs`), is read, and written again without the rest. So each rewriting writes a bounded multiple of what it
-//! frees, and what is kept on disk stays within a constant factor of what waits. The state of the replica, and so its digest, does not change: holders rewrite as they please.
+//! frees, and what is kept on disk stays within a constant factor of what waits. The state of the replica, and so its
+//! digest, does not change: holders rewrite as they please.
 
 use std::{
     ops::Bound::{Excluded, Unbounded},
@@ -126,6 +127,7 @@ impl Engine {
         for ((id, first), new) in std::mem::take(&mut self.queue.rewrites) {
             let Some(replica) = self.replicas.get(&id) else { continue };
             let last = new.block.last();
+            // A remnant of one of several that were gathered since it was queued.
             if staged.rewritten.last().is_some_and(|new| new.block.segment() == id && new.block.last() >= first) {
                 continue;
             }
@@ -146,7 +148,7 @@ impl Engine {
                     change.waiting_within(replica, first, last)
                 }
             };
-            if waiting.is_empty() || !waiting.is_subset(new.block.slots()) {
+            if !waiting.is_subset(new.block.slots()) {
                 continue;
             }
             put_block(batch, &new.block, replica.blocks.get(&first).map(|meta| meta.bytes));

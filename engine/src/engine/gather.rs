@@ -53,10 +53,6 @@ impl Engine {
         for (id, group) in groups {
             if let Some(block) = self.gathered(id, &group) {
                 let name = (id, block.first());
-                // A remnant of one of them may be on its way; it would find its block gone.
-                for &first in &group.of {
-                    self.queue.rewrites.remove(&(id, first));
-                }
                 self.queue.rewrites.insert(name, Rewriting { of: group.of, block: Arc::new(block) });
             }
         }

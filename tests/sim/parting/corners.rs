@@ -303,17 +303,19 @@ fn who_comes_back_while_the_split_is_under_way_is_waited_for() {
         world.kill_for_good(away);
         world.run_for(15_000);
         let host = *stay.iter().find(|&&host| host != away).expect("two stay");
-        // It keeps everybody waiting for seconds.
-        world.strike(Fault::Slow { host, ms: 2_500 });
-        world.split(host, &leaving, None);
+        // It is back before anybody can have cut, and takes far longer than the others until it holds nothing of theirs.
+        world.strike(Fault::Slow { host, ms: 400 });
+        world.strike(Fault::Slow { host: away, ms: 3_000 });
         world.boot(away);
-        world.run_for(2_000);
+        world.split(host, &leaving, None);
+        world.run_for(2_500);
         let is_open = world.hosts.iter().all(|host| {
             let node = host.broker.as_ref().map(|broker| broker.node());
             node.is_none_or(|node| node.gone().next().is_none())
         });
-        world.require(is_open, "nobody has cut yet");
+        world.require(is_open, "somebody has cut, and has not waited for it");
         world.strike(Fault::Slow { host, ms: 0 });
+        world.strike(Fault::Slow { host: away, ms: 0 });
         world.run_for(PARTED_MS);
         world.check_parted("parted, with one that came back");
         world.mended_at = Some(world.now);

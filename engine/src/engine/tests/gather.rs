@@ -255,3 +255,56 @@ fn blocks_that_overlap_after_damage_are_parted_on_opening_and_nothing_is_lost() 
         a.restart(0);
     }
 }
+
+/// A block with a hole that another replica fills, and four small ones behind it, of another node's segment.
+fn with_a_hole() -> (Replica3, SegmentId, Bytes) {
+    let mut a = Replica3::new(0);
+    let entries = vec![entry("q", "1"), entry("q", "2"), entry("q", "3")];
+    a.engine.publish(Unit { entries, removals: Vec::new() }).expect("within limits");
+    a.settle();
+    let id = one_by_one(&mut a, &["q"], 4);
+    let whole = a.engine.block(id, 1).expect("reads").expect("there");
+    let mut b = Replica3::new(1);
+    let holed = whole.remnant(&RangeSet::from_range(1, 1).union(&RangeSet::from_range(3, 3))).expect("two are left");
+    b.engine.merge_block(holed.bytes().clone()).expect("valid");
+    for first in 4..=7 {
+        let block = a.engine.block(id, first).expect("reads").expect("there");
+        b.engine.merge_block(block.bytes().clone()).expect("valid");
+    }
+    b.settle();
+    assert_eq!(firsts(&b, id), [1, 4, 5, 6, 7]);
+    (b, id, whole.bytes().clone())
+}
+
+/// Gathers by what is committed, while a commit is on its way to the disk.
+fn gather_during_a_commit(replica: &mut Replica3) {
+    let commit = replica.engine.poll_commit(Now::default()).expect("something waits for it");
+    replica.engine.gather(at_rest(), 0, usize::MAX);
+    replica.store.commit(&[commit.batch]).expect("memory");
+    replica.engine.handle_committed();
+    replica.settle();
+}
+
+#[test]
+fn what_fills_a_hole_while_its_block_is_being_gathered_stays() {
+    let (mut b, id, whole) = with_a_hole();
+    b.engine.merge_block(whole).expect("valid");
+    gather_during_a_commit(&mut b);
+    for _ in 0..2 {
+        assert_eq!(b.engine.waiting_in(id), RangeSet::from_range(1, 7));
+        assert_eq!(read(&b.engine, "q", id).len(), 7);
+        b.restart(1);
+    }
+}
+
+#[test]
+fn what_is_consumed_while_its_block_is_being_gathered_is_not_written_again() {
+    let (mut b, id, _) = with_a_hole();
+    b.engine.remove(Dot { segment: id, slot: 5 });
+    gather_during_a_commit(&mut b);
+    assert_eq!(firsts(&b, id), [1, 4, 6, 7], "they are left alone for now");
+    gather(&mut b);
+    assert_eq!(firsts(&b, id), [1]);
+    let block = b.engine.block(id, 1).expect("reads").expect("there");
+    assert!(!block.slots().contains(5) && block.slots().contains(6), "{:?}", block.slots());
+}

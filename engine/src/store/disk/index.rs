@@ -202,21 +202,35 @@ fn wait_for<T>(
     progress: &AtomicU64,
     patience: Duration,
 ) -> Result<T, Unusable> {
-    let (mut seen, mut waits) = (0, 0);
+    let mut waits = Waits::default();
     loop {
         match receiver.recv_timeout(patience) {
             Ok(result) => return result,
             Err(RecvTimeoutError::Disconnected) => return Err("the scrub died".to_owned().into()),
             Err(RecvTimeoutError::Timeout) => {
                 let now = progress.load(Ordering::Relaxed);
-                waits = if now == seen { waits + 1 } else { 0 };
-                let most = if now == 0 { OPENING_WAITS } else { 1 };
-                if waits >= most {
+                if let Some(most) = waits.in_vain(now) {
                     return Err(no_progress(patience * most, now).into());
                 }
-                seen = now;
             }
         }
+    }
+}
+
+/// Waits without any progress, one after the other.
+#[derive(Default)]
+struct Waits {
+    seen: u64,
+    count: u32,
+}
+
+impl Waits {
+    /// One more, after which it is there. `Some` when these are too many: how many that is.
+    fn in_vain(&mut self, progress: u64) -> Option<u32> {
+        self.count = if progress == self.seen { self.count + 1 } else { 0 };
+        self.seen = progress;
+        let most = if progress == 0 { OPENING_WAITS } else { 1 };
+        (self.count >= most).then_some(most)
     }
 }
 
@@ -335,18 +349,14 @@ mod tests {
     }
 
     #[test]
-    fn what_gets_further_is_waited_for() {
-        let (sender, receiver) = mpsc::channel();
-        let progress = Arc::new(AtomicU64::new(0));
-        let counter = progress.clone();
-        let worker = thread::spawn(move || {
-            for _ in 0..60 {
-                thread::sleep(PATIENCE / 10);
-                counter.fetch_add(1, Ordering::Relaxed);
-            }
-            sender.send(Ok(())).is_ok()
-        });
-        assert!(wait_for(&receiver, &progress, PATIENCE).is_ok());
-        assert!(worker.join().is_ok_and(|sent| sent));
+    fn what_gets_further_is_waited_for_and_opening_for_longer() {
+        let mut waits = Waits::default();
+        assert!((1..1_000).all(|progress| waits.in_vain(progress).is_none()));
+        assert_eq!(waits.in_vain(999), Some(1), "no further");
+        let mut waits = Waits::default();
+        assert!((1..OPENING_WAITS).all(|_| waits.in_vain(0).is_none()));
+        assert_eq!(waits.in_vain(0), Some(OPENING_WAITS));
+        let mut waits = Waits::default();
+        assert_eq!([0, 0, 1, 2].map(|progress| waits.in_vain(progress)), [None; 4]);
     }
 }
