@@ -518,14 +518,14 @@ impl admin::Source for Source {
 
     async fn split(&self, order: SplitOrder, dry_run: bool) -> Result<Value, String> {
         let plan = self.handle()?.split(order, dry_run).await.ok_or("the node is stopping")?;
-        let plan = plan.map_err(|error| error.to_string())?;
+        let (plan, backlogs) = plan.map_err(|error| error.to_string())?;
         let ids = |nodes: BTreeSet<NodeId>| nodes.iter().map(ToString::to_string).collect::<Vec<_>>();
         let backlog = |(name, (leave, stay))| json!({ "name": name, "leave": leave, "stay": stay });
         Ok(json!({
             "leaving": ids(plan.leaving),
             "staying": ids(plan.staying),
-            "backlogs": plan.inboxes.into_iter().map(backlog).collect::<Vec<_>>(),
-            "unseen_segments": plan.unseen,
+            "backlogs": backlogs.into_iter().map(backlog).collect::<Vec<_>>(),
+            "out_of_reach_segments": plan.out_of_reach,
         }))
     }
 

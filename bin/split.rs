@@ -82,14 +82,15 @@ fn told(plan: &Value, status: &Value) -> String {
         text.push_str(&format!("\n  {name}: {} leave, {} stay", backlog["leave"], backlog["stay"]));
     }
     match backlogs.len() {
-        0 => text.push_str("\n  nothing waits here"),
+        0 => text.push_str("\n  nothing waits"),
         many if many > MAX_LISTED => text.push_str(&format!("\n  and {} more: --json has all", many - MAX_LISTED)),
         _ => {}
     }
-    if plan["unseen_segments"].as_u64() > Some(0) {
+    if plan["out_of_reach_segments"].as_u64() > Some(0) {
         text.push_str(&format!(
-            "\nCounted is what the asked node has on its disk; {} segments lie on others alone: ask these, too.",
-            plan["unseen_segments"]
+            "\n{} segments lie on nodes that are out of reach: what waits in them is not counted, and goes with the nodes that \
+             took it.",
+            plan["out_of_reach_segments"]
         ));
     }
     text
@@ -176,11 +177,11 @@ mod tests {
 
     #[test]
     fn a_plan_names_backlogs_and_what_it_has_not_seen() {
-        let plan = json!({ "leaving": ["aa"], "staying": ["bb", "dd"], "unseen_segments": 2,
+        let plan = json!({ "leaving": ["aa"], "staying": ["bb", "dd"], "out_of_reach_segments": 2,
             "backlogs": [{ "name": "/queue/q", "leave": 3, "stay": 4 }] });
         let text = told(&plan, &status());
         assert!(text.contains("leave: a\nstay:  b, dd\n"), "{text}");
-        assert!(text.contains("/queue/q: 3 leave, 4 stay") && text.contains("2 segments lie on others"), "{text}");
-        assert!(told(&json!({}), &status()).contains("nothing waits here"));
+        assert!(text.contains("/queue/q: 3 leave, 4 stay") && text.contains("2 segments lie on nodes"), "{text}");
+        assert!(told(&json!({}), &status()).contains("nothing waits"));
     }
 }

@@ -25,7 +25,7 @@ pub mod limits;
 pub mod rim;
 pub mod session;
 
-pub use broker::{Broker, BrokerConfig, ConnId, Output};
+pub use broker::{Backlogs, Broker, BrokerConfig, ConnId, Output};
 pub use dispatch::TakeoverTiming;
 pub use status::{
     DamageStatus, DrainingStatus, MemoryStatus, MergingStatus, NodeStatus, QueueStatus, SplittingStatus, Status,

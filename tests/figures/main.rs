@@ -104,6 +104,57 @@ fn after_a_death_the_others_go_on() {
     tell("death: the first message of its backlog", &mut delivered, "<= 3 s");
 }
 
+/// The only observer among the nodes, when all agree about it.
+fn observer(cluster: &Cluster) -> usize {
+    let mut found = None;
+    eventually("one observer", || {
+        let mut told = Vec::new();
+        for node in &cluster.nodes {
+            let status = node.status()?;
+            let nodes = status["nodes"].as_array().ok_or("no nodes")?;
+            let observers = nodes.iter().filter(|node| node["role"] == "observer" && node["alive"] == true);
+            told.push(observers.filter_map(|node| node["id"].as_str().map(str::to_owned)).collect::<Vec<_>>());
+        }
+        let is_common = told.iter().all(|ids| ids.len() == 1 && *ids == told[0]);
+        found = told.first().and_then(|ids| cluster.nodes.iter().position(|node| Some(&node.id) == ids.first()));
+        if is_common { Ok(()) } else { Err(format!("{told:?}")) }
+    });
+    found.expect("one of the nodes")
+}
+
+#[test]
+#[ignore = "measures; see the module docs"]
+fn after_the_death_of_their_member_clients_of_an_observer_go_on() {
+    let Some(hub) = hub("observer", 13, 4) else { return };
+    let mut cluster = start(&hub, 4, &[]);
+    cluster.nodes[0].ask("size", &["3"]).expect("a policy");
+    let mut resumed = Vec::new();
+    for round in 0..KILLS {
+        let place = observer(&cluster);
+        let name = format!("n{round}");
+        let mut load = Load::new(QUEUE);
+        load.produce(cluster.nodes[place].stomp, &name);
+        let mut consumer = cluster.nodes[place].client();
+        consumer.subscribe("0", QUEUE).expect("SUBSCRIBE");
+        let home = loop {
+            let frame = consumer.next_frame(support::PATIENCE).expect("a message");
+            consumer.ack(&frame).expect("ACK");
+            if frame.text().starts_with(&name) {
+                break frame.header("message-id").split('-').next().unwrap_or_default().to_owned();
+            }
+        };
+        let victim = cluster.nodes.iter().position(|node| node.id == home).expect("it is kept by a node");
+        cluster.nodes[victim].kill();
+        let killed = Instant::now();
+        resumed.push(eventually("confirmations", || load.longest_pause_after(killed, &name).ok_or("none")));
+        drop(consumer);
+        let _ = load.end();
+        cluster.nodes[victim].restart();
+        cluster.await_mesh();
+    }
+    tell("death: the longest pause of a client of an observer whose member died", &mut resumed, "<= 2 s");
+}
+
 #[test]
 #[ignore = "measures; see the module docs"]
 fn after_a_heal_the_sides_are_one() {

@@ -123,7 +123,9 @@ impl World {
         let stall_ms = self.settings.timing.stall_ms;
         let store =
             self.hosts.iter().filter(|host| host.disk.slowness_ms < stall_ms && host.disk.full_for == 0).count();
-        let wanted = (self.settings.confirm as usize).min(store).min(self.part_size(host));
+        // What an observer's client sent lies with a member, which may be of the other part while that is under way.
+        let home = self.ledger.msg(id).dot.and_then(|dot| self.origin(dot)).unwrap_or(host);
+        let wanted = (self.settings.confirm as usize).min(store).min(self.part_size(home));
         let msg = self.ledger.msg(id);
         msg.copies = copies;
         let disks = msg.ever.len();

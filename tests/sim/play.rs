@@ -12,6 +12,7 @@ use super::{
     ledger::Kind,
     members::SETTLED_MS,
     merging::Before,
+    parting::PARTED_MS,
     rng::Rng,
     runs::{expect_clean, number_from_env},
     story::{Amount, Step, Story, Who},
@@ -28,8 +29,10 @@ const QUEUES: [usize; 2] = [0, 1];
 /// A story that is being told.
 struct Play {
     world: World,
-    /// Hosts of what is one network each, by its place in the story; all are in the first once they have merged.
+    /// Hosts of what is one network each, by its place in the story.
     clusters: Vec<Vec<usize>>,
+    /// A split that was ordered: which cluster, and what size the part that leaves is to have.
+    split: Option<(usize, Option<usize>)>,
     /// The fixed size that an operator wished last, by cluster; `None` for a rule.
     sizes: Vec<Option<usize>>,
     /// Who was seated when seats were last looked at, and in which life.
@@ -68,7 +71,7 @@ impl Play {
         }
         let sizes = vec![None; count];
         let (seated, copied) = (BTreeMap::new(), BTreeSet::new());
-        let mut play = Self { world, clusters, sizes, seated, last: None, before: None, copied };
+        let mut play = Self { world, clusters, split: None, sizes, seated, last: None, before: None, copied };
         play.wait(2_500);
         for cluster in 0..count {
             let size = story.size.draw(&mut play.world.rng);
@@ -157,7 +160,9 @@ impl Play {
                 let Some(host) = self.choose(*who) else { return };
                 self.world.strike(Fault::Clock { host, by_ms });
             }
-            Step::Merge { apart_ms } => self.merge(apart_ms),
+            Step::Merge { apart_ms, these } => self.merge(apart_ms, these.as_deref()),
+            Step::Split { cluster, size } => self.split(*cluster, size.as_ref()),
+            Step::Parted {} => self.parted(),
             Step::Copy { .. } | Step::Restore { .. } => self.copy(step),
             Step::Drain { who, cancel } => {
                 let Some(host) = self.choose(*who) else { return };
@@ -220,20 +225,65 @@ impl Play {
         self.world.strike(Fault::Cut { ways, last: NEVER });
     }
 
-    fn merge(&mut self, apart_ms: &Amount) {
+    fn merge(&mut self, apart_ms: &Amount, these: Option<&[usize]>) {
+        let mut these = these.map_or_else(|| (0..self.clusters.len()).collect(), <[usize]>::to_vec);
         self.before = Some(self.world.before());
-        for place in 1..self.clusters.len() {
-            let host = self.world.rng.pick(&self.clusters[place]);
+        if self.world.parting.take().is_some() {
+            self.world.mended_at = Some(self.world.now);
+        }
+        for place in 1..these.len() {
+            let Some(host) = self.one_of(these[place]) else { continue };
             // Any cluster that is there already, with any of its nodes.
             let other = self.world.rng.below(place);
-            let with = self.world.rng.pick(&self.clusters[other]);
+            let Some(with) = self.one_of(these[other]) else { continue };
             self.world.strike(Fault::Merge { host, with });
             let pause = self.draw(apart_ms);
             self.wait(pause);
         }
-        self.clusters = vec![self.hosts().collect()];
+        let first = these[0];
+        these.sort_unstable_by(|a, b| b.cmp(a));
+        for &place in these.iter().filter(|&&place| place != first) {
+            let hosts = std::mem::take(&mut self.clusters[place]);
+            self.clusters[first].extend(hosts);
+        }
         // One register: whichever was written last holds.
-        self.sizes = vec![None];
+        self.sizes[first] = None;
+        for &place in these.iter().filter(|&&place| place != first) {
+            self.clusters.remove(place);
+            self.sizes.remove(place);
+        }
+    }
+
+    fn split(&mut self, cluster: usize, size: Option<&Amount>) {
+        let is_up = |host: &usize| self.world.hosts[*host].is_up();
+        let up: Vec<_> = self.clusters[cluster].iter().copied().filter(is_up).collect();
+        assert!(up.len() > 1, "a story splits what has two hosts at least");
+        let host = self.world.rng.pick(&up);
+        let many = 1 + self.world.rng.below(up.len() - 1);
+        let leaving = self.world.shuffled(up).into_iter().take(many).collect();
+        let size = size.map(|size| self.draw(size));
+        self.world.split(host, &leaving, size.map(|size| size as u32));
+        self.split = Some((cluster, size.map(|size| size as usize)));
+    }
+
+    fn parted(&mut self) {
+        self.wait(PARTED_MS);
+        self.world.check_parted("parted");
+        let (Some((cluster, size)), Some(parting)) = (self.split.take(), &self.world.parting) else { return };
+        let hosts = std::mem::take(&mut self.clusters[cluster]);
+        let (left, stayed) = hosts.into_iter().partition(|host| parting.leaving.contains(host));
+        self.clusters[cluster] = left;
+        self.clusters.insert(cluster + 1, stayed);
+        let before = self.sizes[cluster];
+        self.sizes[cluster] = size.or(before);
+        self.sizes.insert(cluster + 1, before);
+    }
+
+    /// A host of a cluster that runs.
+    fn one_of(&mut self, cluster: usize) -> Option<usize> {
+        let is_up = |host: &usize| self.world.hosts[*host].is_up();
+        let up: Vec<_> = self.clusters[cluster].iter().copied().filter(is_up).collect();
+        (!up.is_empty()).then(|| self.world.rng.pick(&up))
     }
 
     fn copy(&mut self, step: &Step) {
@@ -437,5 +487,9 @@ stories! {
     parts_of_nine
     power_cut
     presets
+    split_at_work
+    split_merge_with_others
+    split_with_a_member_dead
+    split_with_clocks_off
     the_size_changes_meanwhile
 }

@@ -158,11 +158,22 @@ pub(crate) enum Step {
         who: Who,
         by_ms: Amount,
     },
-    /// The clusters become one, by a command on a node of each but the first, so long after each other.
+    /// Clusters become one, by a command on a node of each but the first, so long after each other: all of them, or these.
+    /// The one that comes of it has the place of the first.
     Merge {
         #[serde(default = "none")]
         apart_ms: Amount,
+        these: Option<Vec<usize>>,
     },
+    /// An operator parts a cluster: some of its hosts that run leave, not all, to have so many members.
+    Split {
+        #[serde(default)]
+        cluster: usize,
+        size: Option<Amount>,
+    },
+    /// So much time passes that a split must have come about; then the two know nothing of each other, and each has
+    /// members and copies of its own. The part that left has the place of the cluster, the part that stayed the next one.
+    Parted {},
     /// Copies of disks are made.
     Copy {
         #[serde(default = "one")]

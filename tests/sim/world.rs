@@ -151,8 +151,12 @@ impl World {
 
     /// A new host of a network, by number, which joins with the ticket of another host of it.
     pub(crate) fn add_host_of(&mut self, network: u8, ticket: Option<usize>) -> usize {
+        self.add_host_with(NetworkSecret::from_bytes([network; 32]), ticket)
+    }
+
+    /// A host of the network with that secret.
+    pub(crate) fn add_host_with(&mut self, secret: NetworkSecret, ticket: Option<usize>) -> usize {
         let index = self.hosts.len();
-        let secret = NetworkSecret::from_bytes([network; 32]);
         let identity = self.new_identity();
         let offset = self.rng.within(0, 7_200_000) as i64 - 3_600_000;
         self.hosts.push(Host::new(identity, secret, ticket, offset));

@@ -193,7 +193,14 @@ impl Engine {
     /// # Errors
     /// The bytes are not a block: the sender or the way here is broken.
     pub fn merge_block(&mut self, bytes: Bytes) -> Result<(SegmentId, RangeSet), BlockError> {
-        let block = Block::decode(bytes)?;
+        self.merge_decoded(Block::decode(bytes)?)
+    }
+
+    /// As [`Engine::merge_block`], of one that has been looked at already.
+    ///
+    /// # Errors
+    /// It has slots that only this node can fill, and has not.
+    pub fn merge_decoded(&mut self, block: Block) -> Result<(SegmentId, RangeSet), BlockError> {
         let (id, first, slots) = (block.segment(), block.first(), block.slots().clone());
         if self.unwritten_from(id).is_some_and(|first| first <= block.last()) {
             return Err(BlockError::Malformed("it has slots that only this node can fill, and has not"));

@@ -47,7 +47,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use rhizomq_engine::{Batch, Dot, Engine, Epoch, NodeId, Now, Planted, PublishError, RangeSet, SegmentId, Unit};
+use rhizomq_engine::{Batch, Block, Dot, Engine, Epoch, NodeId, Now, Planted, PublishError, RangeSet, SegmentId, Unit};
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::split::example_order;
@@ -436,7 +436,12 @@ impl Node {
             // Before it leaves it takes in nothing more; whoever has this keeps it.
             Ok(Wire::Block(_)) if self.is_frozen() => {}
             Ok(Wire::Block(bytes)) => {
-                match self.engine.merge_block(bytes) {
+                let block = Block::decode(bytes);
+                if block.as_ref().is_ok_and(|block| self.declines(block.segment())) {
+                    self.finish(now);
+                    return;
+                }
+                match block.and_then(|block| self.engine.merge_decoded(block)) {
                     // Known from elsewhere, perhaps as consumed: no commit will report it, and the sender waits.
                     Ok((segment, slots)) if self.engine.is_finished(segment) || self.engine.knows(segment, &slots) => {
                         self.send_control(from, &Control::Stored { segment, slots });

@@ -137,6 +137,11 @@ impl Node {
         self.targets().into_iter().map(|target| (target.node, target.addresses)).collect()
     }
 
+    /// Whether an operator wants this cluster and that of a node to be one, and it has not been reached yet.
+    pub(super) fn is_merging_with(&self, node: NodeId) -> bool {
+        self.targets().iter().any(|target| target.node == node)
+    }
+
     pub(super) fn add_to(&mut self, set: Key, member: Vec<u8>) {
         // A set of this node's own making, under a lawful name: only a size beyond all bounds is refused, and the limits
         // here are far below.

@@ -30,7 +30,7 @@ mod cut;
 mod marks;
 mod orders;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use rhizomq_engine::{Key, NodeId, Now, SegmentId};
 
@@ -105,17 +105,15 @@ pub struct SplitOrder {
     pub size: Option<u32>,
 }
 
-/// What an order would come to, as far as one node can tell: it counts what it has on its own disk.
+/// What an order would come to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SplitPlan {
     /// Who leaves.
     pub leaving: BTreeSet<NodeId>,
     /// Who stays.
     pub staying: BTreeSet<NodeId>,
-    /// By inbox: messages that leave and messages that stay, each with the node that took it.
-    pub inboxes: BTreeMap<String, (u64, u64)>,
-    /// Segments of which this node has no replica: what waits in them is not counted.
-    pub unseen: u64,
+    /// Segments of which nobody within reach has a replica.
+    pub out_of_reach: u64,
 }
 
 /// How far a split is.
@@ -198,16 +196,10 @@ impl Node {
     pub fn plan_split(&self, order: &SplitOrder) -> SplitPlan {
         let leaving = order.leaving.clone();
         let staying = self.roster_ids().into_iter().filter(|node| !leaving.contains(node)).collect();
-        let mut plan = SplitPlan { leaving, staying, ..SplitPlan::default() };
-        for (inbox, _) in self.engine.inboxes() {
-            let counts = plan.inboxes.entry(inbox.to_owned()).or_default();
-            for (segment, count) in self.engine.inbox_segments(inbox) {
-                let part = if plan.leaving.contains(&segment.node) { &mut counts.0 } else { &mut counts.1 };
-                *part += count;
-            }
-        }
-        plan.unseen = self.holders.segments().filter(|&segment| !self.engine.has_replica(segment)).count() as u64;
-        plan
+        let is_there = |node: &NodeId| *node == self.id() || self.is_linked(*node);
+        let is_seen = |segment| self.engine.has_replica(segment) || self.named(segment).iter().any(is_there);
+        let out_of_reach = self.holders.segments().filter(|&segment| !is_seen(segment)).count() as u64;
+        SplitPlan { leaving, staying, out_of_reach }
     }
 
     /// Takes the order back.
@@ -244,6 +236,14 @@ impl Node {
     /// Whether a node is of the other part than a segment's origin, while the two are still one cluster or after.
     pub(super) fn is_foreign(&self, segment: SegmentId, node: NodeId) -> bool {
         self.open_split().is_some_and(|split| split.leaving.contains(&segment.node) != split.leaving.contains(&node))
+    }
+
+    /// Whether this node takes in nothing of a segment: it is of the other part, of which this node has said that it has
+    /// nothing, or which it does not see any more. Who was away during a split brings what it has of the other part, and
+    /// that stays with it alone.
+    pub(super) fn declines(&self, segment: SegmentId) -> bool {
+        let is_ready = |split: &Split| self.is_ready_for(split, self.id());
+        self.is_gone(segment.node) || self.is_foreign(segment, self.id()) && self.open_split().is_some_and(is_ready)
     }
 
     /// Whether a node is of this node's part.

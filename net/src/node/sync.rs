@@ -134,6 +134,7 @@ impl Node {
         let me = self.id();
         for (segment, digest) in segments.into_iter().take(wire::SUMMARY_SEGMENTS) {
             let left = (self.goes(segment, me) || self.is_off()) && !self.engine.has_replica(segment);
+            let left = left || self.declines(segment);
             if self.engine.is_finished(segment) || left {
                 continue;
             }

@@ -46,6 +46,11 @@ impl Broker {
         self.intake.retain(|other| node.is_linked(other) || roster.iter().any(|entry| entry.id == other));
     }
 
+    pub(super) fn forward_held_dead(&mut self, node: NodeId) {
+        let lost = self.outbox.held_dead(node);
+        self.give_up(lost);
+    }
+
     pub(super) fn expire_forwarded(&mut self, now: Now) {
         let lost = self.outbox.expire(now.mono_ms);
         self.give_up(lost);

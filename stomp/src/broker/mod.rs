@@ -29,7 +29,7 @@ use bytes::Bytes;
 use rhizomq_engine::{Dot, Loss, NodeId, Now};
 use rhizomq_net::{
     CommitError, DamageCount, DrainStage, Event, ForgetError, Forgotten, LinkId, MergeError, Merging, Node,
-    Output as NetOutput, PeerHello, PublishId, Role, Size, SizeError, SplitError, SplitOrder, Ticket,
+    Output as NetOutput, PeerHello, PublishId, Role, Size, SizeError, SplitError, SplitOrder, SplitPlan, Ticket,
     rim::NetworkSecret,
 };
 
@@ -52,6 +52,9 @@ use crate::{
 /// A client's connection, named by the driver; never used twice in a process life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(pub u64);
+
+/// By queue or subscription: messages that leave with a part, and messages that stay.
+pub type Backlogs = BTreeMap<String, (u64, u64)>;
 
 /// How a broker behaves towards its clients.
 #[derive(Clone, Debug)]
@@ -332,6 +335,18 @@ impl Broker {
         result
     }
 
+    /// What such an order would come to, and by queue or subscription how many messages leave and how many stay, as their
+    /// owners told within the last second. A message goes with the node that took it.
+    ///
+    /// # Errors
+    /// It can't be carried out, see [`Node::check_split`].
+    pub fn plan_split(&self, order: &SplitOrder) -> Result<(SplitPlan, Backlogs), SplitError> {
+        self.node.check_split(order)?;
+        let counts = self.dispatch.taken_by(&self.node, &order.leaving);
+        let backlogs = counts.into_iter().map(|(name, counts)| (name.0.to_string(), counts)).collect();
+        Ok((self.node.plan_split(order), backlogs))
+    }
+
     /// Takes that back, see [`Node::cancel_split`].
     ///
     /// # Errors
@@ -452,7 +467,12 @@ impl Broker {
                 self.dispatch.handle_link_down(now, peer);
                 self.outbox.link_down(now.mono_ms, peer);
             }
-            Event::Liveness { .. } => self.dispatch.handle_liveness(now),
+            Event::Liveness { node, alive } => {
+                self.dispatch.handle_liveness(now);
+                if !alive {
+                    self.forward_held_dead(node);
+                }
+            }
             Event::App { from, payload } if ForwardMsg::is_one(&payload) => self.handle_forward(now, from, &payload),
             Event::App { from, payload } => self.handle_peer(now, from, &payload),
             Event::Confirmed { publish, copies } => {

@@ -25,12 +25,20 @@ pub(crate) struct Total {
     pub(crate) consumers: u64,
 }
 
+/// What one owner has of an inbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Figures {
+    pub(crate) depth: Depth,
+    /// Messages of these that another node took.
+    pub(crate) adopted: u64,
+}
+
 /// See the module docs.
 #[derive(Default)]
 pub(crate) struct Census {
     /// What all peers were told last.
-    told: BTreeMap<Name, Depth>,
-    depths: BTreeMap<NodeId, BTreeMap<Name, Depth>>,
+    told: BTreeMap<Name, Figures>,
+    owners: BTreeMap<NodeId, BTreeMap<Name, Figures>>,
     /// By edge, this node's own included.
     consumers: BTreeMap<NodeId, BTreeMap<Name, u32>>,
     tell_at: u64,
@@ -38,12 +46,14 @@ pub(crate) struct Census {
 
 impl Census {
     pub(crate) fn link_up(&mut self, peer: NodeId, out: &mut Vec<Effect>) {
-        let all: Vec<_> = self.told.iter().map(|(name, depth)| (name.clone(), *depth)).collect();
-        send(peer, &all, out);
+        let figures: Vec<_> = self.told.iter().map(|(name, figures)| (name, Figures::default(), *figures)).collect();
+        for message in messages(&figures) {
+            out.push(Effect::Send { to: peer, message });
+        }
     }
 
     pub(crate) fn link_down(&mut self, peer: NodeId) {
-        self.depths.remove(&peer);
+        self.owners.remove(&peer);
         self.consumers.remove(&peer);
     }
 
@@ -59,13 +69,21 @@ impl Census {
     }
 
     pub(crate) fn on_depths(&mut self, from: NodeId, depths: Vec<(Name, Depth)>) {
-        let known = self.depths.entry(from).or_default();
-        for (name, depth) in depths {
-            if depth == Depth::default() {
-                known.remove(&name);
-            } else if known.len() < MAX_INBOXES {
-                known.insert(name, depth);
-            }
+        depths.into_iter().for_each(|(name, depth)| self.note(from, name, |figures| figures.depth = depth));
+    }
+
+    pub(crate) fn on_adopted(&mut self, from: NodeId, adopted: Vec<(Name, u64)>) {
+        adopted.into_iter().for_each(|(name, adopted)| self.note(from, name, |figures| figures.adopted = adopted));
+    }
+
+    fn note(&mut self, from: NodeId, name: Name, change: impl FnOnce(&mut Figures)) {
+        let known = self.owners.entry(from).or_default();
+        let mut figures = known.get(&name).copied().unwrap_or_default();
+        change(&mut figures);
+        if figures == Figures::default() {
+            known.remove(&name);
+        } else if known.len() < MAX_INBOXES || known.contains_key(&name) {
+            known.insert(name, figures);
         }
     }
 
@@ -78,43 +96,63 @@ impl Census {
     pub(crate) fn tell(
         &mut self,
         now_ms: u64,
-        current: BTreeMap<Name, Depth>,
+        current: BTreeMap<Name, Figures>,
         peers: &[NodeId],
         out: &mut Vec<Effect>,
     ) {
         self.tell_at = now_ms + TELL_MS;
         let names: BTreeSet<_> = self.told.keys().chain(current.keys()).collect();
-        let depths = |name| {
-            let of = |map: &BTreeMap<Name, Depth>| map.get(name).copied().unwrap_or_default();
-            (of(&self.told), of(&current))
-        };
-        let changes = names.into_iter().map(|name| (name, depths(name))).filter(|(_, (old, new))| old != new);
-        let changes: Vec<_> = changes.map(|(name, (_, new))| (name.clone(), new)).collect();
-        for &peer in peers {
-            send(peer, &changes, out);
+        let of = |map: &BTreeMap<Name, Figures>, name| map.get(name).copied().unwrap_or_default();
+        let figures = names.into_iter().map(|name| (name, of(&self.told, name), of(&current, name)));
+        let changes = messages(&figures.collect::<Vec<_>>());
+        for &to in peers {
+            out.extend(changes.iter().map(|message| Effect::Send { to, message: message.clone() }));
         }
         self.told = current;
     }
 
     /// Everything, with `own` for what this node owns.
-    pub(crate) fn totals(&self, own: &BTreeMap<Name, Depth>) -> BTreeMap<Name, Total> {
+    pub(crate) fn totals(&self, own: &BTreeMap<Name, Figures>) -> BTreeMap<Name, Total> {
         let mut totals: BTreeMap<Name, Total> = BTreeMap::new();
-        for (name, depth) in self.depths.values().flatten().chain(own) {
+        for (name, figures) in self.owners.values().flatten().chain(own) {
             let total = totals.entry(name.clone()).or_default();
-            total.depth += depth.depth;
-            total.in_flight += depth.in_flight;
+            total.depth += figures.depth.depth;
+            total.in_flight += figures.depth.in_flight;
         }
         for (name, count) in self.consumers.values().flatten() {
             totals.entry(name.clone()).or_default().consumers += u64::from(*count);
         }
         totals
     }
+
+    /// By inbox: what waits that one of `nodes` took, and what others took.
+    pub(crate) fn taken_by(
+        &self,
+        nodes: &BTreeSet<NodeId>,
+        own: (NodeId, &BTreeMap<Name, Figures>),
+    ) -> BTreeMap<Name, (u64, u64)> {
+        let mut counts: BTreeMap<Name, (u64, u64)> = BTreeMap::new();
+        for (owner, figures) in self.owners.iter().map(|(node, figures)| (*node, figures)).chain([own]) {
+            for (name, Figures { depth, adopted }) in figures {
+                let (by_these, by_others) = counts.entry(name.clone()).or_default();
+                let adopted = if nodes.contains(&owner) { *adopted } else { depth.depth };
+                // The two were told in two messages, and a peer may say anything.
+                *by_these += depth.depth.saturating_sub(adopted);
+                *by_others += adopted.min(depth.depth);
+            }
+        }
+        counts
+    }
 }
 
-fn send(to: NodeId, depths: &[(Name, Depth)], out: &mut Vec<Effect>) {
-    for chunk in depths.chunks(CHUNK) {
-        out.push(Effect::Send { to, message: DispatchMsg::Depths(chunk.to_vec()) });
-    }
+/// What tells of the changes among these: a name, what was told of it, and what is so now.
+fn messages(figures: &[(&Name, Figures, Figures)]) -> Vec<DispatchMsg> {
+    let depths = figures.iter().filter(|(_, old, new)| old.depth != new.depth);
+    let depths: Vec<_> = depths.map(|&(name, _, new)| (name.clone(), new.depth)).collect();
+    let adopted = figures.iter().filter(|(_, old, new)| old.adopted != new.adopted);
+    let adopted: Vec<_> = adopted.map(|&(name, _, new)| (name.clone(), new.adopted)).collect();
+    let depths = depths.chunks(CHUNK).map(|chunk| DispatchMsg::Depths(chunk.to_vec()));
+    depths.chain(adopted.chunks(CHUNK).map(|chunk| DispatchMsg::Adopted(chunk.to_vec()))).collect()
 }
 
 #[cfg(test)]
@@ -128,9 +166,10 @@ mod tests {
         let (mut census, mut out) = (Census::default(), Vec::new());
         let name = || Name("/queue/a".into());
         let depth = |depth| Depth { depth, in_flight: 1 };
-        census.tell(0, BTreeMap::from([(name(), depth(3))]), &[PEER], &mut out);
+        let figures = |count| Figures { depth: depth(count), adopted: 0 };
+        census.tell(0, BTreeMap::from([(name(), figures(3))]), &[PEER], &mut out);
         assert_eq!(out.len(), 1);
-        census.tell(1_000, BTreeMap::from([(name(), depth(3))]), &[PEER], &mut out);
+        census.tell(1_000, BTreeMap::from([(name(), figures(3))]), &[PEER], &mut out);
         assert_eq!(out.len(), 1, "nothing changed");
         census.tell(2_000, BTreeMap::new(), &[PEER], &mut out);
         let Some(Effect::Send { message: DispatchMsg::Depths(gone), .. }) = out.last() else { panic!() };
@@ -139,9 +178,40 @@ mod tests {
         census.on_depths(PEER, vec![(name(), depth(4))]);
         census.on_interest(PEER, &[(name(), 2)]);
         let total = Total { depth: 6, in_flight: 2, consumers: 2 };
-        assert_eq!(census.totals(&BTreeMap::from([(name(), depth(2))])), BTreeMap::from([(name(), total)]));
+        assert_eq!(census.totals(&BTreeMap::from([(name(), figures(2))])), BTreeMap::from([(name(), total)]));
         census.on_depths(PEER, gone.clone());
         census.link_down(PEER);
         assert!(census.totals(&BTreeMap::new()).is_empty());
+    }
+    #[test]
+    fn what_was_adopted_is_told_when_it_changes_and_counts_as_that_of_others() {
+        const OTHER: NodeId = NodeId([8; 16]);
+        let (mut census, mut out) = (Census::default(), Vec::new());
+        let name = || Name("/queue/a".into());
+        let figures = |depth, adopted| Figures { depth: Depth { depth, in_flight: 0 }, adopted };
+        census.tell(0, BTreeMap::from([(name(), figures(5, 0))]), &[PEER], &mut out);
+        census.tell(1_000, BTreeMap::from([(name(), figures(5, 2))]), &[PEER], &mut out);
+        let [_, Effect::Send { message: DispatchMsg::Adopted(adopted), .. }] = &out[..] else { panic!("{out:?}") };
+        assert_eq!(adopted[..], [(name(), 2)]);
+        // Whoever comes later is told all of it.
+        let mut late = Vec::new();
+        census.link_up(OTHER, &mut late);
+        let mut there = Census::default();
+        for effect in late {
+            match effect {
+                Effect::Send { message: DispatchMsg::Depths(depths), .. } => there.on_depths(PEER, depths),
+                Effect::Send { message: DispatchMsg::Adopted(adopted), .. } => there.on_adopted(PEER, adopted),
+                other => panic!("{other:?}"),
+            }
+        }
+        let own = BTreeMap::from([(name(), figures(7, 1))]);
+        let by = |nodes: &[NodeId]| there.taken_by(&nodes.iter().copied().collect(), (OTHER, &own))[&name()];
+        assert_eq!(by(&[]), (0, 12));
+        assert_eq!(by(&[PEER]), (3, 9));
+        assert_eq!(by(&[OTHER]), (6, 6));
+        assert_eq!(by(&[PEER, OTHER]), (9, 3));
+        there.on_depths(PEER, vec![(name(), Depth::default())]);
+        there.on_adopted(PEER, vec![(name(), 0)]);
+        assert!(there.owners[&PEER].is_empty());
     }
 }

@@ -26,7 +26,7 @@ mod topics;
 mod view;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -42,7 +42,7 @@ pub use takeover::TakeoverTiming;
 pub(crate) use view::View;
 
 use crate::broker::ConnId;
-use census::Census;
+use census::{Census, Figures};
 use edge::{Arrival, Edge, Refusal};
 use owner::Owner;
 use standins::StandIns;
@@ -180,8 +180,8 @@ impl Dispatch {
             claim(&view.linked(), &self.takeover.repeat(now.mono_ms), false, &mut out);
         }
         if now.mono_ms >= self.census.deadline() {
-            let depths = self.owner.depths(view, |segment| self.takeover.answers_for(segment));
-            self.census.tell(now.mono_ms, depths, &view.linked(), &mut out);
+            let own = self.own_figures(view);
+            self.census.tell(now.mono_ms, own, &view.linked(), &mut out);
         }
         self.absorb(out);
     }
@@ -260,7 +260,23 @@ impl Dispatch {
 
     /// All inboxes of the reachable cluster.
     pub(crate) fn totals(&self, view: &dyn View) -> BTreeMap<Name, Total> {
-        self.census.totals(&self.owner.depths(view, |segment| self.takeover.answers_for(segment)))
+        self.census.totals(&self.own_figures(view))
+    }
+
+    /// By inbox, how many messages wait that these nodes took, and how many that others did; of the reachable cluster.
+    /// Nodes that are not linked are owners of nothing: what they took is counted as that of others.
+    pub(crate) fn taken_by(&self, view: &dyn View, nodes: &BTreeSet<NodeId>) -> BTreeMap<Name, (u64, u64)> {
+        self.census.taken_by(nodes, (self.me, &self.own_figures(view)))
+    }
+
+    fn own_figures(&self, view: &dyn View) -> BTreeMap<Name, Figures> {
+        let counts = |segment| self.takeover.answers_for(segment);
+        let mut adopted = self.owner.adopted(view, counts);
+        let figures = |(name, depth)| {
+            let adopted = adopted.remove(&name).unwrap_or_default();
+            (name, Figures { depth, adopted })
+        };
+        self.owner.depths(view, counts).into_iter().map(figures).collect()
     }
 
     /// Does what has become possible: takes in the node's messages to itself, dispatches, grants.
@@ -358,6 +374,7 @@ impl Dispatch {
             DispatchMsg::Topics(topics) => self.topics.on_topics(from, topics),
             DispatchMsg::Topic { topic, id, content } => self.topics.on_message(&topic.0, &id, &content, &mut out),
             DispatchMsg::Depths(depths) => self.census.on_depths(from, depths),
+            DispatchMsg::Adopted(adopted) => self.census.on_adopted(from, adopted),
         }
         self.absorb(out);
     }

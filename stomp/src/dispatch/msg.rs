@@ -54,6 +54,8 @@ pub(crate) enum DispatchMsg {
     Depths(Vec<(Name, Depth)>),
     /// Edge to owner: this delivery was refused, since the edge takes someone else for the segment's owner.
     Refused { dot: Dot, tag: u64 },
+    /// To all: how much of what waits in segments that the sender owns another node took, where it changed.
+    Adopted(Vec<(Name, u64)>),
 }
 
 /// A message's stored header section and body.

@@ -249,6 +249,19 @@ impl Owner {
         depths
     }
 
+    /// What of that another node took.
+    pub(crate) fn adopted(&self, view: &dyn View, counts: impl Fn(SegmentId) -> bool) -> BTreeMap<Name, u64> {
+        let is_adopted = |segment: SegmentId| segment.node != self.me && counts(segment);
+        let of = |inbox: &str| view.inbox_segments(inbox).into_iter().filter(|(id, _)| is_adopted(*id)).map(|(_, n)| n);
+        let count = |inbox: Arc<str>| (of(&inbox).sum(), Name(inbox));
+        view.inboxes()
+            .into_iter()
+            .map(count)
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, name)| (name, count))
+            .collect()
+    }
+
     #[cfg(test)]
     pub(crate) fn in_flight(&self) -> usize {
         self.flights.len()

@@ -8,7 +8,8 @@ use rhizomq_engine::{Epoch, NodeId, Unit};
 use super::msg::{ForwardMsg, Outcome};
 use crate::broker::ConnId;
 
-/// How long a link may be down before what waits for its member is given up: one that breaks is dialled again at once.
+/// How long a link may be down before what waits for its member is given up, if others see it alive: a link that breaks
+/// is dialled again at once.
 pub(crate) const GRACE_MS: u64 = 700;
 /// Bytes that may be on their way to a member and not answered; a larger unit goes alone.
 const WINDOW_BYTES: usize = 16 << 20;
@@ -135,6 +136,11 @@ impl<T> Outbox<T> {
         over.into_iter().flat_map(|node| self.give_up(node)).collect()
     }
 
+    /// A node is held dead: neither its link nor anybody else knows better. Returns what waited for it.
+    pub(crate) fn held_dead(&mut self, node: NodeId) -> Vec<T> {
+        self.give_up(node)
+    }
+
     fn give_up(&mut self, node: NodeId) -> Vec<T> {
         let lane = self.lanes.remove(&node);
         lane.into_iter().flat_map(|lane| lane.units.into_values()).map(|waiting| waiting.asked_by).collect()
@@ -219,6 +225,17 @@ mod tests {
         assert!(outbox.expire(99 + GRACE_MS).is_empty());
         assert_eq!(outbox.expire(100 + GRACE_MS), [7]);
         assert_eq!((outbox.deadline(), outbox.is_empty()), (u64::MAX, true));
+    }
+
+    #[test]
+    fn a_member_that_is_held_dead_is_given_up_at_once() {
+        let mut outbox = outbox();
+        outbox.push(MEMBER, Unit::default(), 1, 7);
+        outbox.link_down(100, MEMBER);
+        assert!(outbox.held_dead(NodeId([2; 16])).is_empty());
+        assert_eq!(outbox.held_dead(MEMBER), [7]);
+        assert_eq!(outbox.place(ConnId(1), || Place::Here), None, "its earlier messages lie there");
+        assert_eq!(outbox.place(ConnId(2), || Place::Here), Some(Place::Here));
     }
 
     #[test]

@@ -114,6 +114,7 @@ pub(crate) fn dispatch_messages() -> Vec<DispatchMsg> {
         DispatchMsg::Topics(vec![(topic(), true)]),
         DispatchMsg::Topic { topic: topic(), id: "T-1".to_owned(), content: content() },
         DispatchMsg::Depths(vec![(inbox(), Depth { depth: 4, in_flight: 1 })]),
+        DispatchMsg::Adopted(vec![(inbox(), 3)]),
     ]
 }
 

@@ -29,7 +29,7 @@ use super::{
     scrub::{Jobs, MaintenanceError, Scrubber, Verified},
     writer::{Writer, Written},
 };
-use crate::{Broker, MemoryStatus, Output, Status, StoreStatus};
+use crate::{Backlogs, Broker, MemoryStatus, Output, Status, StoreStatus};
 
 /// Inputs of each kind taken in one turn, before outputs are handed out: heart-beats must leave in time.
 const TURN: usize = 256;
@@ -100,7 +100,7 @@ enum Question {
     Drain(oneshot::Sender<Option<DrainStatus>>),
     CancelDrain(oneshot::Sender<Result<(), CancelError>>),
     Merge(Ticket, oneshot::Sender<Result<Merging, MergeError>>),
-    Split(SplitOrder, bool, oneshot::Sender<Result<SplitPlan, SplitError>>),
+    Split(SplitOrder, bool, oneshot::Sender<Result<(SplitPlan, Backlogs), SplitError>>),
     CancelSplit(oneshot::Sender<Result<(), SplitError>>),
 }
 
@@ -171,7 +171,7 @@ impl Handle {
     }
 
     /// Parts the cluster into two, or only says what would come of it; `None` when the core has stopped. See `Node::split`.
-    pub async fn split(&self, order: SplitOrder, dry_run: bool) -> Option<Result<SplitPlan, SplitError>> {
+    pub async fn split(&self, order: SplitOrder, dry_run: bool) -> Option<Result<(SplitPlan, Backlogs), SplitError>> {
         let (answer, plan) = oneshot::channel();
         self.questions.send(Question::Split(order, dry_run, answer)).await.ok()?;
         plan.await.ok()
@@ -496,10 +496,8 @@ impl Driver {
         }
     }
 
-    fn split(&mut self, order: SplitOrder, dry_run: bool) -> Result<SplitPlan, SplitError> {
-        let node = self.broker.node();
-        node.check_split(&order)?;
-        let plan = node.plan_split(&order);
+    fn split(&mut self, order: SplitOrder, dry_run: bool) -> Result<(SplitPlan, Backlogs), SplitError> {
+        let plan = self.broker.plan_split(&order)?;
         if !dry_run {
             let secret = NetworkSecret::generate().map_err(|_| SplitError::NoRandomness)?;
             tracing::warn!(name = order.name, leaving = order.leaving.len(), "an operator splits the cluster");

@@ -29,25 +29,10 @@ impl World {
         }
     }
 
-    fn is_linked(&self, a: usize, b: usize) -> bool {
-        let (broker, there) = (self.hosts[a].broker.as_ref(), self.hosts[b].identity);
-        broker.is_some_and(|broker| broker.node().roster().iter().any(|entry| entry.id == there && entry.linked))
-    }
-
     /// Whether all that are up have cut.
     fn is_cut(&self) -> bool {
         let up = self.hosts.iter().filter_map(|host| host.broker.as_ref());
         up.into_iter().all(|broker| broker.node().gone().next().is_some() && broker.node().split_status().is_none())
-    }
-
-    /// How far each is, for people.
-    fn split_states(&self) -> String {
-        let state = |(index, host): (usize, &super::super::host::Host)| {
-            let node = host.broker.as_ref()?.node();
-            let status = node.split_status().map(|status| (status.waits_for, status.foreign, status.lacks_secret));
-            Some(format!("h{index} {:?} gone {:?} open {status:?}", node.id(), node.gone().collect::<Vec<_>>()))
-        };
-        self.hosts.iter().enumerate().filter_map(state).collect::<Vec<_>>().join("; ")
     }
 
     /// Nothing of the other part is delivered any more, whoever has heard of the split.
@@ -384,4 +369,35 @@ fn who_was_to_leave_and_comes_late_leaves_the_policy_of_its_part_as_it_is() {
         end_as_one(world)
     };
     expect_clean("late to leave", &script, 0..2 * SEEDS);
+}
+
+#[test]
+fn a_merge_with_a_node_that_joined_the_part_that_left_is_a_merge_with_that_part() {
+    let script = |seed, printed| {
+        let (mut world, leaving) = cluster(seed, printed);
+        let stay = staying(&world, &leaving);
+        let host = any_host(&mut world);
+        world.split(host, &leaving, None);
+        world.run_for(PARTED_MS);
+        world.check_parted("parted");
+        let left: Vec<_> = leaving.iter().copied().collect();
+        let (secret, with) = (world.hosts[left[0]].secret.clone(), world.rng.pick(&left));
+        world.parting = None;
+        // By the ticket of a node that left, and nobody else's.
+        let joiner = world.add_host_with(secret, Some(with));
+        world.run_for(SETTLED_MS);
+        for &host in &left {
+            let joined = world.is_linked(joiner, host);
+            world.require(joined, &format!("h{joiner} joined, and is not linked with h{host}"));
+        }
+        for &host in &stay {
+            let joined = world.is_linked(joiner, host);
+            world.require(!joined, &format!("h{joiner} is linked with h{host}, which stayed"));
+        }
+        world.mended_at = Some(world.now);
+        let host = world.rng.pick(&stay);
+        world.merge(host, joiner);
+        end_as_one(world)
+    };
+    expect_clean("merged with a joiner", &script, 0..SEEDS);
 }

@@ -111,6 +111,11 @@ impl Node {
     pub(in crate::node) fn take_parted(&mut self, now: Now, from: NodeId, order: &[u8]) {
         let Ok(order) = Value::decode(order) else { return };
         let Some(split) = Split::of(&order) else { return };
+        if !self.is_healed(split.id) && self.is_merging_with(from) {
+            // It has nothing to do with the split, but its cluster has merged with the other part since: by the order to merge
+            // with that cluster all are one.
+            self.heal(split.id);
+        }
         if self.is_healed(split.id) {
             self.send_control(from, &Control::Healed(split.id));
             return;
