@@ -62,6 +62,7 @@ impl Settings {
             confirm_sites: 1,
             sites: 1,
             queues: 1,
+            durables: 0,
             producers: Vec::new(),
             consumers: Vec::new(),
             publishers: Vec::new(),

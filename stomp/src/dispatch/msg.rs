@@ -54,6 +54,15 @@ pub(crate) enum DispatchMsg {
     Depths(Vec<(Name, Depth)>),
     /// Edge to owner: this delivery was refused, since the edge takes someone else for the segment's owner.
     Refused { dot: Dot, tag: u64 },
+    /// Edge to all: answer when all that was said before this is taken in, and the durable subscription that this inbox is
+    /// of is known.
+    Sync { number: u64, inbox: Option<Name> },
+    /// The answer.
+    Synced { number: u64 },
+    /// Owner to edge: messages wait in these temporary queues of your clients; which of them are gone?
+    Ask(Vec<Name>),
+    /// The answer: those whose connection has ended.
+    Gone(Vec<Name>),
 }
 
 /// A message's stored header section and body.
