@@ -77,7 +77,8 @@ fn both_sides_of_a_cut_keep_what_is_sent_and_all_of_it_arrives_after_the_merge()
         let reads = world.rng.below(3);
         consume(&mut world, Some(reads));
         world.run_for(15_000);
-        require(&mut world, names(&world).iter().all(|names| names.len() == 1), "it is there everywhere");
+        let is_everywhere = names(&world).iter().all(|names| names.len() == 1);
+        require(&mut world, is_everywhere, "it is there everywhere");
         world.heal_and_rest();
         world
     };
@@ -125,13 +126,15 @@ fn two_clusters_that_have_the_same_subscription_merge_and_a_consumer_gets_both_b
         world.run_for(3_000);
         world.strike(Fault::Merge { host: 3, with: 0 });
         world.run_for(10_000);
-        require(&mut world, world.all_joined(), "the two are one");
+        let joined = world.all_joined();
+        require(&mut world, joined, "the two are one");
         let confirmed = world.ledger.msgs().filter(|(_, msg)| msg.confirmed.is_some()).count();
         require(&mut world, confirmed == 120, "all is confirmed");
         let reads = world.rng.below(4);
         consume(&mut world, Some(reads));
         world.add_client(Role::Consumer(Consumer::patient(vec![0])), Some(reads));
-        world.run_for(10_000);
+        // One at a time, over slow disks, takes its while.
+        world.run_for(30_000);
         let got = arrived(&world);
         require(&mut world, got == 120, "one consumer gets the messages of both");
         world.heal_and_rest();

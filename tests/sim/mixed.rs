@@ -34,6 +34,7 @@ impl Settings {
             confirm_sites: rng.within(1, 2).min(copies) as u32,
             sites: rng.pick(&[1, 1, 2, 3]),
             queues,
+            durables: 0,
             producers,
             consumers,
             publishers,
