@@ -41,6 +41,7 @@ fn what_is_published_while_the_subscriber_is_away_outlasts_restarts_and_comes_at
     }
     sender.send_confirmed("/topic/weather.today", b"not wanted").expect("a receipt");
     drop(sender);
+    cluster.nodes.iter_mut().for_each(Node::kill);
     cluster.nodes.iter_mut().for_each(Node::restart);
     cluster.await_mesh();
 
