@@ -8,7 +8,7 @@ mod temps;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use rhizomq_engine::{Engine, Epoch, NodeId, Now, Planted, Store as _, store::MemoryStore};
+use rhizomq_engine::{Batch, Engine, Epoch, NodeId, Now, Planted, Store as _, store::MemoryStore};
 use rhizomq_net::{LinkId, Node, NodeConfig, Output as NetOutput, PeerHello, SwimConfig, Timing, rim::NetworkSecret};
 
 use super::{Broker, BrokerConfig, ConnId, Output};
@@ -44,6 +44,9 @@ struct Mesh {
     held: BTreeSet<(usize, usize)>,
     clients: BTreeMap<ConnId, Client>,
     lives: u64,
+    /// A host whose disk writes nothing for now, and what it is to write.
+    slow_disk: Option<usize>,
+    unwritten: Option<(u64, Batch)>,
 }
 
 fn id_of(host: usize) -> NodeId {
@@ -66,6 +69,8 @@ impl Mesh {
             held: BTreeSet::new(),
             clients: BTreeMap::new(),
             lives: 0,
+            slow_disk: None,
+            unwritten: None,
         };
         for index in 0..hosts {
             let store = MemoryStore::new();
@@ -174,6 +179,9 @@ impl Mesh {
 
     fn perform(&mut self, host: usize, output: Output) {
         match output {
+            Output::Net(NetOutput::Commit { seq, batch }) if self.slow_disk == Some(host) => {
+                self.unwritten = Some((seq, batch));
+            }
             Output::Net(NetOutput::Commit { seq, batch }) => {
                 self.hosts[host].store.commit(&[batch]).unwrap();
                 self.hosts[host].broker.handle_committed(self.now, seq, Ok(()));
@@ -200,6 +208,15 @@ impl Mesh {
             Output::ClientClose { conn } => self.close(conn),
             _ => {}
         }
+    }
+
+    /// The slow disk writes again.
+    fn let_write(&mut self) {
+        let host = self.slow_disk.take().expect("a slow disk");
+        if let Some((seq, batch)) = self.unwritten.take() {
+            self.perform(host, Output::Net(NetOutput::Commit { seq, batch }));
+        }
+        self.settle();
     }
 
     /// Lets time pass. Datagrams are lost, so only links tell who is alive.

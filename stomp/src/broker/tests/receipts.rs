@@ -22,6 +22,18 @@ fn a_message_sent_anywhere_after_the_receipt_arrives() {
 }
 
 #[test]
+fn a_node_that_has_heard_of_a_durable_subscription_and_not_written_it_down_is_waited_for() {
+    let mut mesh = Mesh::new(2);
+    let one = mesh.connect(1, 0, &[("client-id", "app")]);
+    mesh.slow_disk = Some(1);
+    mesh.subscribe(one, "s", "/topic/a", &[("durable-subscription-name", "s"), ("receipt", "r")]);
+    assert!(mesh.receipts(one).is_empty());
+    mesh.let_write();
+    assert_eq!(mesh.receipts(one), ["r"]);
+    assert_eq!(mesh.hosts[1].broker.subscriptions().len(), 1);
+}
+
+#[test]
 fn a_link_that_falls_or_a_peer_that_says_nothing_does_not_hold_it_up_for_ever() {
     let mut mesh = Mesh::new(3);
     let one = mesh.connect(1, 0, &[]);
