@@ -8,6 +8,8 @@
 //! | `POST /verify` | the object of `rhizomq verify --json`, once the whole store is read; same machine only |
 //! | `POST /forget` with `{"node":"<32 hex digits>"}` | what forgetting it came to; same machine only |
 //! | `POST /size` with `{"size":"5"}` | the policy for the number of members: `5`, `negotiate`, `preset 1-3:all, 4+:3`; same machine only |
+//! | `GET /subscriptions` | durable subscriptions: `name`, `topics`, `waiting`, `in_flight`, `consumers` of each |
+//! | `POST /unsubscribe` with `{"name":"client/app/orders"}` | deletes a durable subscription, and what waits for it; same machine only |
 //! | `POST /drain`, maybe with `{"cancel":true}` | leaves the cluster for good, or takes that back; how far it is; same machine only |
 //! | `POST /split` with `{"name":"west","nodes":["ID"],"size":2,"dry_run":true}`, the last two left out or not; or `{"cancel":true}` | parts the cluster into two, or only says what would come of it: who leaves and stays, and what of each backlog; or takes that back; `splitting` in the status tells how it goes; same machine only |
 //! | `POST /merge` with `{"ticket":"...","size":"5"}`, the size left out or not | which node of the other cluster is dialled, where, and whether it is known already; `merging` in the status tells how it goes; same machine only |
@@ -46,6 +48,10 @@ pub(crate) trait Source: Clone + Send + Sync + 'static {
     fn forget(&self, node: NodeId) -> impl Future<Output = Result<Value, String>> + Send;
     /// Sets the policy for the number of members; the error is for people.
     fn set_size(&self, size: Size) -> impl Future<Output = Result<Value, String>> + Send;
+    /// All durable subscriptions; the error is for people.
+    fn subscriptions(&self) -> impl Future<Output = Result<Value, String>> + Send;
+    /// Deletes a durable subscription; the error is for people.
+    fn remove_subscription(&self, name: String) -> impl Future<Output = Result<Value, String>> + Send;
     /// Leaves the cluster for good, or stays after all; the error is for people.
     fn drain(&self, cancel: bool) -> impl Future<Output = Result<Value, String>> + Send;
     /// Begins to merge with the cluster of a ticket, and sets the size if there is one; the error is for people.
@@ -85,19 +91,23 @@ fn router<S: Source>(source: S) -> Router {
         .route("/backup", post(backup::<S>))
         .route("/forget", post(forget::<S>))
         .route("/size", post(size::<S>))
+        .route("/subscriptions", get(subscriptions::<S>))
+        .route("/unsubscribe", post(unsubscribe::<S>))
         .route("/drain", post(drain::<S>))
         .route("/merge", post(merge::<S>))
         .route("/split", post(split::<S>))
         .fallback(|| async {
             refusal(
                 StatusCode::NOT_FOUND,
-                "there are GET /health, /status and POST /ticket, /verify, /backup, /forget, /size, /merge, /split, /drain",
+                "there are GET /health, /status, /subscriptions and POST /ticket, /verify, /backup, /forget, /size, /merge, /split, \
+                 /drain, /unsubscribe",
             )
         })
         .method_not_allowed_fallback(|| async {
             refusal(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "GET for /health and /status, POST for /ticket, /verify, /backup, /forget, /size, /merge, /split and /drain",
+                "GET for /health, /status and /subscriptions, POST for /ticket, /verify, /backup, /forget, /size, /merge, /split, \
+                 /drain and /unsubscribe",
             )
         })
         .layer(middleware::from_fn(door::take_whole))
@@ -196,6 +206,30 @@ async fn size<S: Source>(
         Ok(Ok(size)) => answer(source.set_size(size).await),
         Ok(Err(error)) => refusal(StatusCode::BAD_REQUEST, &SizeError::to_string(&error)),
         Err(_) => refusal(StatusCode::BAD_REQUEST, "the body must be {\"size\":\"5\"}, or another policy in its place"),
+    }
+}
+
+async fn subscriptions<S: Source>(State(source): State<S>) -> Response {
+    answer(source.subscriptions().await)
+}
+
+#[derive(Deserialize)]
+struct UnsubscribeRequest {
+    name: String,
+}
+
+async fn unsubscribe<S: Source>(
+    State(source): State<S>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if let Some(refusal) = refuse_strangers("such a decision", caller.address, &headers) {
+        return refusal;
+    }
+    match serde_json::from_slice(&body) {
+        Ok(UnsubscribeRequest { name }) => answer(source.remove_subscription(name).await),
+        Err(_) => refusal(StatusCode::BAD_REQUEST, "the body must be {\"name\":\"client/app/orders\"}"),
     }
 }
 
@@ -364,6 +398,14 @@ mod tests {
 
         async fn set_size(&self, size: Size) -> Result<Value, String> {
             Ok(json!({ "policy": size.to_string() }))
+        }
+
+        async fn subscriptions(&self) -> Result<Value, String> {
+            Ok(json!({ "subscriptions": [] }))
+        }
+
+        async fn remove_subscription(&self, name: String) -> Result<Value, String> {
+            Ok(json!({ "removed": name }))
         }
 
         async fn drain(&self, cancel: bool) -> Result<Value, String> {
@@ -567,7 +609,7 @@ mod tests {
             let answer = with(headers);
             assert!(answer.contains(" 403 ") && !answer.contains("\"T\""), "{answer}");
         }
-        for path in ["/verify", "/backup", "/forget", "/size", "/merge"] {
+        for path in ["/verify", "/backup", "/forget", "/size", "/merge", "/unsubscribe"] {
             for headers in ["Host: evil.example\n", "Host: 127.0.0.1\nOrigin: http://evil.example\n"] {
                 let request = format!("POST {path} HTTP/1.1\n{headers}Content-Length: 0\nConnection: close\n\n");
                 assert!(ask(true, &request).contains(" 403 "), "{path} {headers}");

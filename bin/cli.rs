@@ -149,6 +149,9 @@ pub(crate) enum Command {
     /// Decide about a node of the cluster
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Durable subscriptions of topics: see what there is, and delete what nobody reads any more
+    #[command(subcommand)]
+    Subscription(SubscriptionCommand),
     /// Measure this machine: durable commits and replication, each beside its limit
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -255,6 +258,27 @@ pub(crate) struct ForgetArgs {
     /// The node's whole id, 32 hex digits, as `status --json` tells it
     #[arg(value_name = "ID", value_parser = |text: &str| text.parse::<rhizomq_engine::NodeId>())]
     pub(crate) id: rhizomq_engine::NodeId,
+    #[command(flatten)]
+    pub(crate) node: AdminArgs,
+}
+
+/// What to do about durable subscriptions.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SubscriptionCommand {
+    /// List them: name, topics, messages that wait, consumers
+    List(AdminArgs),
+    /// Delete one on all nodes, and drop what waits for it
+    ///
+    /// Whoever reads it gets an ERROR and is closed. A client that subscribes again makes a new one.
+    Remove(RemoveArgs),
+}
+
+/// Options of `subscription remove`.
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    /// Its name, as `subscription list` tells it
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
     #[command(flatten)]
     pub(crate) node: AdminArgs,
 }

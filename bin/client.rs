@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{AdminArgs, BackupArgs, ForgetArgs, SizeArgs},
+    cli::{AdminArgs, BackupArgs, ForgetArgs, RemoveArgs, SizeArgs},
     status_table,
 };
 
@@ -93,6 +93,42 @@ pub(crate) fn size(args: &SizeArgs) -> Result<String, ClientError> {
          `rhizomq status` shows them.",
         answer["policy"].as_str().unwrap_or("-"),
     ))
+}
+
+/// `rhizomq subscription list`.
+pub(crate) fn subscriptions(args: &AdminArgs) -> Result<String, ClientError> {
+    let answer = ask(args.admin, "GET", "/subscriptions", None, Some(TIMEOUT))?;
+    if args.json {
+        return Ok(answer.to_string());
+    }
+    let list = answer["subscriptions"].as_array().map_or(&[][..], Vec::as_slice);
+    if list.is_empty() {
+        return Ok("there are no durable subscriptions".to_owned());
+    }
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let row = |one: &Value| {
+        // Names are plain; topics are what clients wrote.
+        let topics = one["topics"].as_array().map_or(&[][..], Vec::as_slice).iter();
+        let topics: Vec<_> = topics.map(|topic| text(topic).escape_debug().to_string()).collect();
+        (text(&one["name"]), one["waiting"].to_string(), one["consumers"].to_string(), topics.join(" "))
+    };
+    let header = ("NAME".to_owned(), "WAITING".to_owned(), "CONSUMERS".to_owned(), "TOPICS".to_owned());
+    let rows: Vec<_> = std::iter::once(header).chain(list.iter().map(row)).collect();
+    let width = rows.iter().map(|row| row.0.len()).max().unwrap_or(0);
+    let line = |(name, waiting, consumers, topics): &(String, String, String, String)| {
+        format!("{name:width$}  {waiting:>9}  {consumers:>9}  {topics}")
+    };
+    Ok(rows.iter().map(line).collect::<Vec<_>>().join("\n"))
+}
+
+/// `rhizomq subscription remove`.
+pub(crate) fn remove_subscription(args: &RemoveArgs) -> Result<String, ClientError> {
+    let body = json!({ "name": args.name });
+    let answer = ask(args.node.admin, "POST", "/unsubscribe", Some(body), Some(TIMEOUT))?;
+    if args.node.json {
+        return Ok(answer.to_string());
+    }
+    Ok(format!("{} is deleted, here and at every node that hears of it, with what waited for it", args.name))
 }
 
 /// `rhizomq backup`.

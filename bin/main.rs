@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, NodeCommand};
+use crate::cli::{Cli, Command, NodeCommand, SubscriptionCommand};
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
@@ -40,6 +40,12 @@ fn main() -> ExitCode {
         Command::Backup(args) => client::backup(&args).map_err(anyhow::Error::from),
         Command::Restore(args) => backup::restore(&args).map_err(anyhow::Error::from),
         Command::Node(NodeCommand::Forget(args)) => client::forget(&args).map_err(anyhow::Error::from),
+        Command::Subscription(SubscriptionCommand::List(args)) => {
+            client::subscriptions(&args).map_err(anyhow::Error::from)
+        }
+        Command::Subscription(SubscriptionCommand::Remove(args)) => {
+            client::remove_subscription(&args).map_err(anyhow::Error::from)
+        }
         Command::Bench(command) => bench::run(&command),
     };
     match done {

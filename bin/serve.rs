@@ -492,6 +492,21 @@ impl admin::Source for Source {
         Ok(json!({ "policy": policy }))
     }
 
+    async fn subscriptions(&self) -> Result<Value, String> {
+        let list = self.handle()?.subscriptions().await.ok_or("the node is stopping")?;
+        // Plain data always has a JSON form.
+        Ok(json!({ "subscriptions": serde_json::to_value(list).unwrap_or_default() }))
+    }
+
+    async fn remove_subscription(&self, name: String) -> Result<Value, String> {
+        match self.handle()?.remove_subscription(name.clone()).await.ok_or("the node is stopping")? {
+            true => Ok(json!({ "removed": name })),
+            false => {
+                Err("there is no durable subscription of that name; `rhizomq subscription list` shows all".to_owned())
+            }
+        }
+    }
+
     async fn drain(&self, cancel: bool) -> Result<Value, String> {
         let handle = self.handle()?;
         if cancel {

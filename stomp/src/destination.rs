@@ -1,23 +1,52 @@
 //! Destinations: what a SEND or SUBSCRIBE names.
 //!
-//! `/topic/NAME` is a topic, everything else is a queue; `/queue/NAME` is the usual way to write one. A destination is
-//! kept exactly as the client wrote it, since a MESSAGE must show the destination of its SEND: `orders` and
-//! `/queue/orders` are two queues.
+//! | written | what it is |
+//! |---|---|
+//! | `/topic/NAME` | a topic; on SUBSCRIBE a pattern, see [`crate::topic`] |
+//! | `/exchange/amq.topic/KEY` | the topic `/topic/KEY`; other exchanges are refused |
+//! | `/amq/queue/NAME` | the queue `/queue/NAME` |
+//! | `/temp-queue/NAME` | a queue of the connection's own: the session knows its real name |
+//! | `/reply-queue/ID` | that real name; it can be sent to, from everywhere |
+//! | `/temp-topic/`, `/remote-temp-queue/`, `/remote-temp-topic/`, `/dsub/` and `/durable/` | refused |
+//! | everything else | a queue; `/queue/NAME` is the usual way to write one |
+//!
+//! Names are opaque. Apart from the aliases above a destination is kept exactly as the client wrote it, since a MESSAGE must
+//! show the destination of its SEND: `orders` and `/queue/orders` are two queues.
+//!
+//! A SEND may name several, see [`parts`].
 
 use std::{fmt, sync::Arc};
+
+use crate::topic::{PatternError, check_pattern, has_wildcard};
 
 /// Bytes of the longest destination.
 pub const MAX_DESTINATION_LEN: usize = 255;
 
+/// Destinations that one SEND may name.
+pub const MAX_PARTS: usize = 64;
+
 const QUEUE: &str = "/queue/";
-const TOPIC: &str = "/topic/";
+pub(crate) const TOPIC: &str = "/topic/";
+const AMQ_QUEUE: &str = "/amq/queue/";
+const EXCHANGE: &str = "/exchange/";
+const AMQ_TOPIC: &str = "/exchange/amq.topic/";
+pub(crate) const TEMP_QUEUE: &str = "/temp-queue/";
+pub(crate) const REPLY_QUEUE: &str = "/reply-queue/";
+/// What the inboxes of durable subscriptions begin with.
+pub(crate) const DURABLE: &str = "/durable/";
+
+/// Where a comma may end one destination of several: before any of these.
+const PREFIXES: [&str; 6] = [QUEUE, TOPIC, AMQ_QUEUE, EXCHANGE, TEMP_QUEUE, REPLY_QUEUE];
+
+/// What begins so is neither a queue nor anything else here.
+const REFUSED: [&str; 5] = ["/temp-topic/", "/remote-temp-queue/", "/remote-temp-topic/", "/dsub/", DURABLE];
 
 /// What happens to a message sent there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// It is stored, and one of the consumers gets it.
     Queue,
-    /// Every current subscriber gets it; it is not stored.
+    /// Every current subscriber gets it; it is stored for durable subscriptions alone.
     Topic,
 }
 
@@ -43,19 +72,100 @@ pub enum DestinationError {
         /// Bytes given.
         len: usize,
     },
+    /// A prefix that means nothing here.
+    #[error(
+        "there are no destinations that begin with {prefix} here; write /queue/NAME, /topic/NAME or /temp-queue/NAME"
+    )]
+    Refused {
+        /// The prefix.
+        prefix: &'static str,
+    },
+    /// An exchange other than `amq.topic`.
+    #[error(
+        "there are no exchanges here but amq.topic: /exchange/amq.topic/KEY is the topic /topic/KEY; for one consumer each \
+         send to /queue/NAME"
+    )]
+    Exchange,
+    /// A SEND to a pattern.
+    #[error("a message can't be sent to a wildcard; SEND to one topic, SUBSCRIBE to many")]
+    SendToWildcard,
+    /// See [`PatternError`].
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// A SUBSCRIBE to several.
+    #[error("SUBSCRIBE takes one destination, not several with commas between them; send a SUBSCRIBE for each")]
+    SubscribeToSeveral,
+    /// A SUBSCRIBE to the real name of a temporary queue.
+    #[error("a reply queue is read by the connection that made it; SUBSCRIBE to /temp-queue/NAME for one of your own")]
+    SubscribeToReplies,
+    /// More than [`MAX_PARTS`].
+    #[error("a SEND may name at most {MAX_PARTS} destinations, this one names {parts}; use a transaction for more")]
+    TooMany {
+        /// How many it names.
+        parts: usize,
+    },
 }
 
 impl Destination {
-    /// Reads the `destination` header's value.
+    /// Reads one destination, without looking at wildcards.
+    ///
+    /// # Errors
+    /// See [`DestinationError`]. `/temp-queue/` is refused: what it stands for depends on the connection.
     pub fn parse(text: &str) -> Result<Self, DestinationError> {
         if text.len() > MAX_DESTINATION_LEN {
             return Err(DestinationError::TooLong { len: text.len() });
         }
-        let (kind, name) = split(text);
+        if let Some(prefix) = REFUSED.into_iter().chain([TEMP_QUEUE]).find(|prefix| text.starts_with(prefix)) {
+            return Err(DestinationError::Refused { prefix });
+        }
+        let (kind, prefix, name) = split(text);
         if name.is_empty() {
             return Err(DestinationError::Empty { text: text.to_owned() });
         }
-        Ok(Self { kind, text: text.into() })
+        if prefix == EXCHANGE {
+            return Err(DestinationError::Exchange);
+        }
+        let text = match prefix {
+            AMQ_QUEUE => [QUEUE, name].concat().into(),
+            AMQ_TOPIC => [TOPIC, name].concat().into(),
+            _ => text.into(),
+        };
+        Ok(Self { kind, text })
+    }
+
+    /// Reads what a SEND names.
+    ///
+    /// # Errors
+    /// As [`Destination::parse`], and for wildcards.
+    pub fn target(text: &str) -> Result<Self, DestinationError> {
+        let destination = Self::parse(text)?;
+        if destination.kind == Kind::Topic && has_wildcard(destination.name()) {
+            return Err(DestinationError::SendToWildcard);
+        }
+        Ok(destination)
+    }
+
+    /// Reads what a SUBSCRIBE names.
+    ///
+    /// # Errors
+    /// As [`Destination::parse`], for patterns that are none, for several, and for reply queues.
+    pub fn source(text: &str) -> Result<Self, DestinationError> {
+        if parts(text).nth(1).is_some() {
+            return Err(DestinationError::SubscribeToSeveral);
+        }
+        let destination = Self::parse(text)?;
+        if destination.text.starts_with(REPLY_QUEUE) {
+            return Err(DestinationError::SubscribeToReplies);
+        }
+        if destination.kind == Kind::Topic {
+            check_pattern(destination.name())?;
+        }
+        Ok(destination)
+    }
+
+    /// A temporary queue by its real name, which the broker chose.
+    pub(crate) fn reply_queue(text: Arc<str>) -> Self {
+        Self { kind: Kind::Queue, text }
     }
 
     /// Queue or topic.
@@ -63,7 +173,8 @@ impl Destination {
         self.kind
     }
 
-    /// As the client wrote it. For a queue this is also the name of the inbox its messages wait in.
+    /// As the client wrote it, or as its alias stands for. For a queue this is also the name of the inbox its messages wait
+    /// in.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -75,17 +186,42 @@ impl Destination {
 
     /// Without the prefix, for people to read.
     pub fn name(&self) -> &str {
-        split(&self.text).1
+        split(&self.text).2
     }
 }
 
-/// Kind and name of a destination's text.
-fn split(text: &str) -> (Kind, &str) {
-    if let Some(name) = text.strip_prefix(TOPIC) {
-        (Kind::Topic, name)
-    } else {
-        (Kind::Queue, text.strip_prefix(QUEUE).unwrap_or(text))
-    }
+/// The destinations that a SEND names. A comma lies between two of them only where another prefix follows, after spaces or
+/// not: `/queue/a,/topic/b` are two, `/queue/a,b` is one queue with a comma in its name.
+pub fn parts(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let whole = rest.take()?;
+        let is_end = |(at, _): &(usize, char)| {
+            let next = whole[at + 1..].trim_start_matches(' ');
+            PREFIXES.iter().chain(&REFUSED).any(|prefix| next.starts_with(prefix))
+        };
+        match whole.char_indices().filter(|(_, char)| *char == ',').find(is_end) {
+            Some((at, _)) => {
+                rest = Some(whole[at + 1..].trim_start_matches(' '));
+                Some(whole[..at].trim_end_matches(' '))
+            }
+            None => Some(whole),
+        }
+    })
+}
+
+/// Kind, prefix and name of a destination's text.
+fn split(text: &str) -> (Kind, &'static str, &str) {
+    let known = [
+        (Kind::Topic, TOPIC),
+        (Kind::Queue, QUEUE),
+        (Kind::Queue, AMQ_QUEUE),
+        (Kind::Topic, AMQ_TOPIC),
+        (Kind::Queue, EXCHANGE),
+        (Kind::Queue, REPLY_QUEUE),
+    ];
+    let found = known.into_iter().find_map(|(kind, prefix)| Some((kind, prefix, text.strip_prefix(prefix)?)));
+    found.unwrap_or((Kind::Queue, "", text))
 }
 
 impl fmt::Display for Destination {
@@ -106,6 +242,9 @@ mod tests {
             ("orders", Kind::Queue, "orders"),
             ("/other/x", Kind::Queue, "/other/x"),
             ("/queue/ ", Kind::Queue, " "),
+            ("/queue/../../etc/passwd", Kind::Queue, "../../etc/passwd"),
+            ("/reply-queue/1", Kind::Queue, "1"),
+            ("queue://a", Kind::Queue, "queue://a"),
         ] {
             let destination = Destination::parse(text).unwrap();
             assert_eq!((destination.kind(), destination.name(), destination.as_str()), (kind, name, text));
@@ -114,10 +253,59 @@ mod tests {
 
     #[test]
     fn nameless_and_overlong_ones_are_refused() {
-        for text in ["", "/queue/", "/topic/"] {
+        for text in ["", "/queue/", "/topic/", "/amq/queue/", "/exchange/amq.topic/", "/exchange/"] {
             assert_eq!(Destination::parse(text), Err(DestinationError::Empty { text: text.into() }));
         }
         assert!(Destination::parse(&"x".repeat(255)).is_ok());
         assert_eq!(Destination::parse(&"x".repeat(256)), Err(DestinationError::TooLong { len: 256 }));
+    }
+
+    #[test]
+    fn aliases_are_what_they_stand_for() {
+        let parsed = |text| Destination::parse(text).unwrap();
+        assert_eq!(parsed("/amq/queue/a/b"), parsed("/queue/a/b"));
+        assert_eq!(parsed("/exchange/amq.topic/a.*"), parsed("/topic/a.*"));
+    }
+
+    #[test]
+    fn what_means_nothing_here_is_refused_and_says_what_to_write() {
+        for text in ["/exchange/amq.direct/k", "/exchange/logs", "/exchange/amq.fanout", "/exchange/amq.topic"] {
+            assert_eq!(Destination::parse(text), Err(DestinationError::Exchange), "{text}");
+        }
+        for prefix in
+            ["/temp-topic/", "/remote-temp-queue/", "/remote-temp-topic/", "/dsub/", "/durable/", "/temp-queue/"]
+        {
+            let error = Destination::parse(&format!("{prefix}x")).unwrap_err();
+            assert_eq!(error, DestinationError::Refused { prefix });
+            assert!(error.to_string().contains("/queue/NAME"));
+        }
+    }
+
+    #[test]
+    fn wildcards_are_for_subscribers() {
+        for topic in ["/topic/a.*", "/topic/#", "/topic/a.>", "/exchange/amq.topic/*"] {
+            assert_eq!(Destination::target(topic), Err(DestinationError::SendToWildcard), "{topic}");
+            assert!(Destination::source(topic).is_ok(), "{topic}");
+        }
+        assert!(Destination::target("/queue/a.*").is_ok() && Destination::target("/topic/a*").is_ok());
+        assert_eq!(Destination::source("/topic/a.>.b"), Err(PatternError::NotLast.into()));
+        assert_eq!(Destination::source("/queue/a,/queue/b"), Err(DestinationError::SubscribeToSeveral));
+        assert_eq!(Destination::source("/reply-queue/1"), Err(DestinationError::SubscribeToReplies));
+    }
+
+    #[test]
+    fn commas_part_destinations_only_where_another_one_follows() {
+        for (text, expected) in [
+            ("/queue/a,/topic/b", &["/queue/a", "/topic/b"][..]),
+            ("/queue/a, /queue/b ,/queue/c", &["/queue/a", "/queue/b", "/queue/c"]),
+            ("/queue/a,b", &["/queue/a,b"]),
+            ("a,b", &["a,b"]),
+            ("a,/queue/b", &["a", "/queue/b"]),
+            ("/queue/a,", &["/queue/a,"]),
+            (",/queue/a", &["", "/queue/a"]),
+            ("/queue/ä,/dsub/x", &["/queue/ä", "/dsub/x"]),
+        ] {
+            assert_eq!(parts(text).collect::<Vec<_>>(), expected, "{text}");
+        }
     }
 }

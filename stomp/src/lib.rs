@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`frame`] | STOMP frames to and from bytes |
 //! | [`session`] | one client, from CONNECT to DISCONNECT |
-//! | [`destination`], [`limits`] | what clients name; what they are held to |
+//! | [`destination`], [`topic`], [`durable`] | what clients name: queues, topics and patterns over them, durable subscriptions |
+//! | [`limits`] | what they are held to |
 //! | `dispatch` | owners and edges: who gets which message, and who takes over from whom |
 //! | `forward` | messages of an observer's clients on their way to a member |
 //! | [`broker`] | one whole node without IO: the node beneath, dispatch, sessions |
@@ -17,6 +18,7 @@ mod status;
 
 pub mod broker;
 pub mod destination;
+pub mod durable;
 pub mod frame;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -24,10 +26,11 @@ pub mod fuzzing;
 pub mod limits;
 pub mod rim;
 pub mod session;
+pub mod topic;
 
 pub use broker::{Backlogs, Broker, BrokerConfig, ConnId, Output};
 pub use dispatch::TakeoverTiming;
 pub use status::{
     DamageStatus, DrainingStatus, MemoryStatus, MergingStatus, NodeStatus, QueueStatus, SplittingStatus, Status,
-    StoreStatus,
+    StoreStatus, SubscriptionStatus,
 };

@@ -47,6 +47,21 @@ pub struct Status {
     pub memory: MemoryStatus,
 }
 
+/// A durable subscription of topics.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SubscriptionStatus {
+    /// What it is called on all nodes.
+    pub name: String,
+    /// The topics or patterns that it is bound to, as destinations.
+    pub topics: Vec<String>,
+    /// Messages that wait for it in the reachable cluster, those with consumers included.
+    pub waiting: u64,
+    /// Of these, messages that consumers hold.
+    pub in_flight: u64,
+    /// Who reads it now.
+    pub consumers: u64,
+}
+
 /// Who is a member, in short.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MembersStatus {

@@ -333,14 +333,16 @@ fn show(request: &Request) -> String {
             parts.extend(acks.iter().map(show_ack));
             format!("publish {}", parts.join("; "))
         }
-        Request::Subscribe { destination, ack, prefetch, .. } => {
+        Request::Subscribe { destination, ack, prefetch, durable, .. } => {
             let ack = match ack {
                 AckMode::Auto => "auto",
                 AckMode::Client => "client",
                 AckMode::ClientIndividual => "client-individual",
             };
-            format!("subscribe {destination} {ack} {prefetch}")
+            let durable = durable.as_ref().map(|name| format!(" durable {}", name.as_str())).unwrap_or_default();
+            format!("subscribe {destination} {ack} {prefetch}{durable}")
         }
+        Request::Forget { name, .. } => format!("forget {}", name.as_str()),
         Request::Unsubscribe { sub, requeue, .. } => {
             let ids: Vec<&str> = requeue.iter().map(Arc::as_ref).collect();
             format!("unsubscribe {} {{{}}}", sub.0, ids.join(" "))

@@ -85,7 +85,7 @@ impl Ledger {
                 Request::Unsubscribe { requeue, .. } | Request::Disconnect { requeue, .. } => {
                     requeue.iter().for_each(|id| self.settle(id));
                 }
-                Request::Subscribe { .. } => {}
+                Request::Subscribe { .. } | Request::Forget { .. } => {}
             }
             session.receipt(ticket, &[]);
         }

@@ -12,6 +12,7 @@ mod clients;
 mod death;
 mod disk;
 mod drain;
+mod durable;
 mod merge;
 mod observers;
 mod parting;

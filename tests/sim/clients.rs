@@ -143,7 +143,8 @@ impl World {
         self.clients[client].ready = false;
         self.clients[client].leaving = false;
         let accept = if version == Version::V1_2 { "1.2" } else { "1.1" };
-        let hello = Frame::new(Command::Stomp, [("accept-version", accept), ("host", "sim"), ("heart-beat", "0,0")]);
+        let headers = [("accept-version", accept), ("host", "sim"), ("heart-beat", "0,0"), ("client-id", "sim")];
+        let hello = Frame::new(Command::Stomp, headers);
         self.client_sends(conn, &hello);
     }
 
@@ -282,6 +283,12 @@ impl World {
     }
 }
 
+/// Queues with numbers from here on are durable subscriptions, each of a topic of its own.
+pub(crate) const DURABLE: usize = 1_000;
+
+/// What is sent to such a topic is kept, like what is sent to a queue.
+pub(crate) const DURABLE_TOPIC: &str = "/topic/durable.";
+
 pub(crate) fn destination(queue: usize) -> String {
-    format!("/queue/q{queue}")
+    if queue >= DURABLE { format!("{DURABLE_TOPIC}{queue}") } else { format!("/queue/q{queue}") }
 }

@@ -8,7 +8,7 @@ use rhizomq_stomp::{
 };
 
 use super::{
-    clients::{Pending, Role, destination},
+    clients::{DURABLE, Pending, Role, destination},
     ledger::{MsgId, msg_id_of},
     world::World,
 };
@@ -106,7 +106,10 @@ impl World {
         at_work.subscribed += 1;
         at_work.subscriptions.insert(at_work.subscribed, queue);
         let (id, to) = (at_work.subscribed.to_string(), destination(queue));
-        let headers = [("id", &*id), ("destination", &*to), ("ack", mode), ("prefetch-count", &*prefetch)];
+        let mut headers = vec![("id", &*id), ("destination", &*to), ("ack", mode), ("prefetch-count", &*prefetch)];
+        if queue >= DURABLE {
+            headers.push(("durable-subscription-name", &*to));
+        }
         self.client_sends(conn, &Frame::new(Command::Subscribe, headers));
     }
 

@@ -13,7 +13,7 @@
 //! - what goes wrong in it: `faults`
 //! - who judges: `ledger` (what was seen), `oracle` (what must not be), `trace`
 //! - the tests: `mixed` (random), `scenarios` (by hand), `story` and `play` (those that `tests/scenarios` tells as data),
-//!   `members` (who sits where), `places` (sites), `drains` (leaving for good), `forwards` (clients of observers),
+//!   `members` (who sits where), `places` (sites), `drains` (leaving for good), `durables` (durable subscriptions), `forwards` (clients of observers),
 //!   `merging` (clusters that become one), `parting` (one that becomes two), `mistakes` (planted ones must be noticed); `runs` runs them
 
 mod agenda;
@@ -21,6 +21,7 @@ mod clients;
 mod consumers;
 mod disk;
 mod drains;
+mod durables;
 mod faults;
 mod forwards;
 mod host;

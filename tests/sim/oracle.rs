@@ -8,7 +8,7 @@ use rhizomq_stomp::{
 };
 
 use super::{
-    clients::{Pending, Role},
+    clients::{DURABLE_TOPIC, Pending, Role},
     disk::Moved,
     ledger::{Holder, Kind, Msg, MsgId, msg_id_of},
     world::World,
@@ -149,7 +149,7 @@ impl World {
             let text = format!("a message to c{client} after the receipt for the end of {subscription}");
             return self.violate(Kind::AfterEnd, text);
         }
-        if header("destination").starts_with("/topic/") {
+        if header("destination").starts_with("/topic/") && !header("destination").starts_with(DURABLE_TOPIC) {
             return self.watch_topic(conn, frame);
         }
         let (Ok(dot), Some(id)) = (header("message-id").parse::<Dot>(), msg_id_of(&frame.body)) else {

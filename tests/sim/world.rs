@@ -8,7 +8,7 @@ use rhizomq_stomp::broker::ConnId;
 
 use super::{
     agenda::{Agenda, Happening},
-    clients::{Client, Producer, Role},
+    clients::{Client, DURABLE, Producer, Role},
     consumers::Consumer,
     faults::FaultMix,
     host::Host,
@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     /// Hosts stand on so many sites, in turn.
     pub(crate) sites: usize,
     pub(crate) queues: usize,
+    /// Durable subscriptions, see [`DURABLE`].
+    pub(crate) durables: usize,
     pub(crate) producers: Vec<(Producer, Option<usize>)>,
     pub(crate) consumers: Vec<(Consumer, Option<usize>)>,
     pub(crate) publishers: Vec<Publisher>,
@@ -217,7 +219,8 @@ impl World {
         if self.rng.chance(0.3) {
             self.await_copies();
         }
-        let calm = Consumer::patient((0..self.settings.queues).collect());
+        let durables = DURABLE..DURABLE + self.settings.durables;
+        let calm = Consumer::patient((0..self.settings.queues).chain(durables).collect());
         for host in 0..self.hosts.len() {
             self.add_client(Role::Consumer(calm.clone()), Some(host));
         }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -42,6 +43,11 @@ impl InboxIndex {
 
     pub(super) fn inboxes(&self) -> impl Iterator<Item = (&str, u64)> {
         self.inboxes.iter().map(|(inbox, segments)| (&**inbox, segments.values().map(RangeSet::len).sum()))
+    }
+
+    pub(super) fn inboxes_from<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+        let names = self.inboxes.range::<str, _>((Bound::Included(prefix), Bound::Unbounded)).map(|(name, _)| &**name);
+        names.take_while(move |name| name.starts_with(prefix))
     }
 
     pub(super) fn segments(&self, inbox: &str) -> impl Iterator<Item = (SegmentId, u64)> + use<'_> {

@@ -254,6 +254,11 @@ impl Engine {
         self.index.inboxes()
     }
 
+    /// Those of which the names begin with a prefix, in order, without counting.
+    pub fn inboxes_from<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+        self.index.inboxes_from(prefix)
+    }
+
     /// Segments that hold waiting messages of an inbox, with their number.
     pub fn inbox_segments(&self, inbox: &str) -> impl Iterator<Item = (SegmentId, u64)> + use<'_> {
         self.index.segments(inbox)
@@ -284,6 +289,11 @@ impl Engine {
     /// The first waiting slot of an inbox in a segment at or after `from`.
     pub fn next_waiting(&self, inbox: &str, id: SegmentId, from: Slot) -> Option<Slot> {
         self.index.next(inbox, id, from)
+    }
+
+    /// All waiting slots of an inbox in a segment.
+    pub fn waiting_of(&self, inbox: &str, id: SegmentId) -> RangeSet {
+        self.index.within(inbox, id, 1, Slot::MAX)
     }
 
     /// The message in a slot; `None` if it is unknown here or consumed.

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use crdts::{CmRDT, CvRDT, Orswot};
 
 use super::{RegistryError, value::Actor};
+use crate::Epoch;
 
 /// An OR-set of bytes. Equality is equality of state.
 #[derive(Clone, Debug)]
@@ -53,6 +54,12 @@ impl Set {
         self.members.contains(member)
     }
 
+    /// The number of a life's last add that is known here. Adds of a life are numbered from 1.
+    pub(super) fn last_add(&self, life: Epoch) -> u64 {
+        let clock = self.state.read_ctx().add_clock;
+        clock.iter().filter(|dot| dot.actor.1 == life).map(|dot| dot.counter).max().unwrap_or(0)
+    }
+
     /// Without effect if it is refused.
     pub(super) fn add(&mut self, member: Vec<u8>, actor: Actor) -> Result<(), RegistryError> {
         let context = self.state.read_ctx();
@@ -85,7 +92,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Epoch, NodeId};
+    use crate::NodeId;
 
     #[derive(Clone, Debug)]
     enum Step {
@@ -100,6 +107,20 @@ mod tests {
             (0..3usize, 0..6u8).prop_map(|(at, member)| Step::Remove(at, member)),
             (0..3usize, 0..3usize).prop_map(|(to, from)| Step::Merge(to, from)),
         ]
+    }
+
+    #[test]
+    fn a_set_remembers_the_adds_of_a_life_when_their_members_are_gone() {
+        let (mut here, mut there) = (Set::new(), Set::new());
+        let (one, two) = ((NodeId([1; 16]), Epoch(7)), (NodeId([2; 16]), Epoch(8)));
+        here.add(vec![1], one).unwrap();
+        here.add(vec![2], one).unwrap();
+        here.remove(&[1]);
+        there.add(vec![3], two).unwrap();
+        assert_eq!([here.last_add(Epoch(7)), here.last_add(Epoch(8)), there.last_add(Epoch(7))], [2, 0, 0]);
+        there.merge(&here);
+        assert_eq!([there.last_add(Epoch(7)), there.last_add(Epoch(8))], [2, 1]);
+        assert!(!there.contains(&[1]));
     }
 
     proptest! {

@@ -95,6 +95,14 @@ impl Value {
         matches!(self, Self::Set(set) if set.contains(member))
     }
 
+    /// The number of the last add that a life made to a set, as far as that is known here; 0 if it made none. O(lives).
+    pub fn last_add(&self, life: Epoch) -> u64 {
+        match self {
+            Self::Set(set) => set.last_add(life),
+            Self::Register(_) => 0,
+        }
+    }
+
     /// What is in a register.
     pub fn content(&self) -> Option<&[u8]> {
         match self {

@@ -99,6 +99,7 @@ impl Node {
             self.note_site(key);
             self.note_draining(key);
             self.note_networks(key);
+            self.note_shared(key);
             if self.changed_keys.contains(key) {
                 if !self.engine.is_key_queued(key) {
                     self.changed_keys.remove(key);

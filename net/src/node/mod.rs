@@ -16,6 +16,7 @@
 //! - `folding.rs`: how a segment ends that a crash left open
 //! - `forget.rs`: nodes that will never come back
 //! - `gateway.rs`: which member keeps what an observer's clients send
+//! - `shared.rs`: sets of the layer above
 //! - `split.rs`: parting a cluster into two
 //! - `storing.rs`: who stores what it is sent, and whom nobody waits for
 //! - `roster.rs`: who is who
@@ -34,6 +35,7 @@ mod networks;
 mod peer;
 mod placement;
 mod roster;
+mod shared;
 mod sites;
 mod split;
 mod storing;
@@ -242,6 +244,11 @@ pub enum Event {
     Dropped {
         /// Of what.
         segment: SegmentId,
+    },
+    /// A set of the layer above may have changed, see [`Node::shared`].
+    Shared {
+        /// Its name.
+        set: String,
     },
     /// A block could not be read; its slots are fetched again from other holders.
     Damaged {

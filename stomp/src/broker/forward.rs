@@ -7,6 +7,7 @@ use rhizomq_net::PublishId;
 use super::{Broker, ConnId, drain, requests::Published};
 use crate::{
     destination::Destination,
+    durable::read_inbox,
     forward::{ForwardMsg, Outcome, Place, Taken, outbox},
 };
 
@@ -83,7 +84,7 @@ impl Broker {
                 Outcome::Refused(drain::ADVICE.to_owned())
             }
             Taken::New => {
-                let is_lawful = |inbox: &String| Destination::parse(inbox).is_ok();
+                let is_lawful = |inbox: &String| Destination::parse(inbox).is_ok() || read_inbox(inbox).is_some();
                 let all_lawful = unit.entries.iter().flat_map(|entry| &entry.inboxes).all(is_lawful);
                 let published = if all_lawful {
                     self.node.publish(now, unit).map_err(|error| error.to_string())

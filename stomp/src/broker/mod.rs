@@ -9,6 +9,8 @@
 //! - `stop.rs`: stopping in order
 //! - `drain.rs`: leaving for good
 //! - `forward.rs`: what an observer's clients send goes to a member
+//! - `durable.rs`, `book.rs`: durable subscriptions of topics, and what is known of them
+//! - `sweep.rs`: messages that nobody will ever consume
 //!
 //! What always holds:
 //! - A client's requests are answered in the order in which they were asked.
@@ -16,12 +18,17 @@
 //!   is kept, so that nobody else gets it meanwhile.
 //! - Acknowledgements gather while the last ones are being written: one unit at a time for all clients.
 
+mod book;
 mod client;
 mod drain;
+mod durable;
 mod flow;
 mod forward;
 mod requests;
 mod stop;
+mod sweep;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -36,12 +43,15 @@ use rhizomq_net::{
 use self::{
     client::Client,
     drain::Drain,
+    durable::Durables,
     requests::{AckQueue, Published},
     stop::Stop,
 };
 use crate::{
+    destination::DURABLE,
     dispatch::{Dispatch, Effect, TakeoverTiming},
     forward::{ForwardMsg, Intake, Outbox, Outcome},
+    frame::decode_routed_head,
     session::{Delivery, Session, SessionConfig},
     status::{
         DamageStatus, DrainingStatus, MembersStatus, MemoryStatus, MergingStatus, NodeStatus, QueueStatus, SiteStatus,
@@ -140,6 +150,11 @@ pub struct Broker {
     outbox: Outbox<Published>,
     intake: Intake,
     acks: AckQueue,
+    durables: Durables,
+    /// When messages that nobody will consume are looked for.
+    sweep_at: u64,
+    /// Nodes that this one was linked with in this life.
+    met: BTreeSet<NodeId>,
     topic_messages: u64,
     topic_drops: u64,
     stop: Stop,
@@ -153,7 +168,7 @@ impl Broker {
         // A life after one that began to drain goes on with it: there are no clients to be told.
         let drain = if node.drain_stage() == DrainStage::No { Drain::No } else { Drain::Empty };
         let dispatch = Dispatch::new(node.id(), node.epoch(), config.takeover, *node.planted());
-        Self {
+        let mut broker = Self {
             node,
             config,
             dispatch,
@@ -166,12 +181,17 @@ impl Broker {
             outbox: Outbox::default(),
             intake: Intake::default(),
             acks: AckQueue::default(),
+            durables: Durables::default(),
+            sweep_at: 0,
+            met: BTreeSet::new(),
             topic_messages: 0,
             topic_drops: 0,
             stop: Stop::No,
             drain,
             outputs: VecDeque::new(),
-        }
+        };
+        broker.read_subscriptions();
+        broker
     }
 
     /// The node beneath.
@@ -215,8 +235,8 @@ impl Broker {
             self.outputs.push_back(Output::ClientClose { conn });
             return;
         }
-        let config =
-            SessionConfig { session: format!("{:?}-{}", self.node.id(), conn.0), ..self.config.session.clone() };
+        let session = format!("{:?}-{}", self.node.id(), conn.0);
+        let config = SessionConfig { session, replies: self.replies_of(conn), ..self.config.session.clone() };
         self.clients.insert(conn, Client::new(Session::new(now, config)));
         if self.drain.is_on()
             && let Some(client) = self.clients.get_mut(&conn)
@@ -252,6 +272,7 @@ impl Broker {
         self.paused.remove(&conn);
         self.outbox.forget(conn);
         self.dispatch.close(conn);
+        self.durables.close(conn);
         self.turn(now);
     }
 
@@ -265,6 +286,12 @@ impl Broker {
         }
         if now.mono_ms >= self.outbox.deadline() {
             self.expire_forwarded(now);
+        }
+        if now.mono_ms >= self.durables.deadline() {
+            self.proceed_with_subscriptions(now);
+        }
+        if now.mono_ms >= self.sweep_at {
+            self.sweep(now);
         }
         let due: Vec<_> = self.deadlines.range(..=(now.mono_ms, ConnId(u64::MAX))).copied().collect();
         for (deadline, conn) in due {
@@ -288,6 +315,8 @@ impl Broker {
             .min(self.stop.deadline())
             .min(self.drain.deadline())
             .min(self.outbox.deadline())
+            .min(self.durables.deadline())
+            .min(self.sweep_at)
     }
 
     /// What the driver is to do next.
@@ -460,12 +489,14 @@ impl Broker {
     fn handle_event(&mut self, now: Now, event: Event) {
         match event {
             Event::LinkUp(peer) => {
+                self.met.insert(peer);
                 self.dispatch.handle_link_up(now, &self.node, peer);
                 self.forward_link_up(peer);
             }
             Event::LinkDown(peer) => {
                 self.dispatch.handle_link_down(now, peer);
                 self.outbox.link_down(now.mono_ms, peer);
+                self.durables.link_down(peer);
             }
             Event::Liveness { node, alive } => {
                 self.dispatch.handle_liveness(now);
@@ -487,6 +518,7 @@ impl Broker {
             Event::Removed { segment, slots } => self.dispatch.handle_removed(segment, &slots),
             Event::Dropped { segment } => self.dispatch.handle_dropped(now, segment),
             Event::Left => self.has_left(now),
+            Event::Shared { set } => self.follow_subscriptions(now, &set),
             Event::Damaged { what } => {
                 tracing::error!("damage: {what}; it is fetched again from another node, and lost if none has it");
             }
@@ -504,10 +536,15 @@ impl Broker {
         match effect {
             Effect::Send { to, message } => self.node.send(to, &message.encode()),
             Effect::Deliver { to, inbox, dot, redelivered, content } => {
+                // A durable subscription's inbox is not called like the topic.
+                let routed = inbox.starts_with(DURABLE).then(|| decode_routed_head(&content.head)).flatten();
                 let delivered = self.clients.get_mut(&to.conn).and_then(|client| {
-                    let (head, body) = (&content.head, &content.body);
-                    let message_id = &*dot.to_string();
-                    let delivery = Delivery { message_id, redelivered, destination: &inbox, head, body };
+                    let (destination, head) = match &routed {
+                        Some((topic, head)) => (&**topic, head),
+                        None => (&*inbox, &content.head),
+                    };
+                    let (message_id, body) = (&*dot.to_string(), &content.body);
+                    let delivery = Delivery { message_id, redelivered, destination, head, body };
                     client.session.deliver(to.sub, delivery)?;
                     self.dispatch.set_busy(to.conn, client.is_busy() || self.drain.is_on());
                     Some(())
@@ -532,6 +569,10 @@ impl Broker {
             }
             Effect::MergeRemoved { segment, slots } => self.node.merge_removed(now, segment, &slots),
             Effect::Damaged { dot, why } => self.node.report_damage(now, dot, &why),
+            Effect::Synced { id } => self.synced(id),
+            Effect::Awaited { by, number, inbox } => self.await_inbox(by, number, inbox),
+            Effect::Asked { by, inboxes } => self.answer_asked(by, inboxes),
+            Effect::Gone { from, inboxes } => self.note_gone(now, from, &inboxes),
         }
     }
 

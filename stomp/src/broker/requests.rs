@@ -2,14 +2,16 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use bytes::Bytes;
 use rhizomq_engine::{Dot, Entry, Now, Unit};
 use rhizomq_net::PublishId;
 
-use super::{Broker, ConnId, client::Answer, drain, forward::GONE};
+use super::{Broker, ConnId, client::Answer, drain, durable::Wish, forward::GONE};
 use crate::{
     destination::Kind,
     dispatch::{ConsumerId, Content},
     forward::Place,
+    frame::encode_routed_head,
     session::{AckItem, Request, Send, SubKey, Ticket},
 };
 
@@ -62,14 +64,24 @@ impl Broker {
                         self.acks.waiting.push_back((conn, ticket, removals));
                     }
                 }
-                Request::Subscribe { sub, destination, prefetch, .. } => {
-                    let (id, name) = (ConsumerId { conn, sub }, destination.to_shared());
-                    match destination.kind() {
-                        Kind::Queue => self.dispatch.subscribe(id, &name, prefetch),
-                        Kind::Topic => self.dispatch.listen(id, &name),
+                Request::Subscribe { sub, destination, prefetch, durable, awaited, .. } => {
+                    let (id, topic) = (ConsumerId { conn, sub }, destination.to_shared());
+                    match (destination.kind(), durable) {
+                        (Kind::Queue, _) => {
+                            // Messages wait, wherever they are sent: there is nobody to wait for.
+                            self.dispatch.subscribe(id, &topic, prefetch);
+                            self.answer(conn, ticket, None);
+                        }
+                        (Kind::Topic, None) => {
+                            self.dispatch.listen(id, &topic);
+                            self.answer_subscribed(now, conn, ticket, awaited, None);
+                        }
+                        (Kind::Topic, Some(name)) => {
+                            self.subscribe_durably(now, conn, ticket, Wish { sub, name, topic, prefetch, awaited });
+                        }
                     }
-                    self.answer(conn, ticket, None);
                 }
+                Request::Forget { name, .. } => self.forget_durable(now, conn, ticket, &name),
                 Request::Unsubscribe { sub, requeue, .. } => {
                     self.end_subscriptions(conn, &[sub], &requeue);
                     self.answer(conn, ticket, None);
@@ -84,7 +96,10 @@ impl Broker {
 
     /// No more goes to these; what is listed goes to others, what is not listed stays held until it is settled.
     fn end_subscriptions(&mut self, conn: ConnId, subs: &[SubKey], requeue: &[Arc<str>]) {
-        subs.iter().for_each(|&sub| self.dispatch.unsubscribe(ConsumerId { conn, sub }));
+        for id in subs.iter().map(|&sub| ConsumerId { conn, sub }) {
+            self.dispatch.unsubscribe(id);
+            self.durables.end(id);
+        }
         for dot in requeue.iter().filter_map(|id| id.parse().ok()) {
             self.dispatch.settle(conn, dot, false);
         }
@@ -137,19 +152,11 @@ impl Broker {
             return self.fail(conn, ticket, drain::TOLD, drain::ADVICE);
         }
         let removals = self.settle(conn, acks);
-        let (topics, queues): (Vec<_>, Vec<_>) =
-            unit.into_iter().partition(|send| send.destination.kind() == Kind::Topic);
-        if queues.is_empty() && removals.is_empty() {
+        let (entries, topics) = self.route(unit);
+        if entries.is_empty() && removals.is_empty() {
             topics.iter().for_each(|send| self.fan_out(send));
             return self.answer(conn, ticket, None);
         }
-        let entry = |send: Send| Entry {
-            inboxes: vec![send.destination.as_str().to_owned()],
-            head: send.head,
-            body: send.body,
-            persistent: send.persistent,
-        };
-        let entries: Vec<_> = queues.into_iter().map(entry).collect();
         let bytes = entries.iter().map(|entry| entry.size() as u64 + MESSAGE_COST).sum();
         let has_messages = !entries.is_empty();
         let unit = Unit { entries, removals: removals.clone() };
@@ -170,6 +177,33 @@ impl Broker {
             }
             None => self.not_taken(&published, GONE, "Connect again: another member will keep what you send."),
         }
+    }
+
+    /// What is kept of a unit, and what goes to listeners.
+    fn route(&self, unit: Vec<Send>) -> (Vec<Entry>, Vec<Send>) {
+        let (mut entries, mut topics): (Vec<Entry>, Vec<Send>) = (Vec::new(), Vec::new());
+        for send in unit {
+            let (body, persistent) = (send.body.clone(), send.persistent);
+            if send.destination.kind() == Kind::Topic {
+                let inboxes = self.durables.book.targets(&send.destination);
+                if !inboxes.is_empty() {
+                    let head = encode_routed_head(send.destination.as_str(), &send.head);
+                    entries.push(Entry { inboxes, head, body, persistent });
+                }
+                topics.push(send);
+                continue;
+            }
+            let inbox = send.destination.as_str().to_owned();
+            // One SEND to several queues: one body. What lies between is for topics of the same SEND.
+            let lately = entries.iter_mut().rev();
+            let mut lately =
+                lately.take_while(|entry| is_same(&entry.body, &send.body) && !entry.inboxes.contains(&inbox));
+            match lately.find(|entry| is_same(&entry.head, &send.head) && entry.persistent == persistent) {
+                Some(entry) => entry.inboxes.push(inbox),
+                None => entries.push(Entry { inboxes: vec![inbox], head: send.head, body, persistent }),
+            }
+        }
+        (entries, topics)
     }
 
     fn count_unconfirmed(&mut self, published: &Published) {
@@ -227,4 +261,9 @@ impl Broker {
             self.fail(conn, ticket, "the acknowledgement was not kept", reason);
         }
     }
+}
+
+/// Whether both lie in the same memory: that is so for the destinations of one SEND.
+fn is_same(one: &Bytes, other: &Bytes) -> bool {
+    one.as_ptr() == other.as_ptr() && one.len() == other.len()
 }

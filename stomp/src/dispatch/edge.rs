@@ -16,6 +16,10 @@
 //!
 //! Credit is counted in totals since the link came up: the owner may send until it has sent `limit` messages, and the
 //! edge knows how many it received. Grants can be lowered while deliveries are under way, and the books still agree.
+//!
+//! A consumer may read several inboxes at once, see [`several`].
+
+mod several;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -62,7 +66,8 @@ pub(crate) enum Refusal {
 }
 
 struct Consumer {
-    inbox: Arc<str>,
+    /// Mostly one.
+    inboxes: Vec<Arc<str>>,
     prefetch: u64,
     used: u64,
 }
@@ -96,6 +101,8 @@ pub(crate) struct Edge {
     by_conn: BTreeMap<ConnId, BTreeSet<Dot>>,
     /// Inboxes whose grants are to be looked at.
     dirty: BTreeSet<Arc<str>>,
+    /// Consumers that read several inboxes.
+    several: BTreeSet<ConsumerId>,
 }
 
 impl Edge {
@@ -120,31 +127,41 @@ impl Edge {
                 self.dirty.insert(Arc::clone(name));
             }
         }
+        self.dirty_several();
         self.inboxes.retain(|_, inbox| !inbox.is_idle());
     }
 
     pub(crate) fn subscribe(&mut self, id: ConsumerId, inbox: &Arc<str>, prefetch: u32, out: &mut Vec<Effect>) {
-        let consumer = Consumer { inbox: Arc::clone(inbox), prefetch: u64::from(prefetch.max(1)), used: 0 };
+        let consumer = Consumer { inboxes: vec![Arc::clone(inbox)], prefetch: u64::from(prefetch.max(1)), used: 0 };
         self.consumers.insert(id, consumer);
+        self.enter(id, inbox, out);
+    }
+
+    /// No more goes to this consumer. What it holds stays held until it is settled or requeued.
+    pub(crate) fn unsubscribe(&mut self, id: ConsumerId, out: &mut Vec<Effect>) {
+        let Some(consumer) = self.consumers.remove(&id) else { return };
+        self.several.remove(&id);
+        consumer.inboxes.iter().for_each(|inbox| self.leave(id, inbox, out));
+    }
+
+    fn enter(&mut self, id: ConsumerId, inbox: &Arc<str>, out: &mut Vec<Effect>) {
         self.inboxes.entry(Arc::clone(inbox)).or_default().consumers.push_back(id);
         // An owner that has been asked for this inbox before has nothing to say to this; its messages may wait for places.
         self.dirty.insert(Arc::clone(inbox));
         self.announce(inbox, out);
     }
 
-    /// No more goes to this consumer. What it holds stays held until it is settled or requeued.
-    pub(crate) fn unsubscribe(&mut self, id: ConsumerId, out: &mut Vec<Effect>) {
-        let Some(consumer) = self.consumers.remove(&id) else { return };
-        if let Some(inbox) = self.inboxes.get_mut(&consumer.inbox) {
+    fn leave(&mut self, id: ConsumerId, name: &Arc<str>, out: &mut Vec<Effect>) {
+        if let Some(inbox) = self.inboxes.get_mut(name) {
             inbox.consumers.retain(|other| *other != id);
             if inbox.consumers.is_empty() {
                 inbox.supplies.values_mut().for_each(|supply| supply.closing = true);
             }
         }
-        self.dirty.insert(Arc::clone(&consumer.inbox));
-        self.announce(&consumer.inbox, out);
-        if self.inboxes.get(&consumer.inbox).is_some_and(Inbox::is_idle) {
-            self.inboxes.remove(&consumer.inbox);
+        self.dirty.insert(Arc::clone(name));
+        self.announce(name, out);
+        if self.inboxes.get(name).is_some_and(Inbox::is_idle) {
+            self.inboxes.remove(name);
         }
     }
 
@@ -169,7 +186,7 @@ impl Edge {
         } else if self.busy.remove(&conn) {
             let first = ConsumerId { conn, sub: SubKey(0) };
             let last = ConsumerId { conn, sub: SubKey(u32::MAX) };
-            self.dirty.extend(self.consumers.range(first..=last).map(|(_, consumer)| Arc::clone(&consumer.inbox)));
+            self.dirty.extend(self.consumers.range(first..=last).flat_map(|(_, consumer)| consumer.inboxes.clone()));
         }
     }
 
@@ -237,6 +254,7 @@ impl Edge {
             supply.round = round;
             supply.limit = supply.received;
         }
+        self.dirty_siblings(&name.0);
         self.dirty.insert(name.0);
     }
 
@@ -247,6 +265,7 @@ impl Edge {
         if inbox.is_idle() {
             self.inboxes.remove(&name.0);
         }
+        self.dirty_siblings(&name.0);
     }
 
     /// A message arrives. Whether a client gets it.
@@ -275,6 +294,7 @@ impl Edge {
             out.push(Effect::Send { to: from, message: DispatchMsg::Release { dot, tag } });
             return false;
         };
+        self.serve_next(to, &inbox.0);
         self.held.insert(dot, Held { by: Some(to), owner: from, tag, gone: false });
         self.by_conn.entry(to.conn).or_default().insert(dot);
         out.push(Effect::Deliver { to, inbox: inbox.0, dot, redelivered, content });
@@ -283,6 +303,7 @@ impl Edge {
 
     /// Sends the grants that have become possible, and takes back what has become too much.
     pub(crate) fn grant(&mut self, out: &mut Vec<Effect>) {
+        self.grant_several(out);
         while let Some(name) = self.dirty.pop_first() {
             self.grant_inbox(&name, out);
         }
@@ -314,6 +335,7 @@ impl Edge {
             ("held", self.held.len()),
             ("by_conn", self.by_conn.len()),
             ("dirty", self.dirty.len()),
+            ("several", self.several.len()),
         ]
     }
 
@@ -335,7 +357,7 @@ impl Edge {
     fn free_place(&mut self, by: Option<ConsumerId>) {
         if let Some(consumer) = by.and_then(|id| self.consumers.get_mut(&id)) {
             consumer.used = consumer.used.saturating_sub(1);
-            self.dirty.insert(Arc::clone(&consumer.inbox));
+            self.dirty.extend(consumer.inboxes.iter().cloned());
         }
     }
 
@@ -351,6 +373,7 @@ impl Edge {
         if let Some(inbox) = self.inboxes.get_mut(&arrival.inbox.0) {
             inbox.count_received(from, size);
             self.dirty.insert(Arc::clone(&arrival.inbox.0));
+            self.dirty_siblings(&arrival.inbox.0);
         }
     }
 
@@ -373,10 +396,13 @@ impl Edge {
     }
 
     fn grant_inbox(&mut self, name: &Arc<str>, out: &mut Vec<Effect>) {
+        let elsewhere = self.granted_elsewhere(name);
         let Some(inbox) = self.inboxes.get_mut(name) else { return };
         let (mut free, mut ready) = (0, 0);
         for id in &inbox.consumers {
-            let room = self.consumers.get(id).map_or(0, |consumer| consumer.prefetch.saturating_sub(consumer.used));
+            let taken = elsewhere.get(id).copied().unwrap_or(0);
+            let room =
+                self.consumers.get(id).map_or(0, |consumer| consumer.prefetch.saturating_sub(consumer.used + taken));
             free += room;
             ready += if self.busy.contains(&id.conn) { 0 } else { room };
         }

@@ -9,6 +9,7 @@
 //! - [`owner`]: cursors, order; [`demand`]: credit from edges; [`flights`]: what is in flight anywhere
 //! - [`takeover`]: who owns which segment; [`standins`]: what others than its writer delivered of one
 //! - [`topics`]: messages that are kept nowhere
+//! - [`syncs`]: when all have heard of a subscription
 //! - [`census`]: figures about the whole cluster
 
 mod census;
@@ -19,6 +20,7 @@ mod msg;
 mod owner;
 mod standins;
 mod supply;
+mod syncs;
 mod takeover;
 #[cfg(test)]
 mod tests;
@@ -38,6 +40,7 @@ pub(crate) use edge::ConsumerId;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use msg::Depth;
 pub(crate) use msg::{BadMessage, Content, DispatchMsg, Name};
+pub(crate) use syncs::SyncId;
 pub use takeover::TakeoverTiming;
 pub(crate) use view::View;
 
@@ -46,6 +49,7 @@ use census::{Census, Figures};
 use edge::{Arrival, Edge, Refusal};
 use owner::Owner;
 use standins::StandIns;
+use syncs::Syncs;
 use takeover::{Takeover, Verdict};
 use topics::Topics;
 
@@ -67,6 +71,14 @@ pub(crate) enum Effect {
     MergeRemoved { segment: SegmentId, slots: RangeSet },
     /// A message can't be read.
     Damaged { dot: Dot, why: String },
+    /// All linked nodes have heard, or are not waited for any more: see [`Dispatch::sync`].
+    Synced { id: SyncId },
+    /// A node waits until this inbox is known as one of a durable subscription: then it is to be sent `Synced`.
+    Awaited { by: NodeId, number: u64, inbox: Arc<str> },
+    /// A node asks which of these temporary queues are gone: it is to be sent `Gone`.
+    Asked { by: NodeId, inboxes: Vec<Name> },
+    /// A node says that these temporary queues of its clients are gone.
+    Gone { from: NodeId, inboxes: Vec<Name> },
 }
 
 /// See the module docs.
@@ -80,6 +92,7 @@ pub(crate) struct Dispatch {
     planted: Planted,
     topics: Topics,
     census: Census,
+    syncs: Syncs,
     /// From this node to itself.
     local: VecDeque<DispatchMsg>,
     effects: VecDeque<Effect>,
@@ -97,6 +110,7 @@ impl Dispatch {
             planted,
             topics: Topics::default(),
             census: Census::default(),
+            syncs: Syncs::default(),
             local: VecDeque::new(),
             effects: VecDeque::new(),
         };
@@ -113,6 +127,7 @@ impl Dispatch {
         self.edge.link_up(peer, &mut out);
         self.topics.link_up(peer, &mut out);
         self.census.link_up(peer, &mut out);
+        self.syncs.link_up(peer, &mut out);
         self.takeover.look_soon(now.mono_ms);
         self.absorb(out);
     }
@@ -125,6 +140,9 @@ impl Dispatch {
         self.census.link_down(peer);
         self.takeover.link_down(peer);
         self.takeover.look_soon(now.mono_ms);
+        let mut out = Vec::new();
+        self.syncs.link_down(peer, &mut out);
+        self.absorb(out);
     }
 
     /// A node is held alive or dead.
@@ -167,7 +185,7 @@ impl Dispatch {
 
     /// When [`Dispatch::handle_timeout`] is wanted, on the monotonic clock.
     pub(crate) fn deadline(&self) -> u64 {
-        self.takeover.deadline().min(self.census.deadline())
+        self.takeover.deadline().min(self.census.deadline()).min(self.syncs.deadline())
     }
 
     /// Time passed.
@@ -183,6 +201,7 @@ impl Dispatch {
             let own = self.own_figures(view);
             self.census.tell(now.mono_ms, own, &view.linked(), &mut out);
         }
+        self.syncs.expire(now.mono_ms, &mut out);
         self.absorb(out);
     }
 
@@ -191,6 +210,33 @@ impl Dispatch {
         let mut out = Vec::new();
         self.edge.subscribe(id, inbox, prefetch, &mut out);
         self.absorb(out);
+    }
+
+    /// A consumer reads these inboxes from now on, and no others; they share its prefetch.
+    pub(crate) fn attend(&mut self, id: ConsumerId, inboxes: &[Arc<str>]) {
+        let mut out = Vec::new();
+        self.edge.attend(id, inboxes, &mut out);
+        self.absorb(out);
+    }
+
+    /// Asks all linked nodes to say when they have heard of all that subscriptions here brought about, and of an inbox's
+    /// durable subscription. [`Effect::Synced`] follows.
+    pub(crate) fn sync(&mut self, now: Now, inbox: Option<&Arc<str>>) -> SyncId {
+        let mut out = Vec::new();
+        let id = self.syncs.begin(now.mono_ms, inbox, &mut out);
+        self.absorb(out);
+        id
+    }
+
+    /// Whether anybody within reach reads an inbox.
+    pub(crate) fn is_wanted(&self, inbox: &str) -> bool {
+        self.owner.is_wanted(inbox)
+    }
+
+    /// Segments that this node dispatches in which messages of an inbox wait.
+    pub(crate) fn owned_with(&self, view: &dyn View, inbox: &str) -> Vec<SegmentId> {
+        let segments = view.inbox_segments(inbox).into_iter().map(|(segment, _)| segment);
+        segments.filter(|segment| self.takeover.owns(*segment)).collect()
     }
 
     /// A listener of a topic.
@@ -246,6 +292,19 @@ impl Dispatch {
     /// Whether this node dispatches nothing any more: it is about to leave.
     pub(crate) fn retire(&mut self, retired: bool) {
         self.owner.retire(retired);
+    }
+
+    /// What is remembered, and how much of it.
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> Vec<(&'static str, usize)> {
+        let books = [
+            self.owner.remembered(),
+            self.edge.remembered(),
+            self.takeover.remembered(),
+            self.topics.remembered(),
+            vec![("syncs", self.syncs.len())],
+        ];
+        books.into_iter().flatten().collect()
     }
 
     /// Whether a client here has a message, or its acknowledgement is not on disk yet.
@@ -375,6 +434,15 @@ impl Dispatch {
             DispatchMsg::Topic { topic, id, content } => self.topics.on_message(&topic.0, &id, &content, &mut out),
             DispatchMsg::Depths(depths) => self.census.on_depths(from, depths),
             DispatchMsg::Adopted(adopted) => self.census.on_adopted(from, adopted),
+            DispatchMsg::Sync { number, inbox: None } => {
+                out.push(Effect::Send { to: from, message: DispatchMsg::Synced { number } });
+            }
+            DispatchMsg::Sync { number, inbox: Some(inbox) } => {
+                out.push(Effect::Awaited { by: from, number, inbox: inbox.0 });
+            }
+            DispatchMsg::Synced { number } => self.syncs.on_synced(from, number, &mut out),
+            DispatchMsg::Ask(inboxes) => out.push(Effect::Asked { by: from, inboxes }),
+            DispatchMsg::Gone(inboxes) => out.push(Effect::Gone { from, inboxes }),
         }
         self.absorb(out);
     }

@@ -56,6 +56,15 @@ pub(crate) enum DispatchMsg {
     Refused { dot: Dot, tag: u64 },
     /// To all: how much of what waits in segments that the sender owns another node took, where it changed.
     Adopted(Vec<(Name, u64)>),
+    /// Edge to all: answer when all that was said before this is taken in, and the durable subscription that this inbox is
+    /// of is known.
+    Sync { number: u64, inbox: Option<Name> },
+    /// The answer.
+    Synced { number: u64 },
+    /// Owner to edge: messages wait in these temporary queues of your clients; which of them are gone?
+    Ask(Vec<Name>),
+    /// The answer: those whose connection has ended.
+    Gone(Vec<Name>),
 }
 
 /// A message's stored header section and body.

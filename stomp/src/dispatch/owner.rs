@@ -231,6 +231,11 @@ impl Owner {
         }
     }
 
+    /// Whether any edge wants messages of an inbox.
+    pub(crate) fn is_wanted(&self, inbox: &str) -> bool {
+        self.interested.contains_key(inbox)
+    }
+
     /// Whether an inbox is to be looked at.
     pub(crate) fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()

@@ -48,6 +48,11 @@ impl Inbox {
         self.consumers.is_empty() && self.supplies.is_empty()
     }
 
+    /// Granted to all owners, and not used by them.
+    pub(super) fn outstanding(&self) -> u64 {
+        self.supplies.values().map(Supply::outstanding).sum()
+    }
+
     /// A message of so many bytes has come from an owner.
     pub(super) fn count_received(&mut self, from: NodeId, size: usize) {
         self.size = size.max(self.size - self.size / 8).max(1);
@@ -60,7 +65,7 @@ impl Inbox {
     /// Fits what is granted to the free places of consumers, of which `ready` may be granted anew. Returns the owners
     /// whose limit has changed.
     pub(super) fn balance(&mut self, free: u64, ready: u64) -> BTreeSet<NodeId> {
-        let under_way: u64 = self.supplies.values().map(Supply::outstanding).sum();
+        let under_way = self.outstanding();
         let mut changed = BTreeSet::new();
         if under_way > free {
             self.take_back(under_way - free, &mut changed);

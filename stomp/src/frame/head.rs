@@ -44,6 +44,23 @@ pub fn decode_stored_head(stored_head: &[u8]) -> Result<Headers, DecodeError> {
     Ok(headers)
 }
 
+/// The section to store for a message whose inbox is not called like its destination: that goes in front.
+pub(crate) fn encode_routed_head(destination: &str, stored_head: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(DESTINATION.len() + destination.len() + 2 + stored_head.len());
+    put_line(&mut out, Escaping::CrLf, DESTINATION, destination);
+    out.extend_from_slice(stored_head);
+    out.freeze()
+}
+
+/// The two parts of what [`encode_routed_head`] made; `None` if it did not.
+pub(crate) fn decode_routed_head(routed_head: &Bytes) -> Option<(String, Bytes)> {
+    let end = memchr::memchr(b'\n', routed_head)?;
+    let (name, value) = split_header(&routed_head[..end], Escaping::CrLf, Version::V1_2).ok()?;
+    (name == DESTINATION).then(|| (value.to_string(), routed_head.slice(end + 1..)))
+}
+
+const DESTINATION: &str = "destination";
+
 /// Writes a stored section into a MESSAGE for a session of this version.
 pub(super) fn put_stored_head(out: &mut BytesMut, stored_head: &[u8], version: Version) {
     let verbatim = match version {
@@ -94,6 +111,15 @@ mod tests {
         let stored = encode_stored_head(&headers);
         assert_eq!(stored, "content-type:text/plain\nk\\c1:a\\nb\npersistent:true\n");
         assert_eq!(decode_stored_head(&stored).unwrap(), own.into_iter().collect());
+    }
+
+    #[test]
+    fn a_destination_in_front_comes_off_again_and_nobody_else_can_put_one_there() {
+        let forged = encode_stored_head(&[("destination", "/topic/x"), ("a", "b")].into_iter().collect());
+        assert_eq!(decode_routed_head(&forged), None);
+        let routed = encode_routed_head("/topic/a:b\nc", &forged);
+        assert_eq!(decode_routed_head(&routed), Some(("/topic/a:b\nc".to_owned(), forged)));
+        assert_eq!(decode_routed_head(&Bytes::new()), None);
     }
 
     #[test]

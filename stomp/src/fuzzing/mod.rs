@@ -115,6 +115,10 @@ pub(crate) fn dispatch_messages() -> Vec<DispatchMsg> {
         DispatchMsg::Topic { topic: topic(), id: "T-1".to_owned(), content: content() },
         DispatchMsg::Depths(vec![(inbox(), Depth { depth: 4, in_flight: 1 })]),
         DispatchMsg::Adopted(vec![(inbox(), 3)]),
+        DispatchMsg::Sync { number: 3, inbox: Some(Name("/durable/name/a/0000000000000007-1".into())) },
+        DispatchMsg::Synced { number: 3 },
+        DispatchMsg::Ask(vec![Name("/reply-queue/x.1.0".into())]),
+        DispatchMsg::Gone(vec![Name("/reply-queue/x.1.0".into())]),
     ]
 }
 

@@ -10,6 +10,7 @@ use rhizomq_engine::{
 
 use super::conversation;
 use crate::{
+    destination::MAX_PARTS,
     frame::{Command, Decoder, HOP_HEADERS, Version, decode_stored_head},
     limits::{Limits, TRANSACTION_ITEM_COST},
     session::{Delivery, Request, Session, SessionConfig, SubKey, Ticket},
@@ -197,7 +198,8 @@ impl Bench {
             Request::Publish { unit, acks, .. } => {
                 let bytes: usize = unit.iter().map(|send| send.head.len() + send.body.len()).sum();
                 let cost = bytes + TRANSACTION_ITEM_COST * unit.len();
-                assert!(unit.len() <= 1 || cost <= LIMITS.transaction_bytes);
+                // One SEND may name several destinations; its body is one.
+                assert!(unit.len() <= MAX_PARTS || cost <= LIMITS.transaction_bytes);
                 for send in &unit {
                     assert!(send.body.len() <= LIMITS.body && !send.destination.as_str().is_empty());
                     let head = decode_stored_head(&send.head).expect("what is to be stored reads");
@@ -220,7 +222,7 @@ impl Bench {
                 assert!(!items.is_empty());
                 items.iter().for_each(|item| self.settle(&item.message_id, Some(item.subscription)));
             }
-            Request::Disconnect { .. } => {}
+            Request::Forget { .. } | Request::Disconnect { .. } => {}
         }
     }
 }

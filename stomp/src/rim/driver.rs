@@ -29,7 +29,7 @@ use super::{
     scrub::{Jobs, MaintenanceError, Scrubber, Verified},
     writer::{Writer, Written},
 };
-use crate::{Backlogs, Broker, MemoryStatus, Output, Status, StoreStatus};
+use crate::{Backlogs, Broker, MemoryStatus, Output, Status, StoreStatus, SubscriptionStatus};
 
 /// Inputs of each kind taken in one turn, before outputs are handed out: heart-beats must leave in time.
 const TURN: usize = 256;
@@ -97,6 +97,8 @@ enum Question {
     Status(oneshot::Sender<Status>),
     Forget(NodeId, oneshot::Sender<Result<Forgotten, ForgetError>>),
     SetSize(Size, oneshot::Sender<Result<(), SizeError>>),
+    Subscriptions(oneshot::Sender<Vec<SubscriptionStatus>>),
+    RemoveSubscription(String, oneshot::Sender<bool>),
     Drain(oneshot::Sender<Option<DrainStatus>>),
     CancelDrain(oneshot::Sender<Result<(), CancelError>>),
     Merge(Ticket, oneshot::Sender<Result<Merging, MergeError>>),
@@ -146,6 +148,20 @@ impl Handle {
     pub async fn set_size(&self, size: Size) -> Option<Result<(), SizeError>> {
         let (answer, done) = oneshot::channel();
         self.questions.send(Question::SetSize(size, answer)).await.ok()?;
+        done.await.ok()
+    }
+
+    /// All durable subscriptions; `None` when the core has stopped.
+    pub async fn subscriptions(&self) -> Option<Vec<SubscriptionStatus>> {
+        let (answer, list) = oneshot::channel();
+        self.questions.send(Question::Subscriptions(answer)).await.ok()?;
+        list.await.ok()
+    }
+
+    /// Deletes a durable subscription, and what waits for it. Whether there is one; `None` when the core has stopped.
+    pub async fn remove_subscription(&self, name: String) -> Option<bool> {
+        let (answer, done) = oneshot::channel();
+        self.questions.send(Question::RemoveSubscription(name, answer)).await.ok()?;
         done.await.ok()
     }
 
@@ -445,6 +461,16 @@ impl Driver {
                 let done = self.broker.set_size(now(self.started), &size);
                 if done.is_ok() {
                     tracing::warn!(%size, "an operator sets the number of members");
+                }
+                let _ = answer.send(done);
+            }
+            Question::Subscriptions(answer) => {
+                let _ = answer.send(self.broker.subscriptions());
+            }
+            Question::RemoveSubscription(name, answer) => {
+                let done = self.broker.remove_subscription(now(self.started), &name);
+                if done {
+                    tracing::warn!(?name, "an operator deletes a durable subscription");
                 }
                 let _ = answer.send(done);
             }

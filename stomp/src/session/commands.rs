@@ -1,13 +1,21 @@
 //! What each frame of a connected client means.
 
+use std::sync::Arc;
+
 use super::{
     AckMode, Active, Request, Send, Session, SessionError, State, Ticket,
-    subscriptions::{DeliveryRef, SubName},
+    subscriptions::{Closed, DeliveryRef, SubName},
+    temps::Temps,
 };
 use crate::{
-    destination::Destination,
-    frame::{Command, Frame, Version, encode_stored_head},
+    destination::{Destination, DestinationError, Kind, MAX_PARTS, parts},
+    durable::DurableName,
+    frame::{Command, Frame, Headers, Version, encode_stored_head},
 };
+
+/// What both ActiveMQs call the name of a durable subscription, older spellings included.
+const DURABLE_HEADERS: [&str; 4] =
+    ["activemq.subscriptionName", "activemq.subcriptionName", "durable-subscription-name", "durable-subscriber-name"];
 
 /// How a frame was taken in.
 pub(super) enum Outcome {
@@ -15,6 +23,8 @@ pub(super) enum Outcome {
     Done,
     /// The broker has to do something; its answer to the request sends the receipt.
     Asked(Request),
+    /// The same, for one thing after the other; the receipt is for the second.
+    AskedTwice(Request, Request),
     /// The client leaves, which the broker has to know; the receipt comes last.
     Leaving(Request),
 }
@@ -41,22 +51,83 @@ impl Session {
 
 impl Active {
     fn send(&mut self, ticket: Ticket, frame: Frame) -> Result<Outcome, SessionError> {
-        let destination = self.destination(&frame)?;
+        let destinations = self.targets(self.destination(&frame)?)?;
         let persistent =
             frame.headers.get("persistent").is_none_or(|value| !value.trim().eq_ignore_ascii_case("false"));
-        let send = Send { destination, head: encode_stored_head(&frame.headers), body: frame.body, persistent };
-        match frame.headers.get("transaction") {
-            Some(id) => {
-                self.transactions.send(id, send)?;
-                Ok(Outcome::Done)
+        let (head, subscribe) = self.reply_to(ticket, &frame.headers)?;
+        let send = |destination| Send { destination, head: head.clone(), body: frame.body.clone(), persistent };
+        let unit: Vec<_> = destinations.into_iter().map(send).collect();
+        match (frame.headers.get("transaction"), subscribe) {
+            (Some(id), subscribe) => {
+                self.transactions.check(id)?;
+                unit.into_iter().try_for_each(|send| self.transactions.send(id, send))?;
+                Ok(subscribe.map_or(Outcome::Done, Outcome::Asked))
             }
-            None => Ok(Outcome::Asked(Request::Publish { ticket, unit: vec![send], acks: Vec::new() })),
+            (None, Some(subscribe)) => {
+                let ticket = Ticket(ticket.0 + 1);
+                Ok(Outcome::AskedTwice(subscribe, Request::Publish { ticket, unit, acks: Vec::new() }))
+            }
+            (None, None) => Ok(Outcome::Asked(Request::Publish { ticket, unit, acks: Vec::new() })),
         }
     }
 
+    /// All that a SEND goes to, each once.
+    fn targets(&mut self, text: &str) -> Result<Vec<Destination>, SessionError> {
+        let count = parts(text).take(MAX_PARTS + 1).count();
+        if count > MAX_PARTS {
+            return Err(DestinationError::TooMany { parts: parts(text).count() }.into());
+        }
+        let mut targets = Vec::with_capacity(count);
+        for part in parts(text) {
+            let target = match Temps::name_in(part) {
+                Some(name) => Destination::reply_queue(self.temps.inbox(name)?),
+                None => Destination::target(part)?,
+            };
+            if !targets.contains(&target) {
+                targets.push(target);
+            }
+        }
+        Ok(targets)
+    }
+
+    /// The headers to store. A `reply-to` that names a temporary queue of this connection gets the queue's real name there,
+    /// and if nobody reads that queue, a subscription to it.
+    fn reply_to(&mut self, ticket: Ticket, headers: &Headers) -> Result<(bytes::Bytes, Option<Request>), SessionError> {
+        let Some((text, name)) = headers.get("reply-to").and_then(|text| Some((text, Temps::name_in(text)?))) else {
+            return Ok((encode_stored_head(headers), None));
+        };
+        let inbox = self.temps.inbox(name)?;
+        let entries = headers.iter().map(|(name, value)| (name, if name == "reply-to" { &*inbox } else { value }));
+        let head = encode_stored_head(&entries.collect());
+        if self.subscriptions.is_read(text) {
+            return Ok((head, None));
+        }
+        let sub = self.subscriptions.open(SubName::Id(text.to_owned()), text.into(), AckMode::Auto, None)?;
+        self.temps.set_implicit(name, sub);
+        let subscribe = Request::Subscribe {
+            ticket,
+            sub,
+            destination: Destination::reply_queue(inbox),
+            ack: AckMode::Auto,
+            prefetch: self.limits.default_prefetch.max(1),
+            durable: None,
+            awaited: false,
+        };
+        Ok((head, Some(subscribe)))
+    }
+
     fn subscribe(&mut self, ticket: Ticket, frame: &Frame) -> Result<Outcome, SessionError> {
-        let destination = self.destination(frame)?;
-        let name = self.sub_name(frame, destination.as_str())?;
+        let text = self.destination(frame)?;
+        let temp = Temps::name_in(text).filter(|_| parts(text).nth(1).is_none());
+        let (destination, shown) = match temp {
+            Some(name) => (Destination::reply_queue(self.temps.inbox(name)?), Arc::from(text)),
+            None => {
+                let destination = Destination::source(text)?;
+                let shown = destination.to_shared();
+                (destination, shown)
+            }
+        };
+        let name = self.sub_name(frame, &shown)?;
         let ack = match frame.headers.get("ack") {
             None | Some("auto") => AckMode::Auto,
             Some("client") => AckMode::Client,
@@ -75,15 +146,85 @@ impl Active {
                 Err(_) => return Err(bad_header(frame, "prefetch-count", value, "it is a number of messages")),
             },
         };
-        let sub = self.subscriptions.open(name, destination.to_shared(), ack)?;
-        Ok(Outcome::Asked(Request::Subscribe { ticket, sub, destination, ack, prefetch: prefetch.max(1) }))
+        let durable = self.durable(frame, &destination)?;
+        let implicit = temp.and_then(|name| self.temps.implicit(name));
+        let replaced = implicit.and_then(|key| self.subscriptions.close_key(key));
+        let sub = self.subscriptions.open(name, shown, ack, durable.clone())?;
+        let awaited = frame.headers.get("receipt").is_some();
+        let subscribe = |ticket| {
+            let prefetch = prefetch.max(1);
+            Request::Subscribe { ticket, sub, destination, ack, prefetch, durable, awaited }
+        };
+        Ok(match replaced {
+            Some(Closed { key, requeue, .. }) => {
+                let unsubscribe = Request::Unsubscribe { ticket, sub: key, requeue };
+                Outcome::AskedTwice(unsubscribe, subscribe(Ticket(ticket.0 + 1)))
+            }
+            None => Outcome::Asked(subscribe(ticket)),
+        })
+    }
+
+    /// The durable subscription that a SUBSCRIBE asks for, in any of the spellings that brokers have for it.
+    fn durable(&self, frame: &Frame, destination: &Destination) -> Result<Option<DurableName>, SessionError> {
+        if destination.kind() != Kind::Topic {
+            return Ok(None);
+        }
+        if let Some(name) = self.client_durable(frame)? {
+            return Ok(Some(name));
+        }
+        let is = |header, wanted: &str| {
+            frame.headers.get(header).is_some_and(|value| value.trim().eq_ignore_ascii_case(wanted))
+        };
+        if !is("durable", "true") || !is("auto-delete", "false") {
+            return Ok(None);
+        }
+        Ok(Some(match frame.headers.get("x-queue-name").filter(|name| !name.is_empty()) {
+            Some(name) => DurableName::of_queue(name)?,
+            None => DurableName::of_id(self.required(frame, "id")?, destination.name())?,
+        }))
+    }
+
+    /// That of a client with a name, as both ActiveMQs have it. In 1.0 the subscription's name stands in for the client's.
+    fn client_durable(&self, frame: &Frame) -> Result<Option<DurableName>, SessionError> {
+        let found = DURABLE_HEADERS.into_iter().find_map(|header| Some((header, frame.headers.get(header)?)));
+        let Some((header, name)) = found.filter(|(_, name)| !name.is_empty()) else { return Ok(None) };
+        let client = match &self.client_id {
+            Some(client) => client,
+            None if self.version == Version::V1_0 => name,
+            None => return Err(SessionError::MissingClientId { header }),
+        };
+        Ok(Some(DurableName::of_client(client, name)?))
     }
 
     fn unsubscribe(&mut self, ticket: Ticket, frame: &Frame) -> Result<Outcome, SessionError> {
-        let destination = frame.headers.get("destination").unwrap_or_default();
-        let name = self.sub_name(frame, destination)?;
-        let (sub, requeue) = self.subscriptions.close(&name)?;
-        Ok(Outcome::Asked(Request::Unsubscribe { ticket, sub, requeue }))
+        let text = frame.headers.get("destination").unwrap_or_default();
+        let destination = Destination::parse(text).ok();
+        let shown = destination.as_ref().map_or(text, Destination::as_str);
+        let closed = self.sub_name(frame, shown).and_then(|name| self.subscriptions.close(&name));
+        let unsubscribe = |Closed { key, requeue, .. }, ticket| Request::Unsubscribe { ticket, sub: key, requeue };
+        let client_durable = self.client_durable(frame)?;
+        let is_durable = frame.headers.get("durable").is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
+        if client_durable.is_none() && !is_durable {
+            return Ok(Outcome::Asked(unsubscribe(closed?, ticket)));
+        }
+        // With the headers that made it, a durable subscription is deleted, whether or not this session reads it.
+        let own = closed.as_ref().ok().and_then(|closed| closed.durable.clone());
+        let named = match (client_durable, frame.headers.get("x-queue-name"), destination) {
+            (Some(name), ..) => Some(name),
+            (None, Some(name), _) if !name.is_empty() => Some(DurableName::of_queue(name)?),
+            (None, _, Some(topic)) if topic.kind() == Kind::Topic => {
+                frame.headers.get("id").map(|id| DurableName::of_id(id, topic.name())).transpose()?
+            }
+            _ => None,
+        };
+        match (closed, own.or(named)) {
+            (Ok(closed), Some(name)) => {
+                let forget = Request::Forget { ticket: Ticket(ticket.0 + 1), name };
+                Ok(Outcome::AskedTwice(unsubscribe(closed, ticket), forget))
+            }
+            (Err(_), Some(name)) => Ok(Outcome::Asked(Request::Forget { ticket, name })),
+            (closed, None) => Ok(Outcome::Asked(unsubscribe(closed?, ticket))),
+        }
     }
 
     fn acknowledge(&mut self, ticket: Ticket, frame: &Frame, ack: bool) -> Result<Outcome, SessionError> {
@@ -154,10 +295,10 @@ impl Active {
         })
     }
 
-    fn destination(&self, frame: &Frame) -> Result<Destination, SessionError> {
+    fn destination<'a>(&self, frame: &'a Frame) -> Result<&'a str, SessionError> {
         let missing =
             SessionError::MissingHeader { command: frame.command, header: "destination", version: self.version };
-        Ok(Destination::parse(frame.headers.get("destination").ok_or(missing)?)?)
+        frame.headers.get("destination").ok_or(missing)
     }
 
     /// The `id`; in 1.0 the destination stands in for it.

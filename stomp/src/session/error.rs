@@ -2,6 +2,7 @@
 
 use crate::{
     destination::DestinationError,
+    durable::NameTooLong,
     frame::{Command, DecodeError, Version},
 };
 
@@ -14,6 +15,21 @@ pub enum SessionError {
     /// The destination is none.
     #[error(transparent)]
     Destination(#[from] DestinationError),
+    /// The durable subscription can't be called so.
+    #[error(transparent)]
+    DurableName(#[from] NameTooLong),
+    /// A durable subscription belongs to a client, and CONNECT did not say which.
+    #[error("a durable subscription with `{header}` needs a `client-id` header in CONNECT, the same each time")]
+    MissingClientId {
+        /// The header that asks for one.
+        header: &'static str,
+    },
+    /// Too many at a time.
+    #[error("at most {limit} temporary queues may be named in one connection")]
+    TooManyTempQueues {
+        /// How many are allowed.
+        limit: usize,
+    },
     /// Nothing, or only part of a frame, came in time.
     #[error("no CONNECT frame within {after_ms} ms")]
     ConnectTimeout {

@@ -20,6 +20,7 @@ mod heart_beat;
 mod output;
 mod request;
 mod subscriptions;
+mod temps;
 mod transactions;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -38,6 +39,7 @@ use commands::Outcome;
 use heart_beat::HeartBeat;
 use output::Output;
 use subscriptions::Subscriptions;
+use temps::Temps;
 use transactions::Transactions;
 
 /// A client's session, from the first byte to the last. See the module's text for how it is driven.
@@ -72,6 +74,9 @@ struct Active {
     limits: Limits,
     subscriptions: Subscriptions,
     transactions: Transactions,
+    temps: Temps,
+    /// Of CONNECT: whose durable subscriptions it means.
+    client_id: Option<String>,
 }
 
 struct Leaving {
@@ -188,11 +193,12 @@ impl Session {
     pub fn deliver(&mut self, sub: SubKey, delivery: Delivery<'_>) -> Option<u64> {
         let State::Open(active) = &mut self.state else { return None };
         let (id, ack) = active.subscriptions.headers(sub)?;
+        let destination = active.subscriptions.temp_queue(sub).unwrap_or(delivery.destination);
         let position = self.output.frame(Command::Message, active.version, delivery.body, |mut head| {
             if let Some(id) = id {
                 head = head.header("subscription", id);
             }
-            head = head.header("message-id", delivery.message_id).header("destination", delivery.destination);
+            head = head.header("message-id", delivery.message_id).header("destination", destination);
             if let Some(ack) = &ack {
                 head = head.header("ack", ack);
             }
@@ -278,6 +284,10 @@ impl Session {
         let receipt = frame.headers.get("receipt").map(str::to_owned);
         match self.handle_command(frame) {
             Ok(Outcome::Asked(request)) => self.ask(receipt, request),
+            Ok(Outcome::AskedTwice(first, second)) => {
+                self.ask(None, first);
+                self.ask(receipt, second);
+            }
             Ok(Outcome::Done) => self.put_receipt(receipt.as_deref(), &[]),
             Ok(Outcome::Leaving(request)) => {
                 if let State::Open(active) = std::mem::replace(&mut self.state, State::Closed) {
@@ -303,6 +313,8 @@ impl Session {
             limits,
             subscriptions: Subscriptions::new(version, limits.subscriptions),
             transactions: Transactions::new(limits),
+            temps: Temps::new(self.config.replies.clone(), limits.subscriptions),
+            client_id: frame.headers.get("client-id").filter(|id| !id.is_empty()).map(str::to_owned),
         }));
         self.output.frame(Command::Connected, version, &Bytes::new(), |head| {
             agreed.headers.iter().fold(head, |head, (name, value)| head.header(name, value))

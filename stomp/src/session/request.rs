@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{destination::Destination, limits::Limits};
+use crate::{destination::Destination, durable::DurableName, limits::Limits};
 
 /// A subscription of this session; never used twice in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,6 +74,18 @@ pub enum Request {
         ack: AckMode,
         /// At most so many deliveries may be unacknowledged at a time; at least 1.
         prefetch: u32,
+        /// The durable subscription of the topic that it takes part in, and makes if there is none.
+        durable: Option<DurableName>,
+        /// Whether the client waits for a receipt: then it must be in force on all nodes within reach.
+        awaited: bool,
+    },
+    /// A durable subscription is not wanted any more; its consumers have ended theirs before, as far as they are this
+    /// session's.
+    Forget {
+        /// Answer when it is gone, here.
+        ticket: Ticket,
+        /// Which.
+        name: DurableName,
     },
     /// The end of a subscription.
     Unsubscribe {
@@ -112,6 +124,7 @@ impl Request {
         match self {
             Self::Publish { ticket, .. }
             | Self::Subscribe { ticket, .. }
+            | Self::Forget { ticket, .. }
             | Self::Unsubscribe { ticket, .. }
             | Self::Ack { ticket, .. }
             | Self::Disconnect { ticket, .. } => *ticket,
@@ -141,6 +154,8 @@ pub struct SessionConfig {
     pub server: String,
     /// The `session` header of CONNECTED: names this connection for people and logs.
     pub session: String,
+    /// Names this connection among those of all nodes for ever: what the names of its temporary queues begin with.
+    pub replies: String,
     /// What clients may ask for.
     pub limits: Limits,
     /// The shortest interval of outgoing heart-beats that is granted, ms; 0: never sends any.
@@ -159,6 +174,7 @@ impl Default for SessionConfig {
         Self {
             server: concat!("rhizomq/", env!("CARGO_PKG_VERSION")).to_owned(),
             session: String::new(),
+            replies: String::new(),
             limits: Limits::default(),
             heart_beat_send_ms: 1_000,
             heart_beat_want_ms: 10_000,

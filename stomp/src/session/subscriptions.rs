@@ -5,8 +5,8 @@ use std::{
     sync::Arc,
 };
 
-use super::{AckItem, AckMode, SessionError, SubKey};
-use crate::frame::Version;
+use super::{AckItem, AckMode, SessionError, SubKey, temps::Temps};
+use crate::{durable::DurableName, frame::Version};
 
 /// How the client calls a subscription.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,9 +49,20 @@ impl Settled {
     }
 }
 
+/// A subscription that has ended.
+pub(super) struct Closed {
+    pub(super) key: SubKey,
+    /// What the client left unacknowledged.
+    pub(super) requeue: Vec<Arc<str>>,
+    /// The durable subscription that it took part in.
+    pub(super) durable: Option<DurableName>,
+}
+
 struct Subscription {
     name: SubName,
+    /// As the client knows it.
     destination: Arc<str>,
+    durable: Option<DurableName>,
     mode: AckMode,
     next_seq: u64,
     /// What the client has to acknowledge, in the order of delivery.
@@ -85,7 +96,13 @@ impl Subscriptions {
         }
     }
 
-    pub(super) fn open(&mut self, name: SubName, destination: Arc<str>, mode: AckMode) -> Result<SubKey, SessionError> {
+    pub(super) fn open(
+        &mut self,
+        name: SubName,
+        destination: Arc<str>,
+        mode: AckMode,
+        durable: Option<DurableName>,
+    ) -> Result<SubKey, SessionError> {
         if self.by_name.contains_key(&name) {
             return Err(SessionError::DuplicateSubscription { id: name.text() });
         }
@@ -98,6 +115,7 @@ impl Subscriptions {
         let subscription = Subscription {
             name,
             destination,
+            durable,
             mode,
             next_seq: 0,
             unacked: BTreeMap::new(),
@@ -108,8 +126,19 @@ impl Subscriptions {
         Ok(key)
     }
 
-    /// Takes a subscription out. Returns its key and what the client left unacknowledged.
-    pub(super) fn close(&mut self, name: &SubName) -> Result<(SubKey, Vec<Arc<str>>), SessionError> {
+    /// Whether any subscription is to this destination.
+    pub(super) fn is_read(&self, destination: &str) -> bool {
+        self.open.values().any(|subscription| *subscription.destination == *destination)
+    }
+
+    /// The destination of a subscription to a temporary queue, as the client calls it: its real name says nothing to it.
+    pub(super) fn temp_queue(&self, key: SubKey) -> Option<&str> {
+        let destination = &*self.open.get(&key)?.destination;
+        Temps::name_in(destination).map(|_| destination)
+    }
+
+    /// Takes a subscription out.
+    pub(super) fn close(&mut self, name: &SubName) -> Result<Closed, SessionError> {
         let key = match (self.by_name.get(name), name) {
             (Some(key), _) => Some(*key),
             // A 1.0 client may subscribe with an id and then name the destination only.
@@ -119,10 +148,14 @@ impl Subscriptions {
             (None, SubName::Id(_)) => None,
         };
         let unknown = || SessionError::UnknownSubscription { id: name.text() };
-        let key = key.ok_or_else(unknown)?;
-        let subscription = self.open.remove(&key).ok_or_else(unknown)?;
-        self.by_name.remove(&subscription.name);
-        Ok((key, subscription.unacked.into_values().collect()))
+        key.and_then(|key| self.close_key(key)).ok_or_else(unknown)
+    }
+
+    /// The same by its key; `None` if it is not open.
+    pub(super) fn close_key(&mut self, key: SubKey) -> Option<Closed> {
+        let Subscription { name, durable, unacked, .. } = self.open.remove(&key)?;
+        self.by_name.remove(&name);
+        Some(Closed { key, requeue: unacked.into_values().collect(), durable })
     }
 
     /// Closes all. Returns their keys and what the client left unacknowledged.

@@ -8,8 +8,7 @@ use super::{
 
 /// All books of a node that are not empty.
 fn remembered(dispatch: &Dispatch) -> Vec<(&'static str, usize)> {
-    let books = [dispatch.owner.remembered(), dispatch.edge.remembered(), dispatch.takeover.remembered()];
-    books.into_iter().flatten().filter(|(_, count)| *count > 0).collect()
+    dispatch.remembered().into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
 fn doubts(world: &World, index: usize) -> usize {

@@ -497,7 +497,11 @@ impl World {
                     host.paper.staged.extend(slots.map(|slot| Dot { segment, slot }));
                 }
                 Effect::Damaged { .. } => self.damage_reports += 1,
-                Effect::Topic { .. } => panic!("nothing of the kind happens here"),
+                Effect::Topic { .. }
+                | Effect::Synced { .. }
+                | Effect::Awaited { .. }
+                | Effect::Asked { .. }
+                | Effect::Gone { .. } => panic!("nothing of the kind happens here"),
             }
         }
     }
