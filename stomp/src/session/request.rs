@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{destination::Destination, limits::Limits};
+use crate::{destination::Destination, limits::Limits, transport::Peer};
 
 /// A subscription of this session; never used twice in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -141,6 +141,8 @@ pub struct SessionConfig {
     pub server: String,
     /// The `session` header of CONNECTED: names this connection for people and logs.
     pub session: String,
+    /// Who is at the other end.
+    pub peer: Peer,
     /// What clients may ask for.
     pub limits: Limits,
     /// The shortest interval of outgoing heart-beats that is granted, ms; 0: never sends any.
@@ -159,6 +161,7 @@ impl Default for SessionConfig {
         Self {
             server: concat!("rhizomq/", env!("CARGO_PKG_VERSION")).to_owned(),
             session: String::new(),
+            peer: Peer::default(),
             limits: Limits::default(),
             heart_beat_send_ms: 1_000,
             heart_beat_want_ms: 10_000,
