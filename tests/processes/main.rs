@@ -18,3 +18,4 @@ mod parting;
 mod special_files;
 mod split;
 mod suspended;
+mod transports;
