@@ -11,6 +11,9 @@ use rhizomq_stomp::{
 
 use crate::{config::ConfigError, memory::parse_bytes};
 
+/// Files that the node may open besides its clients' sockets: the log, the index, links, the admin interface.
+pub(crate) const OWN_FILES: u64 = 160;
+
 /// Options of `serve` about what clients may ask for.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct LimitArgs {
@@ -50,7 +53,7 @@ pub(crate) struct LimitArgs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClientLimits {
     /// As wished for; the system may not let the process open so many files.
-    pub(crate) max_connections: u64,
+    max_connections: u64,
     max_per_address: Option<u64>,
     limits: Limits,
     connect_timeout: Duration,
@@ -109,6 +112,21 @@ impl LimitArgs {
 }
 
 impl ClientLimits {
+    /// How many clients there may be at a time: they must not take the descriptors that the store needs. `Err`: so few
+    /// files may be open that none is left.
+    pub(crate) fn possible_connections(&self) -> Result<usize, u64> {
+        let wanted = self.max_connections;
+        let limit = rlimit::increase_nofile_limit(wanted + OWN_FILES).unwrap_or(1024);
+        let clients = limit.saturating_sub(OWN_FILES).min(wanted);
+        if clients == 0 {
+            return Err(limit);
+        }
+        if clients < wanted {
+            tracing::warn!(clients, limit, "fewer clients than {wanted} are taken: the limit on open files is low");
+        }
+        Ok(usize::try_from(clients).unwrap_or(usize::MAX))
+    }
+
     /// For the listeners, where so many connections can be had.
     pub(crate) fn listeners(&self, max_connections: usize, origins: Vec<String>) -> ListenerConfig {
         let half = max_connections.div_ceil(2);

@@ -36,14 +36,12 @@ use crate::{
     console::{Console, Ready},
     data_dir::{self, DataDir, DataDirError},
     findings,
+    limits::OWN_FILES,
     listen::{Doors, ListenError},
     lives::Attempts,
     log::{self, FilterError},
     quarantine,
 };
-
-/// Files that the node may open besides its clients' sockets: the log, the index, links, the admin interface.
-const OWN_FILES: u64 = 160;
 
 /// Places found broken on opening that are remembered; beyond that they are counted again in the next life.
 const MAX_TOLD: usize = 10_000;
@@ -133,7 +131,7 @@ fn start(args: ServeArgs) -> Result<(), ServeError> {
 }
 
 async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeError> {
-    let max_connections = client_limit(settings.limits.max_connections)?;
+    let max_connections = settings.limits.possible_connections().map_err(|limit| ServeError::Files { limit })?;
     // The addresses come first: a port that is taken should not leave a half-made data directory behind.
     let doors = Doors::open(settings.stomp, &settings.listen).await?;
     let (stomp, others, open) = (doors.stomp(), doors.others(), doors.open_to_others());
@@ -213,19 +211,6 @@ async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeEr
     }
     console.stopped();
     Ok(())
-}
-
-/// How many clients there may be at a time: clients must not take the descriptors that the store needs.
-fn client_limit(wanted: u64) -> Result<usize, ServeError> {
-    let limit = rlimit::increase_nofile_limit(wanted + OWN_FILES).unwrap_or(1024);
-    let clients = limit.saturating_sub(OWN_FILES).min(wanted);
-    if clients == 0 {
-        return Err(ServeError::Files { limit });
-    }
-    if clients < wanted {
-        tracing::warn!(clients, limit, "fewer clients than {wanted} are taken: the limit on open files is low");
-    }
-    Ok(clients as usize)
 }
 
 /// What all lives of the process share.

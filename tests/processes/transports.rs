@@ -89,7 +89,7 @@ fn stomp_py_speaks_over_tls_with_and_without_a_certificate_of_its_own_and_over_w
     let certificates = Certificates::new(dir.path());
     let node = start(dir.path(), &certificates);
     let authority = ("RHIZOMQ_TEST_CA", certificates.path("ca.pem"));
-    both_ways(&client, &node, "stomp-tls", &[authority.clone()]);
+    both_ways(&client, &node, "stomp-tls", std::slice::from_ref(&authority));
     let own = [("RHIZOMQ_TEST_CERT", "client.pem"), ("RHIZOMQ_TEST_KEY", "client.key")];
     let own = own.map(|(name, file)| (name, certificates.path(file)));
     both_ways(&client, &node, "stomp-tls", &[&[authority][..], &own].concat());

@@ -80,11 +80,11 @@ pub fn client(fixed: &[u8; FIXED_BYTES], rest: &[u8]) -> Result<Option<SocketAdd
     let (ip, port) = match fixed[13] >> 4 {
         1 => {
             let (octets, rest) = rest.split_first_chunk::<4>().ok_or(ProxyError::TooShort)?;
-            (IpAddr::V4(Ipv4Addr::from_octets(*octets)), rest.get(4..8))
+            (IpAddr::V4(Ipv4Addr::from(*octets)), rest.get(4..8))
         }
         2 => {
             let (octets, rest) = rest.split_first_chunk::<16>().ok_or(ProxyError::TooShort)?;
-            (IpAddr::V6(Ipv6Addr::from_octets(*octets)), rest.get(16..20))
+            (IpAddr::V6(Ipv6Addr::from(*octets)), rest.get(16..20))
         }
         _ => return Ok(None),
     };
