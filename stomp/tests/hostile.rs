@@ -155,6 +155,19 @@ fn bombs_are_refused_by_the_limit_that_they_break() {
 }
 
 #[test]
+fn who_is_refused_may_finish_its_sentence_and_has_the_error_meanwhile() {
+    let siege = Siege::begin();
+    let mut attacker = siege.attacker();
+    attacker.write("SEND\ndestination:/queue/a\ncontent-length:3000000\n\n");
+    assert!(attacker.frame().unwrap().contains("the body has more than 1048576 bytes"));
+    // A socket that is closed while bytes wait in it resets the connection, and takes the ERROR back on some systems.
+    for _ in 0..30 {
+        attacker.write(&"x".repeat(100_000));
+    }
+    assert_eq!(attacker.frame(), None);
+}
+
+#[test]
 fn frames_before_connect_are_refused() {
     let mut siege = Siege::begin();
     for frame in [

@@ -318,7 +318,9 @@ impl Client {
 
 #[test]
 fn what_comes_without_a_proxy_header_is_closed() {
-    let host = open(&[&|listener| listener.behind_proxy(true)]);
+    // At once: it does not take the time that is allowed for a good one.
+    let clients = ListenerConfig { entry_timeout: host::PATIENCE * 100, ..ListenerConfig::default() };
+    let host = Host::open(BrokerConfig::default(), clients, &[&|listener| listener.behind_proxy(true)]);
     for garbage in [CONNECT.as_bytes(), b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", b"GE", &[0; 40]] {
         let mut stream = host.dial(0);
         stream.write_all(garbage).unwrap();

@@ -42,7 +42,9 @@ pub(super) struct Entered {
 pub(super) enum EntryError {
     #[error(transparent)]
     Proxy(#[from] ProxyError),
-    #[error("{address} has {limit} connections already; see --max-connections-per-address")]
+    #[error(
+        "too many clients of one address, {address} has {limit} connections already; see --max-connections-per-address"
+    )]
     TooMany { address: SocketAddr, limit: usize },
     #[error("no TLS: {0}")]
     Tls(io::Error),

@@ -204,7 +204,7 @@ async fn accept_at(listener: Arc<Listener>, hall: Arc<Hall>, mut stop: watch::Re
         while connections.try_join_next().is_some() {}
         let Ok(place) = Arc::clone(&hall.places).try_acquire_owned() else {
             entry::turn_away(&stream, &listener);
-            hall.tell(from, &format_args!("there are {} already", hall.config.max_connections));
+            hall.tell(from, &format_args!("too many clients, there are {} already", hall.config.max_connections));
             continue;
         };
         if hall.core.is_closed() {
