@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench, config};
+use crate::{bench, config, limits::LimitArgs, listen::ListenArgs};
 
 const ABOUT: &str = "A leaderless message broker: every node takes messages, keeps copies of the others', and delivers \
     them when others die.\n\nClients speak STOMP (1.0, 1.1 or 1.2).";
@@ -33,7 +33,7 @@ The file holds the long option names as keys, for example:
   confirm = 2
 
 All addresses are loopback unless you say otherwise. STOMP clients are not asked for a password yet, so open --stomp to
-a network only if you trust everybody in it. --peer is safe to open: nodes prove who they are and that they know the
+a network only if you trust everybody in it; the same holds for --stomp-tls, --stomp-ws and --stomp-wss. --peer is safe to open: nodes prove who they are and that they know the
 network's secret. Keep --admin on loopback: it hands out join tickets.
 
 When the node is up, one line that starts with `ready` is on standard output and names the bound addresses; the log is
@@ -169,6 +169,8 @@ pub(crate) struct ServeArgs {
     /// Where STOMP clients connect, TCP; port 0 picks one [default: 127.0.0.1:61613]
     #[arg(long, value_name = "ADDR:PORT", env = "RHIZOMQ_STOMP")]
     pub(crate) stomp: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) listen: ListenArgs,
     /// Where other nodes connect, QUIC over UDP; port 0 picks one [default: 127.0.0.1:61614]
     #[arg(long, value_name = "ADDR:PORT", env = "RHIZOMQ_PEER")]
     pub(crate) peer: Option<SocketAddr>,
@@ -203,6 +205,8 @@ pub(crate) struct ServeArgs {
     /// GiB, TiB, or K, M, G, T) or without; from 8 MiB to 1 TiB [default: 80 MiB]
     #[arg(long, value_name = "BYTES", env = "RHIZOMQ_MEMORY")]
     pub(crate) memory: Option<String>,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
     /// TOML file with any of these options as keys
     #[arg(long, value_name = "FILE", env = "RHIZOMQ_CONFIG")]
     pub(crate) config: Option<PathBuf>,

@@ -9,6 +9,8 @@ use serde::Deserialize;
 
 use crate::{
     cli::ServeArgs,
+    limits::{ClientLimits, LimitArgs},
+    listen::{Listen, ListenArgs},
     memory::{self, Memory},
 };
 
@@ -36,6 +38,9 @@ pub(crate) struct Settings {
     /// None: named after its id, which is known once the data directory is open.
     pub(crate) name: Option<String>,
     pub(crate) stomp: SocketAddr,
+    /// Where else clients connect.
+    pub(crate) listen: Listen,
+    pub(crate) limits: ClientLimits,
     pub(crate) peer: SocketAddr,
     pub(crate) admin: SocketAddr,
     /// Empty: the bound peer address.
@@ -57,7 +62,7 @@ pub(crate) struct Settings {
 
 /// The keys a configuration file may have: those of the command line.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct File {
     data: Option<PathBuf>,
     name: Option<String>,
@@ -70,13 +75,31 @@ struct File {
     site: Option<String>,
     copies: Option<u32>,
     confirm: Option<u32>,
-    #[serde(rename = "confirm-sites")]
     confirm_sites: Option<u32>,
     propose: Option<u32>,
     scrub: Option<NumberOrText>,
     memory: Option<NumberOrText>,
     json: Option<bool>,
     log: Option<String>,
+    stomp_tls: Option<SocketAddr>,
+    stomp_ws: Option<SocketAddr>,
+    stomp_wss: Option<SocketAddr>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    tls_client_ca: Option<PathBuf>,
+    proxy_protocol: Option<bool>,
+    #[serde(default)]
+    ws_origin: Vec<String>,
+    max_connections: Option<u64>,
+    max_connections_per_address: Option<u64>,
+    max_body: Option<NumberOrText>,
+    max_headers: Option<u64>,
+    max_header: Option<NumberOrText>,
+    max_head: Option<NumberOrText>,
+    max_subscriptions: Option<u64>,
+    max_transactions: Option<u64>,
+    connect_timeout: Option<u64>,
+    read_timeout: Option<u64>,
 }
 
 /// In a file a number needs no quotes.
@@ -124,6 +147,13 @@ pub(crate) enum ConfigError {
         max = memory::MAX >> 40
     )]
     Memory(String),
+    #[error(
+        "--stomp-tls and --stomp-wss need both --tls-cert FILE and --tls-key FILE, and so does --tls-client-ca; one of \
+         the files is not named"
+    )]
+    TlsFiles,
+    #[error("{option} is {value}; it must be from {min} to {max}")]
+    Limit { option: &'static str, value: String, min: u64, max: u64 },
     #[error("--confirm is 0; a RECEIPT means that a message is on disk, so at least 1 is needed")]
     ConfirmNothing,
     #[error("{what} `{text}` must have 1 to {MAX_NAME_BYTES} bytes and no control characters or spaces")]
@@ -137,7 +167,8 @@ pub(crate) enum ConfigError {
 impl Settings {
     /// Puts together what the command line and the environment say (`args`), the file they name, and the defaults.
     pub(crate) fn resolve(args: ServeArgs) -> Result<Self, ConfigError> {
-        let file = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        let mut file = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        let (listen, limits) = (args.listen.or(file.listen()), args.limits.or(file.limits()));
         let scrub = args.scrub.or(file.scrub.map(NumberOrText::into_text));
         let memory = args.memory.or(file.memory.map(NumberOrText::into_text));
         let settings = Self {
@@ -147,6 +178,8 @@ impl Settings {
             data: args.data.or(file.data).unwrap_or_else(|| "./rhizomq-data".into()),
             name: args.name.or(file.name),
             stomp: args.stomp.or(file.stomp).unwrap_or_else(|| fixed(DEFAULT_STOMP)),
+            listen: listen.checked()?,
+            limits: limits.checked()?,
             peer: args.peer.or(file.peer).unwrap_or_else(|| fixed(DEFAULT_PEER)),
             admin: args.admin.or(file.admin).unwrap_or_else(|| fixed(DEFAULT_ADMIN)),
             advertise: if args.advertise.is_empty() { file.advertise } else { args.advertise },
@@ -195,6 +228,37 @@ impl Settings {
 }
 
 impl File {
+    /// What it says about listeners.
+    fn listen(&mut self) -> ListenArgs {
+        ListenArgs {
+            stomp_tls: self.stomp_tls,
+            stomp_ws: self.stomp_ws,
+            stomp_wss: self.stomp_wss,
+            tls_cert: self.tls_cert.take(),
+            tls_key: self.tls_key.take(),
+            tls_client_ca: self.tls_client_ca.take(),
+            proxy_protocol: self.proxy_protocol.unwrap_or(false),
+            ws_origin: std::mem::take(&mut self.ws_origin),
+        }
+    }
+
+    /// What it says about limits.
+    fn limits(&mut self) -> LimitArgs {
+        let text = |value: &mut Option<NumberOrText>| value.take().map(NumberOrText::into_text);
+        LimitArgs {
+            max_connections: self.max_connections,
+            max_connections_per_address: self.max_connections_per_address,
+            max_body: text(&mut self.max_body),
+            max_headers: self.max_headers,
+            max_header: text(&mut self.max_header),
+            max_head: text(&mut self.max_head),
+            max_subscriptions: self.max_subscriptions,
+            max_transactions: self.max_transactions,
+            connect_timeout: self.connect_timeout,
+            read_timeout: self.read_timeout,
+        }
+    }
+
     fn read(path: &Path) -> Result<Self, ConfigError> {
         let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
         if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_FILE_BYTES {
@@ -287,6 +351,17 @@ mod tests {
         assert_eq!(memory("memory = 16777216", None), bytes("16M"));
         assert_eq!(memory("memory = \"16MiB\"", None), bytes("16M"));
         assert_eq!(memory("memory = \"16MiB\"", Some("1G")), bytes("1G"));
+    }
+
+    #[test]
+    fn listeners_and_limits_come_from_the_file_too() {
+        let text = "stomp-ws = \"127.0.0.1:0\"\nmax-body = 1000\nmax-header = \"1KiB\"\nws-origin = [\"https://a\"]";
+        let settings = with_file(text, ServeArgs::default()).unwrap();
+        assert_eq!(settings.listen.origins, ["https://a"]);
+        let limits = settings.limits.session().limits;
+        assert_eq!((limits.body, limits.header_line), (1000, 1024));
+        let error = with_file("stomp-tls = \"127.0.0.1:0\"", ServeArgs::default()).unwrap_err();
+        assert!(matches!(error, ConfigError::TlsFiles));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 /// The addresses and names of a node that is up.
 pub(crate) struct Ready<'a> {
     pub(crate) stomp: SocketAddr,
+    /// Where else clients connect, by name.
+    pub(crate) others: Vec<(&'static str, SocketAddr)>,
     pub(crate) peer: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) node: String,
@@ -30,10 +32,36 @@ impl Console {
 
     /// The line that tools wait for.
     pub(crate) fn ready(&self, ready: &Ready<'_>) {
-        let Ready { stomp, peer, admin, node, name } = ready;
+        let Ready { stomp, others, peer, admin, node, name } = ready;
         self.say(
-            || format!("ready stomp={stomp} peer={peer} admin={admin} node={node} name={name}"),
-            || json!({ "event": "ready", "stomp": stomp, "peer": peer, "admin": admin, "node": node, "name": name }),
+            || {
+                let others: String = others.iter().map(|(kind, address)| format!(" {kind}={address}")).collect();
+                format!("ready stomp={stomp}{others} peer={peer} admin={admin} node={node} name={name}")
+            },
+            || {
+                let mut event =
+                    json!({ "event": "ready", "stomp": stomp, "peer": peer, "admin": admin, "node": node, "name": name });
+                for (kind, address) in others {
+                    event[*kind] = json!(address);
+                }
+                event
+            },
+        );
+    }
+
+    /// There are no users: whoever reaches these addresses may do everything.
+    pub(crate) fn warn_of_open_doors(&self, open: &[(&'static str, SocketAddr)]) {
+        if open.is_empty() {
+            return;
+        }
+        let doors: Vec<String> = open.iter().map(|(flag, address)| format!("{flag} {address}")).collect();
+        let doors = doors.join(", ");
+        let warning = "others than this machine can reach it, and clients are asked for no password: whoever gets there \
+            reads and writes every queue";
+        tracing::warn!(doors, "{warning}");
+        self.say(
+            || format!("WARNING {doors}: {warning}"),
+            || json!({ "event": "warning", "doors": doors, "warning": warning }),
         );
     }
 

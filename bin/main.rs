@@ -11,6 +11,8 @@ mod data_dir;
 mod door;
 mod drain;
 mod findings;
+mod limits;
+mod listen;
 mod lives;
 mod log;
 mod memory;

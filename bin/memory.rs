@@ -28,19 +28,7 @@ impl Default for Memory {
 impl Memory {
     /// Reads a number of bytes, with a unit or without; `None` if it is none, or out of bounds.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let text = text.trim();
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
-            "" | "b" => 0,
-            "k" | "kib" => 10,
-            "m" | "mib" => 20,
-            "g" | "gib" => 30,
-            "t" | "tib" => 40,
-            _ => return None,
-        };
-        let bytes = number.parse::<u64>().ok()?.checked_mul(1 << shift)?;
-        (MIN..=MAX).contains(&bytes).then_some(Self(bytes))
+        parse_bytes(text).filter(|bytes| (MIN..=MAX).contains(bytes)).map(Self)
     }
 
     fn index_cache(self) -> usize {
@@ -65,6 +53,22 @@ impl Memory {
     pub(crate) fn status(self, store: &DiskStore) -> MemoryStatus {
         MemoryStatus { budget: self.0, index_cache: store.index_cache() as u64, ..MemoryStatus::default() }
     }
+}
+
+/// Reads a number of bytes, with a unit or without.
+pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 #[cfg(test)]

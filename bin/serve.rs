@@ -21,7 +21,7 @@ use rhizomq_net::{
 };
 use rhizomq_stomp::{
     Broker, BrokerConfig, DrainingStatus, StoreStatus,
-    rim::{Driver, DriverConfig, DriverError, Handle, ListenerConfig},
+    rim::{Driver, DriverConfig, DriverError, Handle},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -36,16 +36,12 @@ use crate::{
     console::{Console, Ready},
     data_dir::{self, DataDir, DataDirError},
     findings,
+    limits::OWN_FILES,
+    listen::{Doors, ListenError},
     lives::Attempts,
     log::{self, FilterError},
     quarantine,
 };
-
-/// Clients at a time, if the system lets the process open so many files.
-const MAX_CLIENTS: u64 = 10_000;
-
-/// Files that the node may open besides its clients' sockets: the log, the index, links, the admin interface.
-const OWN_FILES: u64 = 160;
 
 /// Places found broken on opening that are remembered; beyond that they are counted again in the next life.
 const MAX_TOLD: usize = 10_000;
@@ -72,6 +68,8 @@ enum ServeError {
     Engine(#[from] EngineError),
     #[error("cannot listen on {flag} {address}: {source}")]
     Bind { flag: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     #[error("--peer: {0}")]
     Rim(#[from] RimError),
     #[error(transparent)]
@@ -105,7 +103,8 @@ impl ServeError {
             Self::Config(_) | Self::Filter(_) | Self::Ticket(_) => 2,
             Self::DataDir(error) if error.is_settings() => 2,
             Self::DataDir(_) | Self::Engine(_) | Self::Driver(DriverError::Store(_)) => 3,
-            Self::Bind { .. } | Self::Rim(RimError::Bind { .. }) => 4,
+            Self::Listen(ListenError::Tls(_)) => 2,
+            Self::Bind { .. } | Self::Listen(ListenError::Bind { .. }) | Self::Rim(RimError::Bind { .. }) => 4,
             _ => 1,
         }
     }
@@ -132,16 +131,15 @@ fn start(args: ServeArgs) -> Result<(), ServeError> {
 }
 
 async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeError> {
-    let max_connections = client_limit()?;
+    let max_connections = settings.limits.possible_connections().map_err(|limit| ServeError::Files { limit })?;
     // The addresses come first: a port that is taken should not leave a half-made data directory behind.
-    let (clients, stomp) = bind("--stomp", settings.stomp).await?;
+    let doors = Doors::open(settings.stomp, &settings.listen).await?;
+    let (stomp, others, open) = (doors.stomp(), doors.others(), doors.open_to_others());
     let (asking, admin) = bind("--admin", settings.admin).await?;
     let opened = DataDir::open(&settings.data, ticket.as_ref(), settings.memory.disk_options())?;
     let DataDir { path, identity, secret, store, damages, fresh, set_aside } = opened;
     let console = Console { json: settings.json };
     console.opened(&path, fresh);
-    // Kept from life to life, so that clients that come in between wait instead of being refused.
-    let listener = clients.into_std().map_err(|source| ServeError::System { what: "the client port", source })?;
     let signals = Signals::catch()?;
     let (stop, stopping) = watch::channel(false);
 
@@ -153,7 +151,7 @@ async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeEr
         // The ticket may be of a network that this node is of no more.
         join: ticket.filter(|ticket| ticket.secret == secret).map(|ticket| ticket.addresses).unwrap_or_default(),
         secrets: Secrets::new(&path, secret),
-        listener,
+        doors,
         stopping,
         current: Current::default(),
         status: StoreStatus {
@@ -177,8 +175,10 @@ async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeEr
         // Told, or the node is gone: either way it is time.
         let _ = admin_stops.await;
     }));
-    let ready = Ready { stomp, peer: host.peer, admin, node: host.identity.node().to_string(), name: &host.name };
+    let node = host.identity.node().to_string();
+    let ready = Ready { stomp, others, peer: host.peer, admin, node, name: &host.name };
     console.ready(&ready);
+    console.warn_of_open_doors(&open);
     if fresh {
         console.next_steps(&ready);
     }
@@ -213,26 +213,13 @@ async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeEr
     Ok(())
 }
 
-/// How many clients there may be at a time: clients must not take the descriptors that the store needs.
-fn client_limit() -> Result<usize, ServeError> {
-    let limit = rlimit::increase_nofile_limit(MAX_CLIENTS + OWN_FILES).unwrap_or(1024);
-    let clients = limit.saturating_sub(OWN_FILES).min(MAX_CLIENTS);
-    if clients == 0 {
-        return Err(ServeError::Files { limit });
-    }
-    if clients < MAX_CLIENTS {
-        tracing::warn!(clients, limit, "fewer clients than {MAX_CLIENTS} are taken: the limit on open files is low");
-    }
-    Ok(clients as usize)
-}
-
 /// What all lives of the process share.
 struct Host {
     settings: Settings,
     name: String,
     identity: Identity,
     secrets: Secrets,
-    listener: std::net::TcpListener,
+    doors: Doors,
     /// As asked for until the first life has bound it.
     peer: SocketAddr,
     join: Vec<SocketAddr>,
@@ -268,7 +255,7 @@ impl Host {
         let (rim, rim_events) = self.open_rim(epoch, keyring).await?;
         let system = |what| move |source| ServeError::System { what, source };
         self.peer = rim.local_addr().map_err(system("cannot tell the peer port"))?;
-        let listener = self.listener.try_clone().and_then(TcpListener::from_std).map_err(system("the client port"))?;
+        let listeners = self.doors.listeners().map_err(system("the client ports"))?;
         let config = NodeConfig {
             name: self.name.clone(),
             site: self.settings.site.clone(),
@@ -285,7 +272,11 @@ impl Host {
         };
         let mut node = Node::new(now, engine, config);
         node.propose(self.settings.propose);
-        let mut broker = Broker::new(node, BrokerConfig::default());
+        let limits = &self.settings.limits;
+        let clients = limits.listeners(self.max_connections, self.settings.listen.origins.clone());
+        let config =
+            BrokerConfig { max_clients: self.max_connections, session: limits.session(), ..BrokerConfig::default() };
+        let mut broker = Broker::new(node, config);
         if !report.losses.is_empty() {
             broker.handle_losses(now, &report.losses);
         }
@@ -294,9 +285,9 @@ impl Host {
             store: Box::new(store),
             rim,
             rim_events,
-            listener,
+            listeners,
             secrets: self.secrets.clone(),
-            clients: ListenerConfig { max_connections: self.max_connections },
+            clients,
             join: self.join.clone(),
             started,
             scrub: self.settings.scrub,

@@ -10,6 +10,7 @@
 //! | `forward` | messages of an observer's clients on their way to a member |
 //! | [`broker`] | one whole node without IO: the node beneath, dispatch, sessions |
 //! | `status` | what a node tells of itself |
+//! | [`transport`] | what lies between a socket and a session: WebSocket frames, the PROXY header |
 //! | [`rim`] | sockets, the store's writer, the clocks: the only part with IO |
 
 mod dispatch;
@@ -27,6 +28,7 @@ pub mod limits;
 pub mod rim;
 pub mod session;
 pub mod topic;
+pub mod transport;
 
 pub use broker::{Backlogs, Broker, BrokerConfig, ConnId, Output};
 pub use dispatch::TakeoverTiming;

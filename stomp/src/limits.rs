@@ -31,6 +31,12 @@ pub struct Limits {
     pub unread_bytes: u64,
 }
 
+/// Bytes of one body at most: what the engine takes as one unit (24 MiB), less what else belongs to a message.
+pub const MAX_BODY: usize = 23 << 20;
+
+/// Bytes of all header lines of one frame at most: stored they may take twice as much.
+pub const MAX_HEADER_SECTION: usize = 256 << 10;
+
 /// Bytes that each frame in a transaction costs on top of its header section and body.
 pub const TRANSACTION_ITEM_COST: usize = 256;
 
@@ -41,9 +47,9 @@ impl Default for Limits {
             headers: 64,
             header_line: 8 << 10,
             header_section: 64 << 10,
-            body: 8 << 20,
+            body: MAX_BODY,
             transactions: 16,
-            transaction_bytes: 16 << 20,
+            transaction_bytes: MAX_BODY + (512 << 10),
             subscriptions: 1024,
             default_prefetch: 128,
             max_prefetch: 65_535,

@@ -3,7 +3,8 @@
 // publish HOST PORT QUEUE COUNT PREFIX   sends COUNT messages, waits for every RECEIPT, prints `confirmed COUNT COPIES`
 // consume HOST PORT QUEUE COUNT          acknowledges until COUNT different bodies came, prints each body on a line
 //
-// stompjs speaks WebSocket by nature; here it is given a plain TCP socket in the form of one.
+// stompjs speaks WebSocket by nature: with RHIZOMQ_TEST_WS in the environment, to that URL (Node 20 needs
+// --experimental-websocket for it). Else it is given a plain TCP socket in the form of one.
 
 import net from "node:net";
 import { createRequire } from "node:module";
@@ -45,8 +46,9 @@ async function finish(text) {
   console.log(text);
 }
 
+const url = process.env.RHIZOMQ_TEST_WS;
 const client = new Client({
-  webSocketFactory: () => new TcpSocket(),
+  ...(url ? { brokerURL: url } : { webSocketFactory: () => new TcpSocket() }),
   reconnectDelay: 0,
   heartbeatIncoming: 0,
   heartbeatOutgoing: 0,

@@ -2,8 +2,13 @@
 
 publish HOST PORT QUEUE COUNT PREFIX   sends COUNT messages, waits for every RECEIPT, prints `confirmed COUNT COPIES`
 consume HOST PORT QUEUE COUNT          acknowledges until COUNT different bodies came, prints each body on a line
+
+With RHIZOMQ_TEST_CA in the environment over TLS: the node must have a certificate of the authority in that file. With
+RHIZOMQ_TEST_CERT and RHIZOMQ_TEST_KEY too, the client presents that certificate. With RHIZOMQ_TEST_WS over WebSocket, on the
+path that it names.
 """
 
+import os
 import sys
 import threading
 
@@ -51,7 +56,18 @@ class Waiter(stomp.ConnectionListener):
 def main():
     command, host, port, queue, count = sys.argv[1:6]
     count = int(count)
-    connection = stomp.Connection12([(host, int(port))], heartbeats=(0, 0))
+    if "RHIZOMQ_TEST_WS" in os.environ:
+        path = os.environ["RHIZOMQ_TEST_WS"]
+        connection = stomp.WSStompConnection([(host, int(port))], heartbeats=(0, 0), ws_path=path)
+    else:
+        connection = stomp.Connection12([(host, int(port))], heartbeats=(0, 0))
+    if "RHIZOMQ_TEST_CA" in os.environ:
+        connection.set_ssl(
+            for_hosts=[(host, int(port))],
+            ca_certs=os.environ["RHIZOMQ_TEST_CA"],
+            cert_file=os.environ.get("RHIZOMQ_TEST_CERT"),
+            key_file=os.environ.get("RHIZOMQ_TEST_KEY"),
+        )
     publish = command == "publish"
     waiter = Waiter(connection, receipts=count if publish else 0, bodies=0 if publish else count)
     connection.set_listener("", waiter)

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::SocketAddr,
     path::Path,
     process::{Command, Output},
 };
@@ -15,11 +16,11 @@ use crate::support::{
     skipped,
 };
 
-const QUEUE: &str = "/queue/orders";
+pub(crate) const QUEUE: &str = "/queue/orders";
 const MANY: usize = 10_000;
 
 /// A foreign client: how its script is run.
-struct Foreign {
+pub(crate) struct Foreign {
     program: &'static str,
     script: &'static str,
     /// What the script reads to find its library.
@@ -36,19 +37,25 @@ impl Foreign {
         Some(Self { program, script, env: (to, place) })
     }
 
-    fn python(test: &str) -> Option<Self> {
+    pub(crate) fn python(test: &str) -> Option<Self> {
         Self::find(test, "python3", "stompy.py", "RHIZOMQ_TEST_STOMP_PY", "PYTHONPATH")
     }
 
-    fn node(test: &str) -> Option<Self> {
+    pub(crate) fn node(test: &str) -> Option<Self> {
         Self::find(test, "node", "stompjs.mjs", "RHIZOMQ_TEST_STOMPJS", "RHIZOMQ_TEST_STOMPJS")
     }
 
     /// Runs a command of the script against a node; its output.
     fn run(&self, command: &str, node: &Node, args: &[&str]) -> String {
+        self.run_at(command, node.stomp, args, &[])
+    }
+
+    /// The same at an address, with more for the script's environment.
+    pub(crate) fn run_at(&self, command: &str, at: SocketAddr, args: &[&str], env: &[(&str, String)]) -> String {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(self.script);
         let mut process = Command::new(self.program);
-        process.arg(script).arg(command).arg(node.stomp.ip().to_string()).arg(node.stomp.port().to_string());
+        process.arg(script).arg(command).arg(at.ip().to_string()).arg(at.port().to_string());
+        process.envs(env.iter().map(|(name, value)| (name, value)));
         let Output { status, stdout, stderr } =
             process.arg(QUEUE).args(args).env(self.env.0, &self.env.1).output().expect("the client's interpreter runs");
         assert!(status.success(), "{} {command}: {}", self.script, String::from_utf8_lossy(&stderr));

@@ -19,3 +19,4 @@ mod parting;
 mod special_files;
 mod split;
 mod suspended;
+mod transports;

@@ -92,6 +92,8 @@ pub struct Node {
     pub peer: SocketAddr,
     pub admin: SocketAddr,
     pub id: String,
+    /// The whole `ready` line.
+    ready: String,
     log: PathBuf,
     child: Child,
 }
@@ -150,7 +152,7 @@ impl Node {
         };
         let address = |name| field(name).parse().unwrap_or_else(|_| panic!("no address under {name} in `{line}`"));
         let (stomp, peer, admin, id) = (address("stomp"), address("peer"), address("admin"), field("node"));
-        Ok(Self { setup, stomp, peer, admin, id, log, child })
+        Ok(Self { setup, stomp, peer, admin, id, ready: line, log, child })
     }
 
     /// As [`Node::try_start`].
@@ -160,6 +162,16 @@ impl Node {
     pub fn start(setup: Setup) -> Self {
         let name = setup.name.clone();
         Self::try_start(setup).unwrap_or_else(|failed| panic!("node {name} did not get ready: {failed}"))
+    }
+
+    /// Where another listener of it is, by the name that the `ready` line has for it.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn listener(&self, name: &str) -> SocketAddr {
+        let address = self.ready.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        let address = address.unwrap_or_else(|| panic!("no {name} in `{}`", self.ready));
+        address.parse().expect("an address")
     }
 
     /// `kill -9`, and waits for its end.

@@ -6,6 +6,7 @@
 //! - `client.rs`: a client's session, and the order of its answers
 //! - `requests.rs`: what clients ask for
 //! - `flow.rs`: who is not read from for a while
+//! - `incoming.rs`: frames that do not come in whole
 //! - `stop.rs`: stopping in order
 //! - `drain.rs`: leaving for good
 //! - `forward.rs`: what an observer's clients send goes to a member
@@ -24,6 +25,7 @@ mod drain;
 mod durable;
 mod flow;
 mod forward;
+mod incoming;
 mod requests;
 mod stop;
 mod sweep;
@@ -44,6 +46,7 @@ use self::{
     client::Client,
     drain::Drain,
     durable::Durables,
+    incoming::Incoming,
     requests::{AckQueue, Published},
     stop::Stop,
 };
@@ -57,6 +60,7 @@ use crate::{
         DamageStatus, DrainingStatus, MembersStatus, MemoryStatus, MergingStatus, NodeStatus, QueueStatus, SiteStatus,
         SplittingStatus, Status, StoreStatus,
     },
+    transport::Peer,
 };
 
 /// A client's connection, named by the driver; never used twice in a process life.
@@ -80,6 +84,9 @@ pub struct BrokerConfig {
     pub client_unconfirmed_bytes: u64,
     /// The same for all connections together.
     pub all_unconfirmed_bytes: u64,
+    /// Bytes that all connections together may have of frames that have not come in whole (those of which less than 16 KiB
+    /// are there don't count). Beyond it the frame that is under way for longest is refused, and its connection closed.
+    pub all_incoming_bytes: u64,
     /// How long a shutdown waits for confirmations, ms, and then again for clients to take their last bytes.
     pub stop_patience_ms: u64,
 }
@@ -92,6 +99,7 @@ impl Default for BrokerConfig {
             takeover: TakeoverTiming::default(),
             client_unconfirmed_bytes: 8 << 20,
             all_unconfirmed_bytes: 256 << 20,
+            all_incoming_bytes: 256 << 20,
             stop_patience_ms: 3_000,
         }
     }
@@ -145,6 +153,7 @@ pub struct Broker {
     /// Clients whose session may have bytes, or an end.
     touched: BTreeSet<ConnId>,
     paused: BTreeSet<ConnId>,
+    incoming: Incoming,
     published: BTreeMap<PublishId, Published>,
     unconfirmed: u64,
     outbox: Outbox<Published>,
@@ -176,6 +185,7 @@ impl Broker {
             deadlines: BTreeSet::new(),
             touched: BTreeSet::new(),
             paused: BTreeSet::new(),
+            incoming: Incoming::default(),
             published: BTreeMap::new(),
             unconfirmed: 0,
             outbox: Outbox::default(),
@@ -229,14 +239,20 @@ impl Broker {
         self.turn(now);
     }
 
-    /// A client has connected.
+    /// A client has connected, of which nothing is known.
     pub fn handle_client_open(&mut self, now: Now, conn: ConnId) {
+        self.handle_client_open_from(now, conn, Peer::default());
+    }
+
+    /// A client has connected.
+    pub fn handle_client_open_from(&mut self, now: Now, conn: ConnId, peer: Peer) {
         if self.clients.len() >= self.config.max_clients || !self.stop.takes_clients() {
             self.outputs.push_back(Output::ClientClose { conn });
             return;
         }
         let session = format!("{:?}-{}", self.node.id(), conn.0);
-        let config = SessionConfig { session, replies: self.replies_of(conn), ..self.config.session.clone() };
+        let replies = self.replies_of(conn);
+        let config = SessionConfig { session, replies, peer, ..self.config.session.clone() };
         self.clients.insert(conn, Client::new(Session::new(now, config)));
         if self.drain.is_on()
             && let Some(client) = self.clients.get_mut(&conn)
@@ -251,6 +267,7 @@ impl Broker {
     pub fn handle_client_bytes(&mut self, now: Now, conn: ConnId, bytes: &[u8]) {
         let Some(client) = self.clients.get_mut(&conn).filter(|_| self.stop.takes_clients()) else { return };
         client.session.handle_bytes(now, bytes);
+        self.note_incoming(now, conn);
         self.take_requests(now, conn);
         self.turn(now);
     }
@@ -264,12 +281,18 @@ impl Broker {
         self.turn(now);
     }
 
+    /// Whether a client has sent DISCONNECT and is to be written to until it is closed.
+    pub fn is_leaving(&self, conn: ConnId) -> bool {
+        self.clients.get(&conn).is_some_and(|client| client.session.is_leaving())
+    }
+
     /// A client's connection is gone.
     pub fn handle_client_closed(&mut self, now: Now, conn: ConnId) {
         let Some(client) = self.clients.remove(&conn) else { return };
         self.deadlines.remove(&(client.deadline, conn));
         self.touched.remove(&conn);
         self.paused.remove(&conn);
+        self.incoming.forget(conn);
         self.outbox.forget(conn);
         self.dispatch.close(conn);
         self.durables.close(conn);

@@ -4,6 +4,7 @@
 mod broker;
 mod frames;
 mod session;
+mod transport;
 
 use bytes::Bytes;
 use rhizomq_engine::{
@@ -11,7 +12,12 @@ use rhizomq_engine::{
     fuzzing::{Target, assert_normal, example_block},
 };
 
-pub use self::{broker::broker, frames::frame_decoder, session::session};
+pub use self::{
+    broker::broker,
+    frames::frame_decoder,
+    session::session,
+    transport::{proxy_header, upgrade_request, websocket},
+};
 use crate::{
     dispatch::{Content, Depth, DispatchMsg, Name},
     forward::{ForwardMsg, Outcome},
@@ -25,6 +31,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "dispatch_msg", law: dispatch_msg, seeds: dispatch_msg_seeds },
     Target { name: "forward_msg", law: forward_msg, seeds: forward_msg_seeds },
     Target { name: "broker", law: broker, seeds: broker::seeds },
+    Target { name: "websocket", law: websocket, seeds: transport::websocket_seeds },
+    Target { name: "upgrade_request", law: upgrade_request, seeds: transport::upgrade_seeds },
+    Target { name: "proxy_header", law: proxy_header, seeds: transport::proxy_seeds },
 ];
 
 /// A message between two dispatches: what reads is written as what reads the same, and header section and body are

@@ -3,58 +3,51 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    sync::{Semaphore, mpsc, oneshot, watch},
-    task::JoinSet,
+    sync::{mpsc, watch},
 };
 
-use crate::ConnId;
+use super::{
+    entry::{Entered, Reader, Writer, linger},
+    packing::Packing,
+};
+use crate::{
+    ConnId,
+    transport::{
+        Peer,
+        websocket::{Event, Inbound},
+    },
+};
 
 /// Bytes read from a socket at a time.
 const READ_BYTES: usize = 64 << 10;
 
-/// Bytes gathered for one write.
-const WRITE_BYTES: usize = 256 << 10;
-
 /// A connection that is to be closed and takes no byte for so long is cut off.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Pause after a failed accept: the system is out of something, and asking again at once does not help.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a client that was told the end may take to close too.
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 
-/// How clients are let in.
-#[derive(Clone, Copy, Debug)]
-pub struct ListenerConfig {
-    /// Connections at a time; one more is closed at once.
-    pub max_connections: usize,
-}
+/// How long a client that said that it sends no more is written to.
+const LAST_WORDS: Duration = Duration::from_secs(30);
 
-impl Default for ListenerConfig {
-    fn default() -> Self {
-        Self { max_connections: 10_000 }
-    }
-}
+/// Pings that may wait for their answers; only the latest has to be answered.
+const PINGS: usize = 4;
 
 /// From the connections to the core.
 #[derive(Debug)]
 pub(super) enum ClientInput {
-    Open(ConnId, mpsc::UnboundedSender<ToClient>, watch::Sender<Gate>),
+    Open(ConnId, Peer, mpsc::UnboundedSender<ToClient>, watch::Sender<Gate>),
     Bytes(ConnId, Bytes),
     Flushed(ConnId, u64),
+    /// The client sends no more, but reads.
+    Ended(ConnId),
     Closed(ConnId),
 }
 
@@ -130,71 +123,65 @@ impl Clients {
     }
 }
 
-/// Accepts clients until `stop`, then waits for those that are there. They end with the task.
-pub(super) async fn accept(
-    listener: TcpListener,
-    config: ListenerConfig,
-    core: mpsc::Sender<ClientInput>,
-    mut stop: oneshot::Receiver<()>,
-) {
-    let places = Arc::new(Semaphore::new(config.max_connections));
-    let mut connections = JoinSet::new();
-    let mut next = 0;
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = &mut stop => break,
-        };
-        let (stream, from) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "no client can be accepted right now");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        while connections.try_join_next().is_some() {}
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            tracing::warn!(%from, limit = config.max_connections, "too many clients, one is turned away");
-            continue;
-        };
-        next += 1;
-        let (conn, core) = (ConnId(next), core.clone());
-        if core.is_closed() {
-            return;
-        }
-        connections.spawn(async move {
-            serve(conn, stream, from, core).await;
-            drop(place);
-        });
-    }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+/// From a WebSocket's reader to its writer.
+#[derive(Debug)]
+enum Control {
+    Pong(Bytes),
+    /// End at once, with this code.
+    Close(u16),
 }
 
-async fn serve(conn: ConnId, stream: TcpStream, from: SocketAddr, core: mpsc::Sender<ClientInput>) {
-    // Small frames must not wait for each other; large ones are gathered by the writer.
-    let _ = stream.set_nodelay(true);
-    let (reader, writer) = stream.into_split();
+/// How reading ended.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// No more comes, and nobody reads.
+    Gone,
+    /// The client said that it sends no more, and waits for our word.
+    Goodbye,
+    /// It does not keep to the protocol, and is told so.
+    Refused,
+}
+
+/// One connection, from its first byte of STOMP to its last. `websocket`: it is one, and a message of it has so many
+/// bytes at most.
+pub(super) async fn serve(conn: ConnId, entered: Entered, websocket: Option<u64>, core: mpsc::Sender<ClientInput>) {
+    let Entered { mut reader, mut writer, received, peer, seat: _seat } = entered;
     let (queue, outgoing) = mpsc::unbounded_channel();
     let (gate, gated) = watch::channel(Gate::Open);
-    if core.send(ClientInput::Open(conn, queue, gate)).await.is_err() {
+    tracing::debug!(conn = conn.0, ?peer, "client connected");
+    if core.send(ClientInput::Open(conn, peer, queue, gate)).await.is_err() {
         return;
     }
-    tracing::debug!(conn = conn.0, %from, "client connected");
     let written = AtomicU64::new(0);
-    let reading = read(conn, reader, gated.clone(), core.clone());
-    let writing = write(conn, writer, outgoing, core.clone(), &written);
-    tokio::pin!(reading, writing);
-    // Whichever ends first ends the connection: a client that has closed its half is gone, as for any STOMP broker, and
-    // one that wants its last receipts sends DISCONNECT and waits for them.
-    let ended = tokio::select! {
-        result = &mut reading => result,
-        result = &mut writing => result,
-        error = cut_off(gated, &written) => Err(error),
+    let (control, controls) = mpsc::channel(PINGS);
+    let ended = {
+        let inbound = websocket.map(Inbound::new);
+        let reading = read(conn, &mut reader, received, inbound, gated.clone(), control, &core);
+        let outgoing = Outgoing { queue: outgoing, controls, packing: Packing::new(websocket.is_some()) };
+        let writing = write(conn, &mut writer, outgoing, &core, &written);
+        tokio::pin!(reading, writing);
+        // Whichever ends first ends the connection: a client that has closed its half is gone, as for any STOMP broker,
+        // and one that wants its last receipts sends DISCONNECT and waits for them. Only a WebSocket's close frame says
+        // that the client still reads.
+        tokio::select! {
+            result = &mut reading => match result {
+                Ok(end @ (End::Goodbye | End::Refused)) => {
+                    let said = if matches!(end, End::Goodbye) { ClientInput::Ended(conn) } else { ClientInput::Closed(conn) };
+                    let _ = core.send(said).await;
+                    tokio::time::timeout(LAST_WORDS, writing).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+                }
+                Ok(End::Gone) => Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(error) => Err(error),
+            },
+            result = &mut writing => result,
+            error = cut_off(gated, &written) => Err(error),
+        }
     };
-    tracing::debug!(conn = conn.0, %from, ?ended, "client gone");
+    tracing::debug!(conn = conn.0, ?ended, "client gone");
     let _ = core.send(ClientInput::Closed(conn)).await;
+    if ended.is_ok() {
+        linger(&mut reader).await;
+    }
 }
 
 /// Ends when the core has given the connection up, or wants it closed and nothing can be written.
@@ -215,65 +202,131 @@ async fn cut_off(mut gate: watch::Receiver<Gate>, written: &AtomicU64) -> io::Er
 
 async fn read(
     conn: ConnId,
-    mut socket: OwnedReadHalf,
+    socket: &mut Reader,
+    mut buffer: BytesMut,
+    mut inbound: Option<Inbound>,
     mut gate: watch::Receiver<Gate>,
-    core: mpsc::Sender<ClientInput>,
-) -> io::Result<()> {
-    let mut buffer = BytesMut::new();
+    control: mpsc::Sender<Control>,
+    core: &mpsc::Sender<ClientInput>,
+) -> io::Result<End> {
     loop {
         // The core drops its end when it is done with the client.
         if gate.wait_for(|gate| *gate != Gate::Paused).await.is_err() {
-            return Ok(());
+            return Ok(End::Gone);
         }
-        buffer.reserve(READ_BYTES);
-        if socket.read_buf(&mut buffer).await? == 0 {
-            return Ok(());
+        if buffer.is_empty() {
+            buffer.reserve(READ_BYTES);
+            if socket.read_buf(&mut buffer).await? == 0 {
+                return Ok(End::Gone);
+            }
         }
-        if core.send(ClientInput::Bytes(conn, buffer.split().freeze())).await.is_err() {
-            return Ok(());
+        let received = buffer.split();
+        let Some(inbound) = &mut inbound else {
+            if core.send(ClientInput::Bytes(conn, received.freeze())).await.is_err() {
+                return Ok(End::Gone);
+            }
+            continue;
+        };
+        inbound.feed(received);
+        loop {
+            match inbound.poll() {
+                Ok(None) => break,
+                Ok(Some(Event::Data(bytes))) => {
+                    if core.send(ClientInput::Bytes(conn, bytes)).await.is_err() {
+                        return Ok(End::Gone);
+                    }
+                }
+                // If the client reads none of the answers there is no use in more of them.
+                Ok(Some(Event::Ping(payload))) => drop(control.try_send(Control::Pong(payload))),
+                Ok(Some(Event::Close)) => return Ok(End::Goodbye),
+                Err(error) => {
+                    tracing::debug!(conn = conn.0, %error, "a client is closed");
+                    let _ = control.send(Control::Close(error.code())).await;
+                    return Ok(End::Refused);
+                }
+            }
+        }
+    }
+}
+
+/// What a writer writes.
+struct Outgoing {
+    queue: mpsc::UnboundedReceiver<ToClient>,
+    controls: mpsc::Receiver<Control>,
+    packing: Packing,
+}
+
+impl Outgoing {
+    /// Waits for something to write, and takes what there is of it. Whether it is the last.
+    async fn gather(&mut self) -> bool {
+        let mut next = tokio::select! {
+            biased;
+            Some(control) = self.controls.recv() => return self.control(control),
+            message = self.queue.recv() => message,
+        };
+        let mut last = false;
+        while let Some(message) = next {
+            match message {
+                ToClient::Bytes(bytes) => self.packing.push(bytes),
+                ToClient::Close => last = true,
+            }
+            next = if last || self.packing.is_full() { None } else { self.queue.try_recv().ok() };
+        }
+        let last = last || (self.queue.is_closed() && self.queue.is_empty());
+        if last {
+            self.packing.end(None);
+        }
+        last
+    }
+
+    fn control(&mut self, control: Control) -> bool {
+        match control {
+            Control::Pong(payload) => {
+                self.packing.pong(&payload);
+                false
+            }
+            Control::Close(code) => {
+                self.packing.end(Some(code));
+                true
+            }
         }
     }
 }
 
 async fn write(
     conn: ConnId,
-    mut socket: OwnedWriteHalf,
-    mut queue: mpsc::UnboundedReceiver<ToClient>,
-    core: mpsc::Sender<ClientInput>,
+    socket: &mut Writer,
+    mut outgoing: Outgoing,
+    core: &mpsc::Sender<ClientInput>,
     written: &AtomicU64,
 ) -> io::Result<()> {
-    let mut total = 0;
-    let mut gathered = BytesMut::new();
+    let (mut total, mut told) = (0, 0);
     loop {
-        let mut next = queue.recv().await;
-        let (mut large, mut last) = (Bytes::new(), false);
-        while let Some(message) = next {
-            match message {
-                // A large body is written as it is; small pieces are gathered.
-                ToClient::Bytes(bytes) if bytes.len() >= WRITE_BYTES => large = bytes,
-                ToClient::Bytes(bytes) => gathered.extend_from_slice(&bytes),
-                ToClient::Close => last = true,
-            }
-            let is_enough = last || !large.is_empty() || gathered.len() >= WRITE_BYTES;
-            next = if is_enough { None } else { queue.try_recv().ok() };
-        }
-        let ended = last || (queue.is_closed() && queue.is_empty());
-        for mut bytes in [gathered.split().freeze(), large] {
-            while !bytes.is_empty() {
+        let last = outgoing.gather().await;
+        while let Some(mut piece) = outgoing.packing.poll() {
+            let end = total + piece.counts as u64;
+            while !piece.bytes.is_empty() {
                 // Each step is told, however small: a slow reader is not a dead one.
-                let count = socket.write(&bytes).await?;
+                let count = socket.write(&piece.bytes).await?;
                 if count == 0 {
                     return Err(io::ErrorKind::WriteZero.into());
                 }
-                bytes.advance(count);
-                total += count as u64;
-                written.store(total, Ordering::Relaxed);
-                if core.send(ClientInput::Flushed(conn, total)).await.is_err() {
-                    return Ok(());
+                // TLS keeps what it has sealed until the socket takes it.
+                socket.flush().await?;
+                piece.bytes.advance(count);
+                written.fetch_add(count as u64, Ordering::Relaxed);
+                // What is around STOMP's bytes does not count; it is taken for the first that was written.
+                total = total.max(end.saturating_sub(piece.bytes.len() as u64));
+                if total > told {
+                    told = total;
+                    if core.send(ClientInput::Flushed(conn, total)).await.is_err() {
+                        return Ok(());
+                    }
                 }
             }
+            total = end;
         }
-        if ended {
+        if last {
             return socket.shutdown().await;
         }
     }

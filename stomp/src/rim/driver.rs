@@ -17,15 +17,13 @@ use rhizomq_net::{
     Output as NetOutput, Size, SizeError, SplitError, SplitOrder, SplitPlan, Ticket,
     rim::{NetworkSecret, Refused, Rim, RimEvent, RimEvents, SecretError, Secrets},
 };
-use tokio::{
-    net::TcpListener,
-    sync::{mpsc, oneshot},
-};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     alarm::Alarm,
-    client::{self, ClientInput, Clients, ListenerConfig},
+    client::{ClientInput, Clients},
     damage::DamageLog,
+    listen::{self, Listener, ListenerConfig},
     scrub::{Jobs, MaintenanceError, Scrubber, Verified},
     writer::{Writer, Written},
 };
@@ -58,8 +56,8 @@ pub struct DriverConfig {
     /// Their events.
     pub rim_events: RimEvents,
     /// Where clients connect.
-    pub listener: TcpListener,
-    /// Limits of it.
+    pub listeners: Vec<Listener>,
+    /// Limits of all of them together.
     pub clients: ListenerConfig,
     /// The secrets that the node is known by.
     pub secrets: Secrets,
@@ -253,7 +251,7 @@ impl Driver {
         let (sender, client_inputs) = mpsc::channel(CLIENT_QUEUE);
         let (asker, questions) = mpsc::channel(QUESTION_QUEUE);
         let (stop_accepting, stop) = oneshot::channel();
-        let accepting = tokio::spawn(client::accept(config.listener, config.clients, sender, stop));
+        let accepting = tokio::spawn(listen::accept(config.listeners, config.clients, sender, stop));
         let driver = Self {
             broker,
             rim: config.rim,
@@ -435,13 +433,15 @@ impl Driver {
     fn handle_client(&mut self, input: ClientInput) {
         let now = now(self.started);
         match input {
-            ClientInput::Open(conn, writer, gate) => {
+            ClientInput::Open(conn, peer, writer, gate) => {
                 self.clients.insert(conn, writer, gate);
-                self.broker.handle_client_open(now, conn);
+                self.broker.handle_client_open_from(now, conn, peer);
             }
             ClientInput::Bytes(conn, bytes) => self.broker.handle_client_bytes(now, conn, &bytes),
             ClientInput::Flushed(conn, total) => self.broker.handle_client_flushed(now, conn, total),
-            ClientInput::Closed(conn) => {
+            // Who has sent DISCONNECT is owed the receipts, and is closed when they are written.
+            ClientInput::Ended(conn) if self.broker.is_leaving(conn) => {}
+            ClientInput::Ended(conn) | ClientInput::Closed(conn) => {
                 self.clients.remove(conn);
                 self.broker.handle_client_closed(now, conn);
             }

@@ -49,6 +49,8 @@ pub struct Session {
     /// Once negotiated.
     version: Option<Version>,
     decoder: Decoder,
+    /// When the first bytes came of the frame that is not whole.
+    incoming_since: u64,
     heart_beat: HeartBeat,
     output: Output,
     requests: VecDeque<Request>,
@@ -93,6 +95,7 @@ impl Session {
             state: State::Connecting { until: now.mono_ms.saturating_add(config.connect_timeout_ms) },
             version: None,
             decoder: Decoder::new(config.limits),
+            incoming_since: now.mono_ms,
             heart_beat: HeartBeat::none(),
             output: Output::default(),
             requests: VecDeque::new(),
@@ -108,10 +111,16 @@ impl Session {
             return;
         }
         self.heart_beat.received(now.mono_ms);
+        if self.decoder.buffered() == 0 {
+            self.incoming_since = now.mono_ms;
+        }
         self.decoder.feed(bytes);
         while self.takes_frames() {
             match self.decoder.poll() {
-                Ok(Some(frame)) => self.handle_frame(now, frame),
+                Ok(Some(frame)) => {
+                    self.incoming_since = now.mono_ms;
+                    self.handle_frame(now, frame);
+                }
                 Ok(None) => break,
                 Err(error) => self.fail(&error.into(), None),
             }
@@ -236,6 +245,11 @@ impl Session {
         self.close_with_error(message, body, receipt.as_deref(), &[]);
     }
 
+    /// Whether the client has sent DISCONNECT: it is owed what is written to it until the session closes, and after.
+    pub fn is_leaving(&self) -> bool {
+        matches!(self.state, State::Leaving(_) | State::Closed)
+    }
+
     /// The negotiated version, once the client has connected.
     pub fn version(&self) -> Option<Version> {
         self.version
@@ -263,6 +277,11 @@ impl Session {
             State::Open(active) => active.subscriptions.in_flight(sub),
             _ => 0,
         }
+    }
+
+    /// Since when a frame is under way that has not come in whole, and how many bytes of it are held.
+    pub fn incoming(&self) -> (u64, u64) {
+        (self.incoming_since, self.decoder.buffered() as u64)
     }
 
     /// What the broker decided for this session.

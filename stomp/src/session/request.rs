@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{destination::Destination, durable::DurableName, limits::Limits};
+use crate::{destination::Destination, durable::DurableName, limits::Limits, transport::Peer};
 
 /// A subscription of this session; never used twice in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,6 +156,8 @@ pub struct SessionConfig {
     pub session: String,
     /// Names this connection among those of all nodes for ever: what the names of its temporary queues begin with.
     pub replies: String,
+    /// Who is at the other end.
+    pub peer: Peer,
     /// What clients may ask for.
     pub limits: Limits,
     /// The shortest interval of outgoing heart-beats that is granted, ms; 0: never sends any.
@@ -175,6 +177,7 @@ impl Default for SessionConfig {
             server: concat!("rhizomq/", env!("CARGO_PKG_VERSION")).to_owned(),
             session: String::new(),
             replies: String::new(),
+            peer: Peer::default(),
             limits: Limits::default(),
             heart_beat_send_ms: 1_000,
             heart_beat_want_ms: 10_000,
