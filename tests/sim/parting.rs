@@ -142,8 +142,9 @@ impl World {
     pub(crate) fn check_parted(&mut self, what: &str) {
         let groups = self.groups();
         let states = self.split_states();
-        for a in 0..self.hosts.len() {
-            for b in 0..a {
+        let up: Vec<_> = (0..self.hosts.len()).filter(|&host| self.hosts[host].is_up()).collect();
+        for (place, &a) in up.iter().enumerate() {
+            for &b in &up[..place] {
                 let wanted = groups[a] == groups[b];
                 // One that is told again and again that it is of the other part has a tunnel, and no link.
                 let joined = if wanted { self.net.joined(a, b) } else { self.is_linked(a, b) };

@@ -109,11 +109,11 @@ impl Play {
                 let seated = host.is_some_and(|host| self.world.seated().contains(&host));
                 self.require(!seated, Kind::Members, || format!("h{host:?} is to have no seat"));
             }
-            Step::Crash { who, count, apart_ms, back_ms } => {
+            Step::Crash { who, count, apart_ms, back_ms, of } => {
                 for _ in 0..self.draw(count) {
                     let back = back_ms.as_ref().map_or(NEVER, |ms| self.draw(ms));
                     let keep = self.world.rng.chance(0.5);
-                    let Some(host) = self.choose(*who) else { continue };
+                    let Some(host) = self.choose_of(*who, *of) else { continue };
                     self.world.strike(Fault::Crash { host, keep, back });
                     let pause = self.draw(apart_ms);
                     self.wait(pause);
@@ -160,7 +160,7 @@ impl Play {
                 let Some(host) = self.choose(*who) else { return };
                 self.world.strike(Fault::Clock { host, by_ms });
             }
-            Step::Merge { apart_ms, these } => self.merge(apart_ms, these.as_deref()),
+            Step::Merge { apart_ms, these, reversed } => self.merge(apart_ms, these.as_deref(), *reversed),
             Step::Split { cluster, size } => self.split(*cluster, size.as_ref()),
             Step::Parted {} => self.parted(),
             Step::Copy { .. } | Step::Restore { .. } => self.copy(step),
@@ -225,7 +225,7 @@ impl Play {
         self.world.strike(Fault::Cut { ways, last: NEVER });
     }
 
-    fn merge(&mut self, apart_ms: &Amount, these: Option<&[usize]>) {
+    fn merge(&mut self, apart_ms: &Amount, these: Option<&[usize]>, reversed: bool) {
         let mut these = these.map_or_else(|| (0..self.clusters.len()).collect(), <[usize]>::to_vec);
         self.before = Some(self.world.before());
         if self.world.parting.take().is_some() {
@@ -236,6 +236,7 @@ impl Play {
             // Any cluster that is there already, with any of its nodes.
             let other = self.world.rng.below(place);
             let Some(with) = self.one_of(these[other]) else { continue };
+            let (host, with) = if reversed { (with, host) } else { (host, with) };
             self.world.strike(Fault::Merge { host, with });
             let pause = self.draw(apart_ms);
             self.wait(pause);
@@ -407,6 +408,10 @@ impl Play {
     }
 
     fn choose(&mut self, who: Who) -> Option<usize> {
+        self.choose_of(who, None)
+    }
+
+    fn choose_of(&mut self, who: Who, cluster: Option<usize>) -> Option<usize> {
         let seated = self.world.seated();
         let applies = |host: usize| !seated.contains(&host) && self.world.is_elected(host);
         let may = |host: &usize| match who {
@@ -417,7 +422,8 @@ impl Play {
             Who::Same => self.last == Some(*host),
         };
         let is_up = |host: &usize| self.world.hosts[*host].is_up() || who == Who::Same;
-        let those: Vec<_> = self.hosts().filter(is_up).filter(may).collect();
+        let is_of = |host: &usize| cluster.is_none_or(|cluster| self.clusters[cluster].contains(host));
+        let those: Vec<_> = self.hosts().filter(is_up).filter(may).filter(is_of).collect();
         if those.is_empty() {
             return None;
         }
@@ -490,6 +496,7 @@ stories! {
     split_at_work
     split_merge_with_others
     split_with_a_member_dead
+    split_while_one_is_away_then_merge_elsewhere
     split_with_clocks_off
     the_size_changes_meanwhile
 }

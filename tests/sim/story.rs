@@ -114,6 +114,8 @@ pub(crate) enum Step {
         #[serde(default = "none")]
         apart_ms: Amount,
         back_ms: Option<Amount>,
+        /// Of that cluster alone.
+        of: Option<usize>,
     },
     /// Whoever is down is started, so long after each other.
     Boot {
@@ -164,6 +166,9 @@ pub(crate) enum Step {
         #[serde(default = "none")]
         apart_ms: Amount,
         these: Option<Vec<usize>>,
+        /// The orders are given to the ones that come first, with tickets of the later ones.
+        #[serde(default)]
+        reversed: bool,
     },
     /// An operator parts a cluster: some of its hosts that run leave, not all, to have so many members.
     Split {

@@ -272,9 +272,11 @@ impl Node {
         self.members.view = elect(election, self.id());
     }
 
-    /// The seats as they are. The planted mistake: whoever has a seat has it in every life.
+    /// The seats as they are, without those of the other part of a split. The planted mistake: whoever has a seat has it in
+    /// every life.
     fn believed_seats(&self) -> BTreeSet<Seat> {
         let mut seats = self.members.seats.clone();
+        seats.retain(|seat| !self.is_gone(seat.node));
         if self.config.planted.is(Mistake::SeatsWithoutEpoch) {
             let ballots = &self.members.ballots;
             let now = |seat: Seat| ballots.get(&seat.node).map_or(seat, |ballot| Seat { epoch: ballot.epoch, ..seat });

@@ -193,8 +193,8 @@ impl Node {
         for &node in &others {
             let mark = Gone { split: split.id, left: !leaves, node };
             self.add_to(gone_key(), mark.encode());
+            // Their seats stay as they are, unseen: a merge would find each part's struck out by the other.
             self.strike_out(roster_key(), node);
-            self.strike_seats(node);
             self.strike_out(draining_key(), node);
             for segment in self.holders.listing(node) {
                 if !others.contains(&segment.node) {
@@ -256,7 +256,7 @@ impl Node {
                 return false;
             }
             self.heal(id);
-        } else if self.is_telling() && !hello.knows_own {
+        } else if self.is_telling() && !hello.knows_own && !self.is_merging_with(hello.node) {
             let reason = "this cluster has another secret since it was split: join with a new ticket".to_owned();
             self.outputs.push_back(Output::Close { link, reason });
             return false;
