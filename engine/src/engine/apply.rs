@@ -101,7 +101,8 @@ impl Engine {
 
     /// The commit failed and left nothing on disk that may be trusted: nothing of it happened. Its units with messages
     /// are returned; the slots they had taken are given up for good, since a number is never used twice. What came from
-    /// other replicas comes again by anti-entropy; consumption is queued again, for it must go on when a disk is full.
+    /// other replicas comes again by anti-entropy; consumption is queued again, for it must go on when a disk is full. The
+    /// commits that follow are without bodies, and small, until those have had their turn; then one takes everything again.
     pub fn handle_commit_failed(&mut self) -> Vec<Ticket> {
         let Some(staged) = self.staged.take() else { return Vec::new() };
         for (id, change) in &staged.segments {
@@ -133,6 +134,7 @@ impl Engine {
             self.queue.units.push_front((ticket, unit));
         }
         self.queue.count_unit_removals();
+        self.go_in_portions();
         staged.units.into_iter().filter(|(_, place)| place.is_some()).map(|(ticket, _)| ticket).collect()
     }
 

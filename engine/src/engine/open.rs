@@ -103,6 +103,7 @@ impl Engine {
             next_number: 1,
             queue: Queue { life: Some(LifeRow { node, epoch, started_ms: now.wall_ms }), ..Queue::default() },
             staged: None,
+            portion: Default::default(),
             next_seq: 1,
             cache: Default::default(),
             roll: (limits::SEGMENT_BYTES, limits::SEGMENT_AGE_MS),

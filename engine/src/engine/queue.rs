@@ -380,7 +380,7 @@ impl Engine {
         }
     }
 
-    /// The commit that will hold all that is queued by now.
+    /// The commit that will hold all that is queued by now, unless one is refused, or it is too much for one.
     pub fn barrier(&self) -> u64 {
         if self.queue.is_empty() { self.next_seq - 1 } else { self.next_seq }
     }

@@ -112,10 +112,18 @@ pub(super) enum Outcome {
 
 impl Engine {
     pub(super) fn stage(&mut self, now: Now) -> Option<(Staged, Batch)> {
-        self.close_old_segment(now);
-        if self.queue.is_empty() {
-            return None;
+        loop {
+            let kept = self.keep_back(now);
+            let is_all = kept.is_none();
+            let staged = (!self.queue.is_empty()).then(|| self.stage_queue(now));
+            self.put_back(kept);
+            if staged.is_some() || is_all {
+                return staged;
+            }
         }
+    }
+
+    fn stage_queue(&mut self, now: Now) -> (Staged, Batch) {
         let mut staged = Staged { at_ms: now.mono_ms, ..Staged::default() };
         let mut batch = Batch::new();
         if let Some(life) = self.queue.life.take() {
@@ -159,11 +167,11 @@ impl Engine {
         staged.unregistered = std::mem::take(&mut self.queue.unregister).into_iter().collect();
         batch.extend(staged.unregistered.iter().map(|key| Op::Delete(keys::registry(key.as_bytes()))));
         self.stage_rows(&mut batch);
-        Some((staged, batch))
+        (staged, batch)
     }
 
     /// An open segment that has reached a limit is closed with its exact length.
-    fn close_old_segment(&mut self, now: Now) {
+    pub(super) fn close_old_segment(&mut self, now: Now) {
         let Some(open) = self.open else { return };
         let (bytes, age_ms) = self.roll;
         let aged = now.mono_ms.saturating_sub(open.opened_ms) >= age_ms && open.next > 1;
@@ -366,9 +374,12 @@ pub(super) fn page_bounds(page: u32) -> (Slot, Slot) {
     (page * limits::REMOVED_PAGE_SLOTS + 1, (page + 1) * limits::REMOVED_PAGE_SLOTS)
 }
 
+pub(super) fn page_of(slot: Slot) -> u32 {
+    slot.saturating_sub(1) / limits::REMOVED_PAGE_SLOTS
+}
+
 /// Pages with any of `slots` that are not wholly below the prefix.
 pub(super) fn pages_of(slots: &RangeSet, prefix: Slot) -> Vec<u32> {
-    let page_of = |slot: Slot| (slot - 1) / limits::REMOVED_PAGE_SLOTS;
     let mut pages: Vec<u32> = slots
         .iter_ranges()
         .flat_map(|(first, last)| page_of(first)..=page_of(last))
