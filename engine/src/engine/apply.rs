@@ -106,10 +106,12 @@ impl Engine {
     pub fn handle_commit_failed(&mut self) -> Vec<Ticket> {
         let Some(staged) = self.staged.take() else { return Vec::new() };
         for (id, change) in &staged.segments {
-            let tied = staged.tied.get(id);
-            let mut again = tied.map_or_else(|| change.removed.clone(), |tied| change.removed.difference(tied));
+            let mut again = change.removed.clone();
+            for others in [staged.tied.get(id), staged.given_up.get(id)].into_iter().flatten() {
+                again = again.difference(others);
+            }
             for (block, _) in change.blocks.values().filter(|(_, local)| *local) {
-                again.insert_range(block.first(), block.last());
+                self.queue.given_up.entry(*id).or_default().insert_range(block.first(), block.last());
             }
             if !again.is_empty() {
                 self.queue.removals.entry(*id).or_default().union_with(&again);
@@ -124,6 +126,9 @@ impl Engine {
             if change.outcome == Outcome::Drop {
                 self.queue.drops.insert(*id);
             }
+        }
+        for (id, slots) in staged.given_up {
+            self.queue.given_up.entry(id).or_default().union_with(&slots);
         }
         for (key, value) in staged.registry {
             self.queue.registry.entry(key).or_insert(value);

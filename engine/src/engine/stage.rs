@@ -32,6 +32,8 @@ pub(super) struct Staged {
     pub(super) acks: Vec<(Ticket, Unit)>,
     /// What units with messages consume: if the write fails, they do not.
     pub(super) tied: BTreeMap<SegmentId, RangeSet>,
+    /// See [`Queue::given_up`](super::queue::Queue::given_up).
+    pub(super) given_up: BTreeMap<SegmentId, RangeSet>,
     pub(super) segments: BTreeMap<SegmentId, Change>,
     pub(super) rewritten: Vec<Rewriting>,
     pub(super) registry: BTreeMap<Key, Value>,
@@ -240,6 +242,10 @@ impl Engine {
         for block in std::mem::take(&mut self.queue.blocks).into_values() {
             self.stage_block(staged, block);
         }
+        staged.given_up = std::mem::take(&mut self.queue.given_up);
+        for (id, slots) in &staged.given_up {
+            self.queue.removals.entry(*id).or_default().union_with(slots);
+        }
         for (id, slots) in std::mem::take(&mut self.queue.removals) {
             let fresh = self.unremoved(id, &slots);
             if !fresh.is_empty() {
@@ -303,12 +309,15 @@ impl Engine {
         known.union_with(&change.adopted);
         change.known = known;
         change.length = change.length.max(replica.state.length);
-        let mut emptied = change.replaced.clone();
+        // Each block once, however many ranges lie in it.
+        let mut touched = BTreeMap::new();
         for (first, last) in change.removed.iter_ranges().chain(change.damaged.iter_ranges()) {
             let blocks = replica.blocks.range(..=last).rev().take_while(|(_, meta)| meta.last >= first);
-            let gone = blocks.filter(|&(&from, meta)| change.waiting_within(replica, from, meta.last).is_empty());
-            emptied.extend(gone.map(|(&from, _)| from));
+            touched.extend(blocks.map(|(&from, meta)| (from, meta.last)));
         }
+        touched.retain(|&from, last| change.waiting_within(replica, from, *last).is_empty());
+        let mut emptied = change.replaced.clone();
+        emptied.extend(touched.into_keys());
         change.emptied = emptied.into_iter().collect();
         let is_finished = change.length.is_some_and(|length| change.prefix(replica) >= length);
         if change.outcome == Outcome::Keep && is_finished {
