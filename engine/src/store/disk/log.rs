@@ -173,6 +173,12 @@ impl Log {
         Position { file: self.head, offset: self.end, sequence: self.next_sequence }
     }
 
+    /// Bytes of log from a place on.
+    pub(super) fn bytes_from(&self, at: Position) -> u64 {
+        let files = self.sizes.range(at.file..);
+        files.map(|(number, len)| if *number == at.file { len.saturating_sub(at.offset) } else { *len }).sum()
+    }
+
     pub(super) fn salt(&self) -> &Salt {
         &self.salt
     }

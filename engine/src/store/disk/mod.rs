@@ -212,6 +212,9 @@ pub struct DiskStore {
     is_full: bool,
     /// `log.written` and the overlay's rows as of the last checkpoint, tried or done.
     tried_at: (u64, usize),
+    /// Bytes of log that were replayed at opening, until the first checkpoint of this life: lives that all end without one
+    /// must not pile up their logs.
+    replayed: u64,
     /// Open as long as the store is, for its lock.
     _lock: File,
 }
@@ -358,7 +361,7 @@ impl Store for DiskStore {
         let (written, rows) = self.tried_at;
         let grown = self.shared.overlay().len().saturating_sub(rows);
         let bytes = if self.is_full { FULL_CHECKPOINT } else { self.options.checkpoint_bytes };
-        let is_large = grown >= self.options.checkpoint_rows || self.log.written - written >= bytes;
+        let is_large = grown >= self.options.checkpoint_rows || self.replayed + self.log.written - written >= bytes;
         // Before there is too little room for one: a smaller one now needs less.
         let is_tight = || self.log.table.room().is_ok_and(|room| room < 2 * self.checkpoint_room());
         is_large || (grown >= TIGHT_ROWS && is_tight())

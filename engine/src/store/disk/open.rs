@@ -133,6 +133,7 @@ impl DiskStore {
         };
         let mut store = Self {
             tried_at: (0, 0),
+            replayed: log.bytes_from(marker.replay_from),
             shared: Arc::new(Shared::new(overlay, loaded.index.clone(), table, log.position(), lost)),
             index: Some(loaded.index),
             options,
