@@ -123,8 +123,10 @@ impl Engine {
             if let (true, Some(length)) = (own, change.length) {
                 self.queue.lengths.insert(*id, length);
             }
-            if change.outcome == Outcome::Drop {
-                self.queue.drops.insert(*id);
+            match change.outcome {
+                Outcome::Drop => _ = self.queue.drops.insert(*id),
+                Outcome::Fold => _ = self.queue.folds.insert(*id),
+                Outcome::Keep | Outcome::Retire => {}
             }
         }
         for (id, slots) in staged.given_up {
@@ -135,6 +137,8 @@ impl Engine {
         }
         self.queue.unregister.extend(staged.unregistered);
         self.queue.life = staged.life;
+        self.queue.strays.extend(staged.strays);
+        self.queue.rows.extend(staged.rows);
         for (ticket, unit) in staged.acks.into_iter().rev() {
             self.queue.units.push_front((ticket, unit));
         }

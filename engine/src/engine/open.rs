@@ -1,7 +1,7 @@
 //! Opening: everything is read back, checked, and put right where the rows disagree.
 //!
 //! The law: bodies cover `known - removed` exactly. What has none is taken out of `known` and reported; anti-entropy
-//! fetches it from another holder. Nothing damaged is ever taken for consumed. That bodies match their hashes is found
+//! fetches it from another holder. A block of which nothing waits goes. Nothing damaged is ever taken for consumed. That bodies match their hashes is found
 //! out when they are read, and by the scrub: hashing them all would take longer than reading all files once.
 
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
@@ -297,13 +297,21 @@ impl Engine {
         // A block vouches for itself, even if the segment's row was damaged.
         replica.state.known.union_with(&outline.slots);
         let live = outline.slots.difference(&replica.state.removed.clip(first, outline.last));
+        covered.entry(id).or_default().union_with(&outline.slots);
+        if live.is_empty() {
+            // A lost frame of the log held its end.
+            self.queue.strays.push(keys::block(id, first));
+            if has_outline(outline.bytes as usize) {
+                self.queue.strays.push(keys::outline(id, first));
+            }
+            return;
+        }
         let meta = replica.hold(outline, &self.index, now.mono_ms);
         for ((inbox, ..), (_, slots)) in meta.runs.iter().zip(&outline.runs) {
             self.index.add(inbox, id, &live.intersection(slots));
         }
         let former = replica.blocks.insert(first, meta);
         self.cache.borrow_mut().note_stored(1, usize::from(former.is_some()));
-        covered.entry(id).or_default().union_with(&outline.slots);
     }
 
     /// After damage a block may be here that had given way to one that was gathered. What it alone has is taken in anew,

@@ -9,6 +9,8 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
+
 use super::{
     BlockRef, Engine, Replica,
     outline::{delete_block, put_block},
@@ -40,6 +42,9 @@ pub(super) struct Staged {
     pub(super) unregistered: Vec<Key>,
     pub(super) retired: Retired,
     pub(super) life: Option<LifeRow>,
+    /// Keys of rows that go, and of rows that are written again.
+    pub(super) strays: Vec<Bytes>,
+    pub(super) rows: BTreeSet<Bytes>,
 }
 
 impl Staged {
@@ -133,7 +138,8 @@ impl Engine {
             staged.life = Some(life);
         }
         // Ahead of everything: a block of the same name may come in this commit, with its outline.
-        batch.extend(std::mem::take(&mut self.queue.strays).into_iter().map(Op::Delete));
+        staged.strays = std::mem::take(&mut self.queue.strays);
+        batch.extend(staged.strays.iter().cloned().map(Op::Delete));
         self.stage_units(&mut staged);
         self.stage_received(&mut staged);
         self.stage_retired(&mut staged);
@@ -168,7 +174,7 @@ impl Engine {
         }
         staged.unregistered = std::mem::take(&mut self.queue.unregister).into_iter().collect();
         batch.extend(staged.unregistered.iter().map(|key| Op::Delete(keys::registry(key.as_bytes()))));
-        self.stage_rows(&mut batch);
+        staged.rows = self.stage_rows(&mut batch);
         (staged, batch)
     }
 
