@@ -64,6 +64,12 @@ impl FileTable {
         &*self.files
     }
 
+    /// How many files are open.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     fn forget(&self, number: u64) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
     }
