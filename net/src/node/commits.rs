@@ -80,6 +80,10 @@ impl Node {
                 self.confirms.forget_segment(segment);
             }
         }
+        if !report.retired.is_empty() || !report.dropped.is_empty() {
+            let engine = &self.engine;
+            self.damages.settle(|segment| engine.is_finished(segment) || report.dropped.contains(&segment));
+        }
         for segment in report.dropped {
             self.leave_holders(segment);
             self.events.push_back(Event::Dropped { segment });
