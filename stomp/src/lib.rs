@@ -29,5 +29,5 @@ pub use broker::{Broker, BrokerConfig, ConnId, Output};
 pub use dispatch::TakeoverTiming;
 pub use status::{
     DamageStatus, DrainingStatus, MemoryStatus, MergingStatus, NodeStatus, QueueStatus, SplittingStatus, Status,
-    StoreStatus,
+    StoreStatus, UnaccountedStatus,
 };
