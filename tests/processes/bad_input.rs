@@ -222,8 +222,8 @@ fn what_is_consumed_on_a_full_disk_is_written_down_while_producers_try_again_and
     let confirmed = full.expect("a disk of a few MiB gets full") as u64;
     let is_over = std::sync::atomic::AtomicBool::new(false);
     let acknowledged = 20;
+    let stomp = node.stomp;
     std::thread::scope(|scope| {
-        let stomp = node.stomp;
         for _ in 0..2 {
             scope.spawn(|| {
                 while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
