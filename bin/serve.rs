@@ -20,7 +20,7 @@ use rhizomq_net::{
     trusted_networks,
 };
 use rhizomq_stomp::{
-    Broker, BrokerConfig, DrainingStatus, StoreStatus,
+    Broker, BrokerConfig, DrainingStatus, StoreStatus, UnaccountedStatus,
     rim::{Driver, DriverConfig, DriverError, Handle},
 };
 use serde_json::{Value, json};
@@ -248,6 +248,9 @@ impl Host {
         let (mut engine, report) = Engine::open(store.reader(), self.identity.node(), epoch, now, Planted::default())?;
         tell(&report);
         self.count(damages, &report);
+        if self.status.unaccounted.len() < MAX_TOLD {
+            self.status.unaccounted.extend(report.unaccounted.map(UnaccountedStatus::from));
+        }
         self.settings.memory.limit(&mut engine);
         // Whom to let in is known before anybody knocks.
         let (network, next_network) = (self.secrets.current(), self.secrets.next().map_err(DataDirError::from)?);

@@ -122,6 +122,11 @@ fn health(out: &mut String, damage: &Value, store: &Value) {
         let (count, why) = (text(&store["reopened"]), text(&store["reopened_because"]));
         let _ = writeln!(out, "STORE read back from disk after a failure, {count} times; the last one: {why}");
     }
+    for lost in store["unaccounted"].as_array().into_iter().flatten() {
+        let from = if lost["from"].is_string() { text(&lost["from"]) } else { "an unknown life".to_owned() };
+        let at_most = if lost["at_most"].is_u64() { text(&lost["at_most"]) } else { "any number".to_owned() };
+        let _ = writeln!(out, "LOG of this node has lost its end: perhaps messages from {from} on, {at_most} at most");
+    }
     if store["set_aside"].is_string() {
         let _ =
             writeln!(out, "STORE could not be opened and lies in {}; this node began empty", text(&store["set_aside"]));
@@ -222,10 +227,19 @@ mod tests {
         assert!(!render(&calm).contains("DAMAGE") && !render(&calm).contains("STORE"));
         let trouble = json!({
             "damage": {"places": 2, "found": 5, "repaired": 4, "lost": 1},
-            "store": {"reopened": 1, "reopened_because": "syncing failed", "set_aside": "/d/store.broken-1"},
+            "store": {
+                "reopened": 1, "reopened_because": "syncing failed", "set_aside": "/d/store.broken-1",
+                "unaccounted": [{"from": "a-1-2.7", "at_most": 9}, {"from": null, "at_most": null}],
+            },
         });
         let text = render(&trouble);
-        for word in ["2 places, 5 messages, of these 4 repaired and 1 lost", "syncing failed", "store.broken-1"] {
+        for word in [
+            "2 places, 5 messages, of these 4 repaired and 1 lost",
+            "syncing failed",
+            "store.broken-1",
+            "from a-1-2.7 on, 9 at most",
+            "from an unknown life on, any number",
+        ] {
             assert!(text.contains(word), "{word}: {text}");
         }
     }

@@ -37,7 +37,7 @@ pub(crate) struct BenchArgs {
     pub(crate) size: u32,
     /// Messages in one group commit (for `replicate`: published together, four such groups under way); several are
     /// measured one after the other
-    #[arg(long, value_name = "N,...", default_value = "1,10,100,1000", value_delimiter = ',',
+    #[arg(long, value_name = "N,...", default_value = "1,10,100,256,1000", value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) batch: Vec<u32>,
     /// Rounds per figure; the median counts

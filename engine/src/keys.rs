@@ -3,7 +3,7 @@
 //!
 //! | prefix | key | value |
 //! |---|---|---|
-//! | `M` | name | meta: format version, this node, its present life |
+//! | `M` | name | meta: this node's present life |
 //! | `S` | segment | [`SegmentRow`]: known, length, removed prefix |
 //! | `R` | segment, page number | removed slots of that page above the prefix |
 //! | `B` | segment, first slot | a [`Block`](crate::Block) |
@@ -100,6 +100,11 @@ pub(crate) fn outline(id: SegmentId, first: Slot) -> Bytes {
 /// Whether values under this key end in the blake3 hash of what comes before.
 pub(crate) fn is_sealed(key: &[u8]) -> bool {
     key.first() == Some(&BLOCK)
+}
+
+/// Whether the value says what is known and consumed, and not what that is.
+pub(crate) fn is_mark(key: &[u8]) -> bool {
+    matches!(key.first(), Some(&(SEGMENT | REMOVED | RETIRED)))
 }
 
 pub(crate) fn retired(node: NodeId, epoch: Epoch) -> Bytes {

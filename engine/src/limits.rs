@@ -58,6 +58,9 @@ pub const REWRITE_READ_BYTES: usize = 512 << 10;
 /// Slots covered by one row of removal state: at most 512 bytes as a bitmap.
 pub const REMOVED_PAGE_SLOTS: u32 = 4096;
 
+/// Such rows that one commit touches after another was refused: as much as a full disk still takes.
+pub const REFUSED_PAGES: usize = 32;
+
 /// Bytes of decoded blocks kept in memory; the rest is read from the store.
 pub const BLOCK_CACHE_BYTES: usize = 64 << 20;
 

@@ -20,8 +20,8 @@ use bytes::Bytes;
 use self::upkeep::Upkeep;
 use crate::{
     Committed, DeltaError, Dot, Engine, EngineError, Entry, Epoch, Exchange, MergeError, Message, NodeId, Now,
-    OpenReport, Planted, PublishError, Register, RegistryError, Set, Store, StoreError, Ticket, Unit,
-    store::{self, DiskOptions, DiskStore, MemoryStore},
+    OpenReport, Planted, PublishError, RangeSet, Register, RegistryError, Set, Store, StoreError, Ticket, Unit,
+    store::{self, DiskOptions, DiskStore, Finding, MemoryStore, Part},
 };
 
 /// Why a [`Local`] could not do what was asked.
@@ -31,7 +31,8 @@ pub enum LocalError {
     /// The store, or what is in it.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// A commit failed. Of what it held, messages are gone; everything else waits for the next commit.
+    /// A commit failed. Of what it held, messages are gone: those published here are in `lost`, those that came from other
+    /// replicas come again with the next exchange. Everything else waits for the next commit.
     #[error("nothing was committed: {source}")]
     Commit {
         /// Why. After [`StoreError::Io`], open the store anew.
@@ -90,10 +91,18 @@ impl Local<DiskStore> {
     /// # Errors
     /// The directory is in use, is another's, or can't be read; see [`DiskStore::open`].
     pub fn open_dir(dir: impl AsRef<Path>, node: NodeId) -> Result<(Self, store::OpenReport), LocalError> {
-        Self::open_with(dir.as_ref(), node, DiskOptions::default())
+        Self::open_dir_with(dir, node, DiskOptions::default())
     }
 
-    fn open_with(dir: &Path, node: NodeId, options: DiskOptions) -> Result<(Self, store::OpenReport), LocalError> {
+    /// The same, with options of your own.
+    ///
+    /// # Errors
+    /// As [`Local::open_dir`].
+    pub fn open_dir_with(
+        dir: impl AsRef<Path>,
+        node: NodeId,
+        options: DiskOptions,
+    ) -> Result<(Self, store::OpenReport), LocalError> {
         let (store, found) = DiskStore::open(dir, options)?;
         let mut local = Self::open(store, node)?;
         if found.replayed > 0 {
@@ -123,6 +132,33 @@ impl<S: Store> Local<S> {
     /// What opening found: what was lost, above all.
     pub fn found(&self) -> &OpenReport {
         &self.found
+    }
+
+    /// The store: for its figures, and for [`Store::checker`], which finds out in a thread of its own what of it is broken.
+    /// What that finds is for [`Local::mend`].
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// Mends what a check of the store has found, as far as it can be: a broken row is written again from memory, messages whose
+    /// block is broken are given up, so that they may come again from another replica, and what is still good of a damaged
+    /// file is written anew, and the file goes. All of it is committed. Returned are the messages that were given up.
+    ///
+    /// # Errors
+    /// As [`Local::commit`].
+    pub fn mend(&mut self, found: &Finding) -> Result<RangeSet, LocalError> {
+        if let Some(key) = &found.row {
+            self.engine.rewrite_row(key);
+        }
+        let mut lost = RangeSet::new();
+        if let (Some(segment), Some(slot)) = (found.segment, found.slots.first()) {
+            lost = self.engine.forget_damaged(Dot { segment, slot });
+        }
+        self.commit()?;
+        if matches!(found.part, Part::Log | Part::Index) {
+            self.store.renew(&found.damage.file)?;
+        }
+        Ok(lost)
     }
 
     /// The engine, for all that it can tell.
@@ -324,6 +360,39 @@ mod tests {
         let done = a.commit().expect("there is room");
         assert_eq!(done.registry.iter().filter_map(Key::own_name).collect::<Vec<_>>(), ["r", "s"]);
         assert_eq!(shows(&mut a), (true, Some(b"y".to_vec()), 1));
+    }
+
+    #[test]
+    fn a_running_store_is_checked_and_mended() {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let options = DiskOptions { roll_at: 16 << 10, ..DiskOptions::default() };
+        let open = || Local::open_dir_with(dir.path(), NodeId::from_name("a"), options.clone()).expect("opens").0;
+        let mut a = open();
+        for number in 0..3_u8 {
+            a.publish("q", vec![b'a' + number; 30_000]).expect("lawful");
+            a.commit().expect("room");
+        }
+        assert!(a.store().stats().files > 2, "the options count");
+        let path = dir.path().join("log/0000000002.log");
+        let mut bytes = std::fs::read(&path).expect("there");
+        bytes[20_000] ^= 1;
+        std::fs::write(&path, bytes).expect("written");
+        let check = |a: &Local<DiskStore>| {
+            let (mut checker, mut found) = (a.store().checker().expect("a disk"), Vec::new());
+            let mut pace = |_| std::ops::ControlFlow::Continue(());
+            checker.check(&mut pace, &mut |finding| found.push(finding)).expect("reads");
+            found
+        };
+        let found = check(&a);
+        assert!(found.len() > 1, "{found:?}");
+        let lost: u64 = found.iter().map(|finding| a.mend(finding).expect("room").len()).sum();
+        assert_eq!((lost, check(&a)), (1, vec![]));
+        drop(a);
+        let mut a = open();
+        assert!(a.found().losses.is_empty() && a.found().waiting == 2);
+        // What it did not know before it can be told again.
+        a.publish("q", "x").expect("lawful");
+        a.commit().expect("room");
     }
 
     #[test]

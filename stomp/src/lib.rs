@@ -34,5 +34,5 @@ pub use broker::{Backlogs, Broker, BrokerConfig, ConnId, Output};
 pub use dispatch::TakeoverTiming;
 pub use status::{
     DamageStatus, DrainingStatus, MemoryStatus, MergingStatus, NodeStatus, QueueStatus, SplittingStatus, Status,
-    StoreStatus, SubscriptionStatus,
+    StoreStatus, SubscriptionStatus, UnaccountedStatus,
 };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use rhizomq_engine::NodeId;
+use rhizomq_engine::{NodeId, Unaccounted};
 use rhizomq_net::{DrainStage, DrainStatus, SplitStatus};
 use serde::Serialize;
 
@@ -174,6 +174,25 @@ pub struct StoreStatus {
     pub set_aside: Option<String>,
     /// Complete rounds of the scrub in this life.
     pub scrubs: u64,
+    /// What lost ends of the log may have held, one by one, since the process started: nobody can say that it was anything,
+    /// so it is counted nowhere else.
+    pub unaccounted: Vec<UnaccountedStatus>,
+}
+
+/// Messages that may be lost with commits at the end of the log, of which nothing says what was in them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UnaccountedStatus {
+    /// The first message that it may be, as clients know it by its `message-id`; it may be those behind it in its segment, and
+    /// later segments of the same life. `null`: the life itself is not known.
+    pub from: Option<String>,
+    /// How many it is at most; `null`: there is no bound.
+    pub at_most: Option<u64>,
+}
+
+impl From<Unaccounted> for UnaccountedStatus {
+    fn from(Unaccounted { from, at_most }: Unaccounted) -> Self {
+        Self { from: from.map(|dot| dot.to_string()), at_most }
+    }
 }
 
 /// Memory that holds what could be read from disk again, in bytes.

@@ -4,6 +4,7 @@ use std::{
     net::UdpSocket,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use rhizomq_net::{Ticket, rim::NetworkSecret};
@@ -203,6 +204,63 @@ fn a_full_disk_is_told_to_the_producer_and_room_is_enough_to_go_on() {
     });
     consume_all(&node, "/queue/q", &confirmed, &mut Ledger::default());
     assert_eq!(node.terminate().code(), Some(0));
+}
+
+#[test]
+fn what_is_consumed_on_a_full_disk_is_written_down_while_producers_try_again_and_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(dir.path().join("n")) else {
+        return skipped(
+            "what_is_consumed_on_a_full_disk_is_written_down_while_producers_try_again_and_again",
+            "cannot mount a tmpfs here",
+        );
+    };
+    let mut node = Node::start(Setup::new(dir.path(), "n"));
+    let body = "x".repeat(16 * 1024);
+    let mut producer = node.client();
+    let full = (0..100_000).find(|_| producer.send_confirmed("/queue/q", body.as_bytes()).is_err());
+    let confirmed = full.expect("a disk of a few MiB gets full") as u64;
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let acknowledged = 20;
+    let stomp = node.stomp;
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = Client::connect(stomp)
+                        .and_then(|mut client| client.send_confirmed("/queue/more", body.as_bytes()).map(drop));
+                }
+            });
+        }
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut consumer = node.client();
+            consumer.subscribe("0", "/queue/q").unwrap();
+            let mut messages = Vec::new();
+            let mut receipts = 0;
+            while receipts < acknowledged {
+                // A receipt says that it is on the disk.
+                let frame = consumer.next_frame(Duration::from_secs(30)).unwrap();
+                match frame.command.as_str() {
+                    "RECEIPT" => receipts += 1,
+                    "MESSAGE" => messages.push(frame),
+                    _ => panic!("{frame}"),
+                }
+                // Here and there, so that no block is consumed whole, and one after the other.
+                if messages.len() == 2 {
+                    let id = messages[1].header("ack").to_owned();
+                    consumer.write("ACK", &[("id", &id), ("receipt", &id)], b"").unwrap();
+                    messages.clear();
+                }
+            }
+        }));
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    node.kill();
+    disk.enlarge();
+    node.restart();
+    let depth = eventually("the queue", || node.depth("/queue/q"));
+    assert!(depth <= confirmed - acknowledged, "{depth} of {confirmed} are left");
 }
 
 /// A file system of a few MiB; unmounted when dropped.

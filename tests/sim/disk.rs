@@ -25,7 +25,7 @@ pub(crate) struct Disk {
     bodies: Bodies,
     /// Syncs take at least this long, in milliseconds.
     pub(crate) slowness_ms: u64,
-    /// So many coming writes find the disk full.
+    /// So many coming writes with bodies find the disk full. Those without find room: it was set aside for them.
     pub(crate) full_for: u32,
 }
 
@@ -58,7 +58,8 @@ impl Disk {
     pub(crate) fn sync(&mut self, seq: u64) -> Result<Moved, String> {
         let (written, batch) = self.writing.take().expect("a sync belongs to a write");
         assert_eq!(written, seq);
-        if self.full_for > 0 {
+        let is_body = |op: &Op| matches!(op, Op::Put(key, _) if key[0] == BLOCK_PREFIX);
+        if self.full_for > 0 && batch.iter().any(is_body) {
             self.full_for -= 1;
             self.store.fail_next(rhizomq_engine::StoreError::Full { context: "simulated".to_owned() });
         }

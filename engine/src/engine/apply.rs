@@ -101,14 +101,17 @@ impl Engine {
 
     /// The commit failed and left nothing on disk that may be trusted: nothing of it happened. Its units with messages
     /// are returned; the slots they had taken are given up for good, since a number is never used twice. What came from
-    /// other replicas comes again by anti-entropy; consumption is queued again, for it must go on when a disk is full.
+    /// other replicas comes again by anti-entropy; consumption is queued again, for it must go on when a disk is full. The
+    /// commits that follow are without bodies, and small, until those have had their turn; then one takes everything again.
     pub fn handle_commit_failed(&mut self) -> Vec<Ticket> {
         let Some(staged) = self.staged.take() else { return Vec::new() };
         for (id, change) in &staged.segments {
-            let tied = staged.tied.get(id);
-            let mut again = tied.map_or_else(|| change.removed.clone(), |tied| change.removed.difference(tied));
+            let mut again = change.removed.clone();
+            for others in [staged.tied.get(id), staged.given_up.get(id)].into_iter().flatten() {
+                again = again.difference(others);
+            }
             for (block, _) in change.blocks.values().filter(|(_, local)| *local) {
-                again.insert_range(block.first(), block.last());
+                self.queue.given_up.entry(*id).or_default().insert_range(block.first(), block.last());
             }
             if !again.is_empty() {
                 self.queue.removals.entry(*id).or_default().union_with(&again);
@@ -120,19 +123,27 @@ impl Engine {
             if let (true, Some(length)) = (own, change.length) {
                 self.queue.lengths.insert(*id, length);
             }
-            if change.outcome == Outcome::Drop {
-                self.queue.drops.insert(*id);
+            match change.outcome {
+                Outcome::Drop => _ = self.queue.drops.insert(*id),
+                Outcome::Fold => _ = self.queue.folds.insert(*id),
+                Outcome::Keep | Outcome::Retire => {}
             }
+        }
+        for (id, slots) in staged.given_up {
+            self.queue.given_up.entry(id).or_default().union_with(&slots);
         }
         for (key, value) in staged.registry {
             self.queue.registry.entry(key).or_insert(value);
         }
         self.queue.unregister.extend(staged.unregistered);
         self.queue.life = staged.life;
+        self.queue.strays.extend(staged.strays);
+        self.queue.rows.extend(staged.rows);
         for (ticket, unit) in staged.acks.into_iter().rev() {
             self.queue.units.push_front((ticket, unit));
         }
         self.queue.count_unit_removals();
+        self.go_in_portions();
         staged.units.into_iter().filter(|(_, place)| place.is_some()).map(|(ticket, _)| ticket).collect()
     }
 

@@ -5,6 +5,9 @@
 //! of merging are those that nodes of a cluster use: the retired set by union, removals before bodies, whole blocks, whole
 //! registry values.
 //!
+//! In bytes each ends in a checksum, for one bit that flips on the way might consume a message, and nothing takes that back.
+//! It tells of accidents, not of an enemy: who may send, and whether it was he, is for what carries the bytes.
+//!
 //! A summary names every registry key, which is simple: one question, one answer, and to an empty summary the answer is
 //! everything. Where there are many keys and replicas meet often, an exchange in rounds costs less: see `exchange.rs`.
 
@@ -19,7 +22,11 @@ use crate::{
     registry::{Key, RegistryError, Value, ValueError},
 };
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Programs of this version wrote no checksum. What they said is read all the same.
+const UNCHECKED: u8 = 1;
+/// Bytes of the checksum at the end.
+const CHECKSUM: usize = 16;
 const SUMMARY: u8 = b's';
 const DELTA: u8 = b'd';
 
@@ -69,6 +76,9 @@ pub enum DeltaError {
     /// Written by another version of the program.
     #[error("summary or delta of version {0}, unknown here; this program reads version {VERSION}")]
     Version(u8),
+    /// Cut short, or changed on the way. Ask again.
+    #[error("summary or delta is not what was sent: its checksum is wrong")]
+    Damaged,
     /// Not of the layout.
     #[error("malformed summary or delta")]
     Malformed,
@@ -274,19 +284,33 @@ impl Engine {
     }
 }
 
-/// Layout: version, kind, postcard.
+/// Layout: version, kind, postcard, checksum: the first half of blake3 over all before.
 pub(super) fn encode<T: Serialize>(kind: u8, value: &T) -> Bytes {
     let invariant = "ranges, numbers and bytes always encode into memory";
-    postcard::to_extend(value, vec![VERSION, kind]).expect(invariant).into()
+    let mut bytes = postcard::to_extend(value, vec![VERSION, kind]).expect(invariant);
+    let checksum = blake3::hash(&bytes);
+    bytes.extend(&checksum.as_bytes()[..CHECKSUM]);
+    bytes.into()
 }
 
 pub(super) fn decode<'a, T: Deserialize<'a>>(kind: u8, bytes: &'a [u8]) -> Result<T, DeltaError> {
-    match bytes {
-        [VERSION, found, rest @ ..] if *found == kind => match postcard::take_from_bytes(rest) {
+    let content = match bytes.first() {
+        Some(&VERSION) => {
+            let (content, checksum) = bytes.split_last_chunk::<CHECKSUM>().ok_or(DeltaError::Malformed)?;
+            if blake3::hash(content).as_bytes()[..CHECKSUM] != *checksum {
+                return Err(DeltaError::Damaged);
+            }
+            content
+        }
+        Some(&UNCHECKED) => bytes,
+        Some(&other) => return Err(DeltaError::Version(other)),
+        None => return Err(DeltaError::Malformed),
+    };
+    match content {
+        [_, found, rest @ ..] if *found == kind => match postcard::take_from_bytes(rest) {
             Ok((value, [])) => Ok(value),
             _ => Err(DeltaError::Malformed),
         },
-        [version, ..] if *version != VERSION => Err(DeltaError::Version(*version)),
         _ => Err(DeltaError::Malformed),
     }
 }

@@ -15,7 +15,7 @@
 //!                                                                 <-  delta, registry ...
 //! ```
 //!
-//! **Cost.** In sync it is one message each way, 68 bytes and 3. Where registries differ, ranges that differ are cut until they
+//! **Cost.** In sync it is one message each way, 84 bytes and 19. Where registries differ, ranges that differ are cut until they
 //! are small (`registry/sync.rs`): d differences among n keys cost O(d log n) bytes. Where segments differ, each side tells
 //! all it knows of them without contents, some 20 bytes per segment and 2 or 3 per range of its slots: that grows with segments
 //! and ranges, which are few per life, and not with messages.

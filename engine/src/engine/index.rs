@@ -2,12 +2,12 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    ops::Bound,
+    ops::Bound::{self, Included, Unbounded},
     sync::Arc,
 };
 
 use super::held::BlockMeta;
-use crate::{RangeSet, SegmentId, Slot, block::Block, limits};
+use crate::{Dot, RangeSet, SegmentId, Slot, block::Block, limits};
 
 /// Waiting slots by inbox and segment. Slots of one block are numbered inbox by inbox, so a backlog costs a range per
 /// block and inbox at most, not a row per message.
@@ -58,6 +58,16 @@ impl InboxIndex {
     pub(super) fn within(&self, inbox: &str, id: SegmentId, first: Slot, last: Slot) -> RangeSet {
         let slots = self.inboxes.get(inbox).and_then(|segments| segments.get(&id));
         slots.map(|slots| slots.clip(first, last)).unwrap_or_default()
+    }
+
+    /// The first one in the inbox, or the first behind `last`.
+    pub(super) fn after(&self, inbox: &str, last: Option<Dot>) -> Option<Dot> {
+        let segments = self.inboxes.get(inbox)?;
+        let from = last.map_or(Unbounded, |last| Included(last.segment));
+        segments.range((from, Unbounded)).find_map(|(&segment, slots)| {
+            let next = last.filter(|last| last.segment == segment).map_or(Some(1), |last| last.slot.checked_add(1));
+            Some(Dot { segment, slot: slots.next_at_or_after(next?)? })
+        })
     }
 
     pub(super) fn next(&self, inbox: &str, id: SegmentId, from: Slot) -> Option<Slot> {

@@ -32,10 +32,11 @@ impl Engine {
     }
 
     /// Adds the rows as memory has them, where the commit does not change them anyway. What is too much for one commit
-    /// waits for the next.
-    pub(super) fn stage_rows(&mut self, batch: &mut Batch) {
+    /// waits for the next. Returned are the keys.
+    pub(super) fn stage_rows(&mut self, batch: &mut Batch) -> BTreeSet<Bytes> {
+        let mut keys = BTreeSet::new();
         if self.queue.rows.is_empty() {
-            return;
+            return keys;
         }
         let mut written: BTreeSet<Bytes> = batch.iter().map(key_of).cloned().collect();
         let mut bytes = 0;
@@ -48,7 +49,9 @@ impl Engine {
                     batch.push(op);
                 }
             }
+            keys.insert(key);
         }
+        keys
     }
 
     /// The row as it should be; with a segment's row its pages.

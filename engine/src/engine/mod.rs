@@ -6,6 +6,7 @@
 //!
 //! - `queue.rs`: the commands, and what waits for the next commit
 //! - `stage.rs`: turning what waits into rows, all of one commit together
+//! - `portion.rs`: which part of it goes first, after a commit was refused
 //! - `apply.rs`: what a durable commit changes in memory, and what it reports
 //! - `open.rs`: reading all of it back, verified
 //! - `outline.rs`: what is stored of a block beside it, so that opening reads no bodies
@@ -35,6 +36,7 @@ mod open;
 mod outline;
 mod own;
 mod place;
+mod portion;
 mod queue;
 mod stage;
 #[cfg(test)]
@@ -58,6 +60,7 @@ pub use queue::{PublishError, Ticket, Unit};
 use self::{
     held::BlockMeta,
     index::{BlockCache, InboxIndex},
+    portion::Portion,
     queue::Queue,
     stage::Staged,
     weigh::Weights,
@@ -134,6 +137,7 @@ pub struct Engine {
     next_number: u32,
     queue: Queue,
     staged: Option<Staged>,
+    portion: Portion,
     next_seq: u64,
     cache: RefCell<BlockCache>,
     /// When an open segment is closed: bytes, and age in milliseconds.

@@ -1,7 +1,7 @@
 //! Opening: everything is read back, checked, and put right where the rows disagree.
 //!
 //! The law: bodies cover `known - removed` exactly. What has none is taken out of `known` and reported; anti-entropy
-//! fetches it from another holder. Nothing damaged is ever taken for consumed. That bodies match their hashes is found
+//! fetches it from another holder. A block of which nothing waits goes. Nothing damaged is ever taken for consumed. That bodies match their hashes is found
 //! out when they are read, and by the scrub: hashing them all would take longer than reading all files once.
 
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
@@ -103,6 +103,7 @@ impl Engine {
             next_number: 1,
             queue: Queue { life: Some(LifeRow { node, epoch, started_ms: now.wall_ms }), ..Queue::default() },
             staged: None,
+            portion: Default::default(),
             next_seq: 1,
             cache: Default::default(),
             roll: (limits::SEGMENT_BYTES, limits::SEGMENT_AGE_MS),
@@ -112,11 +113,11 @@ impl Engine {
         };
         engine.read_retired(&mut report)?;
         engine.read_registry(&mut report)?;
-        engine.read_states(&mut report)?;
+        let unread = engine.read_states(&mut report)?;
         let covered = engine.read_blocks(now, &mut report)?;
         engine.part_overlapping();
         let lost = engine.reader.lost();
-        engine.check_coverage(&covered, lost.is_some(), &mut report);
+        engine.check_coverage(&covered, &unread, lost.is_some(), &mut report);
         report.unaccounted = lost.map(|lost| engine.unaccounted(life.as_ref(), lost));
         engine.queue.lengths.extend(stage::stated_by_origin(&engine));
         if planted.is(Mistake::ReuseEpoch) {
@@ -128,7 +129,7 @@ impl Engine {
     }
 
     fn read_retired(&mut self, report: &mut OpenReport) -> Result<(), EngineError> {
-        for (key, value) in rows(&*self.reader, keys::RETIRED, report)? {
+        for (key, value) in rows(&*self.reader, keys::RETIRED, report)?.0 {
             match (keys::parse_retired(&key), keys::decode::<RetiredLife>(&value)) {
                 (Ok((node, epoch)), Ok(life)) => self.retired.merge_life(node, epoch, &life),
                 (Err(error), _) | (_, Err(error)) => refuse_or_note(report, "retired", &key, error.into())?,
@@ -138,7 +139,7 @@ impl Engine {
     }
 
     fn read_registry(&mut self, report: &mut OpenReport) -> Result<(), EngineError> {
-        for (key, value) in rows(&*self.reader, keys::REGISTRY, report)? {
+        for (key, value) in rows(&*self.reader, keys::REGISTRY, report)?.0 {
             match (Key::from_bytes(&key[1..]), Value::decode(&value)) {
                 (Ok(name), Ok(value)) => {
                     if let Some(stamp) = value.stamp() {
@@ -153,8 +154,9 @@ impl Engine {
         Ok(())
     }
 
-    fn read_states(&mut self, report: &mut OpenReport) -> Result<(), EngineError> {
-        for (key, value) in rows(&*self.reader, keys::SEGMENT, report)? {
+    /// Returned are the slots of pages that do not read: which of them were consumed, nobody here knows any more.
+    fn read_states(&mut self, report: &mut OpenReport) -> Result<BTreeMap<SegmentId, RangeSet>, EngineError> {
+        for (key, value) in rows(&*self.reader, keys::SEGMENT, report)?.0 {
             match (keys::parse_segment(&key), keys::decode::<SegmentRow>(&value)) {
                 (Ok(id), Ok(row)) => {
                     let mut removed = RangeSet::new();
@@ -167,15 +169,24 @@ impl Engine {
                 (Err(error), _) | (_, Err(error)) => refuse_or_note(report, "segment", &key, error.into())?,
             }
         }
-        for (key, value) in rows(&*self.reader, keys::REMOVED, report)? {
+        let (pages, mut broken) = rows(&*self.reader, keys::REMOVED, report)?;
+        for (key, value) in pages {
             match (keys::parse_numbered(&key), keys::decode::<RangeSet>(&value)) {
                 (Ok((id, _)), Ok(slots)) => {
                     let state = &mut self.replicas.entry(id).or_default().state;
                     state.removed.union_with(&slots);
                     state.known.union_with(&slots);
                 }
-                (Err(error), _) | (_, Err(error)) => refuse_or_note(report, "removed page", &key, error.into())?,
+                (Err(error), _) | (_, Err(error)) => {
+                    refuse_or_note(report, "removed page", &key, error.into())?;
+                    broken.push(key);
+                }
             }
+        }
+        let mut unread = BTreeMap::<SegmentId, RangeSet>::new();
+        for (id, page) in broken.iter().filter_map(|key| keys::parse_numbered(key).ok()) {
+            let (first, last) = stage::page_bounds(page.min(limits::SEGMENT_SLOTS / limits::REMOVED_PAGE_SLOTS));
+            unread.entry(id).or_default().insert_range(first, last);
         }
         for (&id, replica) in &mut self.replicas {
             if let Some(slots) = self.retired.folded(id) {
@@ -183,7 +194,7 @@ impl Engine {
             }
             replica.state.known = replica.state.known.union(&replica.state.removed);
         }
-        Ok(())
+        Ok(unread)
     }
 
     /// Blocks by their outlines, as long as there is room for them in their log files: bodies are looked at when they are
@@ -286,13 +297,21 @@ impl Engine {
         // A block vouches for itself, even if the segment's row was damaged.
         replica.state.known.union_with(&outline.slots);
         let live = outline.slots.difference(&replica.state.removed.clip(first, outline.last));
+        covered.entry(id).or_default().union_with(&outline.slots);
+        if live.is_empty() {
+            // A lost frame of the log held its end.
+            self.queue.strays.push(keys::block(id, first));
+            if has_outline(outline.bytes as usize) {
+                self.queue.strays.push(keys::outline(id, first));
+            }
+            return;
+        }
         let meta = replica.hold(outline, &self.index, now.mono_ms);
         for ((inbox, ..), (_, slots)) in meta.runs.iter().zip(&outline.runs) {
             self.index.add(inbox, id, &live.intersection(slots));
         }
         let former = replica.blocks.insert(first, meta);
         self.cache.borrow_mut().note_stored(1, usize::from(former.is_some()));
-        covered.entry(id).or_default().union_with(&outline.slots);
     }
 
     /// After damage a block may be here that had given way to one that was gathered. What it alone has is taken in anew,
@@ -332,10 +351,12 @@ impl Engine {
     }
 
     /// Whatever `known - removed` has no body is not known after all. When the store has lost commits, nor is what must have
-    /// been in them: an origin knows all slots of its segments, up to the last or to the length.
+    /// been in them: an origin knows all slots of its segments, up to the last or to the length. Slots of pages that do not
+    /// read are not known either, but what has no body of them is no loss to tell of: as a rule it was consumed.
     fn check_coverage(
         &mut self,
         covered: &BTreeMap<SegmentId, RangeSet>,
+        unread: &BTreeMap<SegmentId, RangeSet>,
         has_lost_commits: bool,
         report: &mut OpenReport,
     ) {
@@ -351,7 +372,10 @@ impl Engine {
             if !missing.is_empty() && !self.planted.is(Mistake::KnowledgeAheadOfBlocks) {
                 replica.state.known = replica.state.known.difference(&missing);
                 self.queue.damaged.insert(*id, missing.clone());
-                report.losses.push(Loss { segment: *id, slots: missing });
+                let slots = unread.get(id).map(|unread| missing.difference(unread)).unwrap_or(missing);
+                if !slots.is_empty() {
+                    report.losses.push(Loss { segment: *id, slots });
+                }
             }
         }
     }
@@ -459,15 +483,18 @@ fn damaged(report: &mut OpenReport, what: &str, key: &[u8], why: &dyn std::fmt::
     report.damaged_rows.push(format!("{what} {key}: {why}"));
 }
 
+/// Rows by their keys, and the keys of those that do not read.
+type Rows = (Vec<(Bytes, Bytes)>, Vec<Bytes>);
+
 /// Small rows of one key space; those that do not read are reported.
-fn rows(reader: &dyn Read, prefix: u8, report: &mut OpenReport) -> Result<Vec<(Bytes, Bytes)>, EngineError> {
+fn rows(reader: &dyn Read, prefix: u8, report: &mut OpenReport) -> Result<Rows, EngineError> {
     let mut found = Vec::new();
     let broken = each_row(reader, prefix, &mut |key, value| {
         found.push((Bytes::copy_from_slice(key), value));
         ControlFlow::Continue(())
     })?;
     broken.iter().for_each(|(key, error)| damaged(report, "row", key, error));
-    Ok(found)
+    Ok((found, broken.into_iter().map(|(key, _)| key).collect()))
 }
 
 /// Visits the rows of one key space in order. Returned are those that do not read.

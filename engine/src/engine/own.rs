@@ -44,15 +44,7 @@ impl Engine {
     /// The first message that waits in an inbox, or the first after a given one: segment by segment, so in the order of
     /// publishing for what one life of one node took.
     pub fn next_in(&self, inbox: &str, after: Option<Dot>) -> Option<Dot> {
-        let from = |segment| match after {
-            Some(dot) if dot.segment > segment => None,
-            Some(dot) if dot.segment == segment => dot.slot.checked_add(1),
-            _ => Some(1),
-        };
-        self.inbox_segments(inbox).find_map(|(segment, _)| {
-            let slot = self.next_waiting(inbox, segment, from(segment)?)?;
-            Some(Dot { segment, slot })
-        })
+        self.index.after(inbox, after)
     }
 }
 

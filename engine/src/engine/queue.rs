@@ -71,6 +71,9 @@ pub(super) struct Queue {
     /// By first and last slot.
     pub(super) blocks: BTreeMap<(SegmentId, Slot, Slot), Block>,
     pub(super) removals: BTreeMap<SegmentId, RangeSet>,
+    /// Slots that messages of refused commits had taken, and that nobody will ever fill. They go along with what is written
+    /// anyway: who publishes again and again on a full disk must not fill it up with them.
+    pub(super) given_up: BTreeMap<SegmentId, RangeSet>,
     pub(super) lengths: BTreeMap<SegmentId, Slot>,
     pub(super) damaged: BTreeMap<SegmentId, RangeSet>,
     pub(super) drops: BTreeSet<SegmentId>,
@@ -111,7 +114,7 @@ impl Queue {
 
     pub(super) fn removes(&self, dot: Dot) -> bool {
         let has = |slots: &BTreeMap<SegmentId, RangeSet>| slots.get(&dot.segment).is_some_and(|s| s.contains(dot.slot));
-        has(&self.removals) || has(&self.unit_removals)
+        has(&self.removals) || has(&self.unit_removals) || has(&self.given_up)
     }
 
     /// Works out anew what the queued units consume.
@@ -387,7 +390,7 @@ impl Engine {
         }
     }
 
-    /// The commit that will hold all that is queued by now.
+    /// The commit that will hold all that is queued by now, unless one is refused, or it is too much for one.
     pub fn barrier(&self) -> u64 {
         if self.queue.is_empty() { self.next_seq - 1 } else { self.next_seq }
     }
@@ -399,6 +402,7 @@ impl Engine {
         self.staged.as_ref().is_none_or(|staged| !staged.segments.contains_key(&id) && !is_rewritten(staged))
             && queue.blocks.range((id, 0, 0)..=(id, Slot::MAX, Slot::MAX)).next().is_none()
             && !(queue.removals.contains_key(&id) || queue.lengths.contains_key(&id))
+            && !queue.given_up.contains_key(&id)
             && !(queue.damaged.contains_key(&id) || queue.drops.contains(&id) || queue.folds.contains(&id))
     }
 

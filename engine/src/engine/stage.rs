@@ -9,6 +9,8 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
+
 use super::{
     BlockRef, Engine, Replica,
     outline::{delete_block, put_block},
@@ -32,12 +34,17 @@ pub(super) struct Staged {
     pub(super) acks: Vec<(Ticket, Unit)>,
     /// What units with messages consume: if the write fails, they do not.
     pub(super) tied: BTreeMap<SegmentId, RangeSet>,
+    /// See [`Queue::given_up`](super::queue::Queue::given_up).
+    pub(super) given_up: BTreeMap<SegmentId, RangeSet>,
     pub(super) segments: BTreeMap<SegmentId, Change>,
     pub(super) rewritten: Vec<Rewriting>,
     pub(super) registry: BTreeMap<Key, Value>,
     pub(super) unregistered: Vec<Key>,
     pub(super) retired: Retired,
     pub(super) life: Option<LifeRow>,
+    /// Keys of rows that go, and of rows that are written again.
+    pub(super) strays: Vec<Bytes>,
+    pub(super) rows: BTreeSet<Bytes>,
 }
 
 impl Staged {
@@ -112,10 +119,18 @@ pub(super) enum Outcome {
 
 impl Engine {
     pub(super) fn stage(&mut self, now: Now) -> Option<(Staged, Batch)> {
-        self.close_old_segment(now);
-        if self.queue.is_empty() {
-            return None;
+        loop {
+            let kept = self.keep_back(now);
+            let is_all = kept.is_none();
+            let staged = (!self.queue.is_empty()).then(|| self.stage_queue(now));
+            self.put_back(kept);
+            if staged.is_some() || is_all {
+                return staged;
+            }
         }
+    }
+
+    fn stage_queue(&mut self, now: Now) -> (Staged, Batch) {
         let mut staged = Staged { at_ms: now.mono_ms, ..Staged::default() };
         let mut batch = Batch::new();
         if let Some(life) = self.queue.life.take() {
@@ -123,7 +138,8 @@ impl Engine {
             staged.life = Some(life);
         }
         // Ahead of everything: a block of the same name may come in this commit, with its outline.
-        batch.extend(std::mem::take(&mut self.queue.strays).into_iter().map(Op::Delete));
+        staged.strays = std::mem::take(&mut self.queue.strays);
+        batch.extend(staged.strays.iter().cloned().map(Op::Delete));
         self.stage_units(&mut staged);
         self.stage_received(&mut staged);
         self.stage_retired(&mut staged);
@@ -158,12 +174,12 @@ impl Engine {
         }
         staged.unregistered = std::mem::take(&mut self.queue.unregister).into_iter().collect();
         batch.extend(staged.unregistered.iter().map(|key| Op::Delete(keys::registry(key.as_bytes()))));
-        self.stage_rows(&mut batch);
-        Some((staged, batch))
+        staged.rows = self.stage_rows(&mut batch);
+        (staged, batch)
     }
 
     /// An open segment that has reached a limit is closed with its exact length.
-    fn close_old_segment(&mut self, now: Now) {
+    pub(super) fn close_old_segment(&mut self, now: Now) {
         let Some(open) = self.open else { return };
         let (bytes, age_ms) = self.roll;
         let aged = now.mono_ms.saturating_sub(open.opened_ms) >= age_ms && open.next > 1;
@@ -232,6 +248,10 @@ impl Engine {
         for block in std::mem::take(&mut self.queue.blocks).into_values() {
             self.stage_block(staged, block);
         }
+        staged.given_up = std::mem::take(&mut self.queue.given_up);
+        for (id, slots) in &staged.given_up {
+            self.queue.removals.entry(*id).or_default().union_with(slots);
+        }
         for (id, slots) in std::mem::take(&mut self.queue.removals) {
             let fresh = self.unremoved(id, &slots);
             if !fresh.is_empty() {
@@ -295,12 +315,15 @@ impl Engine {
         known.union_with(&change.adopted);
         change.known = known;
         change.length = change.length.max(replica.state.length);
-        let mut emptied = change.replaced.clone();
+        // Each block once, however many ranges lie in it.
+        let mut touched = BTreeMap::new();
         for (first, last) in change.removed.iter_ranges().chain(change.damaged.iter_ranges()) {
             let blocks = replica.blocks.range(..=last).rev().take_while(|(_, meta)| meta.last >= first);
-            let gone = blocks.filter(|&(&from, meta)| change.waiting_within(replica, from, meta.last).is_empty());
-            emptied.extend(gone.map(|(&from, _)| from));
+            touched.extend(blocks.map(|(&from, meta)| (from, meta.last)));
         }
+        touched.retain(|&from, last| change.waiting_within(replica, from, *last).is_empty());
+        let mut emptied = change.replaced.clone();
+        emptied.extend(touched.into_keys());
         change.emptied = emptied.into_iter().collect();
         let is_finished = change.length.is_some_and(|length| change.prefix(replica) >= length);
         if change.outcome == Outcome::Keep && is_finished {
@@ -366,9 +389,12 @@ pub(super) fn page_bounds(page: u32) -> (Slot, Slot) {
     (page * limits::REMOVED_PAGE_SLOTS + 1, (page + 1) * limits::REMOVED_PAGE_SLOTS)
 }
 
+pub(super) fn page_of(slot: Slot) -> u32 {
+    slot.saturating_sub(1) / limits::REMOVED_PAGE_SLOTS
+}
+
 /// Pages with any of `slots` that are not wholly below the prefix.
 pub(super) fn pages_of(slots: &RangeSet, prefix: Slot) -> Vec<u32> {
-    let page_of = |slot: Slot| (slot - 1) / limits::REMOVED_PAGE_SLOTS;
     let mut pages: Vec<u32> = slots
         .iter_ranges()
         .flat_map(|(first, last)| page_of(first)..=page_of(last))

@@ -17,7 +17,7 @@ const LATE: u32 = 150;
 
 fn open(path: &Path) -> Local<DiskStore> {
     let options = DiskOptions { roll_at: 32 << 10, checkpoint_bytes: 32 << 10, reserve: 0, ..DiskOptions::default() };
-    let (local, found) = Local::open_with(path, NodeId::from_name("killed"), options).expect("opens");
+    let (local, found) = Local::open_dir_with(path, NodeId::from_name("killed"), options).expect("opens");
     assert!(found.damages.is_empty(), "{found:?}");
     let lost = local.found();
     assert!(lost.losses.is_empty() && lost.damaged_rows.is_empty() && lost.unaccounted.is_none(), "{lost:?}");

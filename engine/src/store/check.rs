@@ -18,7 +18,7 @@ pub enum Part {
     Row,
     /// A block of messages.
     Block,
-    /// Messages that a replica vouches for and has no block of.
+    /// Messages that a replica vouches for and has no block of, or a block that nothing vouches for.
     Coverage,
     /// The marks of what is consumed.
     Prefix,

@@ -73,12 +73,16 @@ impl Node {
         for (segment, slots) in report.arrived {
             self.events.push_back(Event::Arrived { segment, slots });
         }
-        for (node, epoch) in report.retired {
+        for &(node, epoch) in &report.retired {
             // Also those that others entered and of which no replica was kept here: their keys must go all the same.
             for segment in self.holders.obsolete(node, epoch, &self.engine) {
                 self.forget_holders(segment);
                 self.confirms.forget_segment(segment);
             }
+        }
+        if !report.retired.is_empty() || !report.dropped.is_empty() {
+            let engine = &self.engine;
+            self.damages.settle(|segment| engine.is_finished(segment) || report.dropped.contains(&segment));
         }
         for segment in report.dropped {
             self.leave_holders(segment);

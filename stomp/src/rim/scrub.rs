@@ -17,7 +17,7 @@ use std::{
 use rhizomq_engine::store::{BackupError, Check, Checked, Copied, Finding};
 use tokio::sync::{mpsc, oneshot};
 
-/// Before the first round, and between two: all was read when the store was opened.
+/// Before the first round, and between two: opening has read all but the bodies.
 const PAUSE: Duration = Duration::from_secs(20);
 
 /// Bytes read between two sleeps.

@@ -258,3 +258,69 @@ fn a_unit_of_too_many_deliveries_is_refused() {
     a.settle();
     assert_eq!(waiting(&a.engine).len(), limits::UNIT_SLOTS);
 }
+
+/// Deliveries for so many inboxes, in one unit.
+fn wide(inboxes: usize, entries: usize) -> Unit {
+    let inboxes: Vec<_> = (0..inboxes).map(|number| number.to_string()).collect();
+    let entry = Entry { inboxes, ..entry("q", "x") };
+    Unit { entries: vec![entry; entries], removals: Vec::new() }
+}
+
+#[test]
+fn a_segment_is_closed_before_it_runs_out_of_slots_within_one_commit_too() {
+    let mut a = Replica3::new(0);
+    let tickets: Vec<_> = (0..17).map(|_| a.engine.publish(wide(1024, 64)).expect("within limits")).collect();
+    let reports = a.settle();
+    let done: Vec<_> = reports.iter().flat_map(|done| done.units.iter().map(|(ticket, _)| *ticket)).collect();
+    assert_eq!(done, tickets);
+    let last = |id| a.engine.segment(id).and_then(|state| state.known.last());
+    let lasts: Vec<_> = a.engine.segments().map(last).collect();
+    assert_eq!(
+        lasts,
+        [Some(15 << 16), Some(2 << 16)],
+        "one unit less than there are slots, since the next might not fit"
+    );
+}
+
+#[test]
+fn a_commit_takes_in_so_many_bytes_and_no_more() {
+    let mut a = Replica3::new(0);
+    let body = "x".repeat(limits::COMMIT_BYTES / 2);
+    for _ in 0..5 {
+        a.engine.publish(Unit { entries: vec![entry("q", &body)], removals: Vec::new() }).expect("within limits");
+    }
+    let units: Vec<_> = a.settle().iter().map(|done| done.units.len()).collect();
+    assert_eq!(units, [2, 2, 1]);
+}
+
+#[test]
+fn what_is_too_scattered_is_not_folded() {
+    let mut a = Replica3::new(0);
+    let ranges = limits::FOLDED_RANGES as u32;
+    for (number, count) in [(1, ranges), (2, ranges + 1)] {
+        let id = SegmentId { node: node(1), epoch: Epoch(5), number };
+        a.engine.merge_removed(id, &(0..count).map(|slot| 2 * slot + 1).collect());
+        a.settle();
+        a.engine.fold(id);
+        a.settle();
+        assert_eq!(a.engine.has_replica(id), count > ranges);
+    }
+}
+
+#[test]
+fn a_segment_is_closed_when_it_has_reached_its_age() {
+    let mut a = Replica3::new(0);
+    a.engine.set_segment_limits(u64::MAX, 1000);
+    let at = |mono_ms| Now { mono_ms, ..Now::default() };
+    let first = a.engine.begin_segment(at(5));
+    let mut step = |now| {
+        a.engine.publish(Unit { entries: vec![entry("q", "x")], removals: Vec::new() }).expect("within limits");
+        let Some(commit) = a.engine.poll_commit(now) else { panic!("a message waits") };
+        a.store.commit(&[commit.batch]).expect("memory");
+        a.engine.handle_committed();
+        (a.engine.open_segment(), a.engine.segment(first).and_then(|state| state.length))
+    };
+    assert_eq!(step(at(5)), (Some(first), None));
+    assert_eq!(step(at(1004)), (Some(first), None));
+    assert_eq!(step(at(1005)), (None, Some(2)));
+}

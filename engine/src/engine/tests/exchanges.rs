@@ -52,7 +52,7 @@ fn run_and(a: &mut Replica3, b: &mut Replica3, limit: usize, at_once: bool) -> C
 /// In sync: a question and an answer, of the same size whatever there is.
 fn is_in_sync(a: &mut Replica3, b: &mut Replica3) {
     for cost in [run(a, b, usize::MAX), run(b, a, usize::MAX)] {
-        assert_eq!((cost.bytes, cost.messages, cost.round_trips), (68 + 3, 2, 1), "{cost:?}");
+        assert_eq!((cost.bytes, cost.messages, cost.round_trips), (84 + 19, 2, 1), "{cost:?}");
     }
 }
 
@@ -193,7 +193,7 @@ fn in_sync_costs_the_same_for_any_number_of_keys_and_differences_cost_their_numb
             a.settle();
             b.settle();
             let cost = run(&mut a, &mut b, usize::MAX);
-            let bound = 68 + LEVEL_BYTES + d as usize * (levels * LEVEL_BYTES + LAST_BYTES);
+            let bound = 84 + LEVEL_BYTES + d as usize * (levels * LEVEL_BYTES + LAST_BYTES);
             println!("{n:>7} keys, {d:>3} differences: {cost:?}, {bound} bytes at most");
             assert!(cost.bytes <= bound, "{d} of {n} differ: {cost:?}, more than {bound}");
             assert!(cost.round_trips <= levels, "{d} of {n} differ: {cost:?}");
@@ -222,7 +222,7 @@ fn segments_are_told_by_their_ranges() {
     b.settle();
     let cost = run(&mut a, &mut b, usize::MAX);
     let segments = a.engine.segments().count();
-    assert!(segments >= 10 && cost.bytes <= 68 + 2 * segments * 50, "{segments} segments: {cost:?}");
+    assert!(segments >= 10 && cost.bytes <= 84 + 2 * segments * 50, "{segments} segments: {cost:?}");
     is_in_sync(&mut a, &mut b);
 }
 
@@ -253,9 +253,17 @@ fn bytes_that_are_no_message_are_refused_and_others_versions_by_name() {
     let (a, _) = pair(3);
     let bytes = a.engine.exchange().encode();
     for cut in 0..bytes.len() {
-        assert_eq!(Exchange::decode(&bytes[..cut]), Err(DeltaError::Malformed));
+        let wrong = if cut < 16 + 1 { DeltaError::Malformed } else { DeltaError::Damaged };
+        let found = Exchange::decode(&bytes[..cut]).err();
+        assert!(found == Some(wrong) || (cut == 16 && found == Some(DeltaError::Damaged)), "{cut}: {found:?}");
     }
-    assert_eq!(Exchange::decode(&[&bytes[..], &[0]].concat()), Err(DeltaError::Malformed));
+    assert_eq!(Exchange::decode(&[&bytes[..], &[0]].concat()), Err(DeltaError::Damaged));
+    // A bit that flips consumes nothing.
+    for bit in 8..bytes.len() * 8 {
+        let mut flipped = bytes.to_vec();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(Exchange::decode(&flipped), Err(DeltaError::Damaged));
+    }
     assert_eq!(Exchange::decode(&[&[9], &bytes[1..]].concat()), Err(DeltaError::Version(9)));
     assert_eq!(Exchange::decode(&a.engine.summary().encode()), Err(DeltaError::Malformed));
 }

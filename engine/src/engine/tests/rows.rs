@@ -266,3 +266,69 @@ fn a_length_that_is_known_is_never_forgotten_by_folding() {
         assert!(b.engine.is_finished(segment) && !b.engine.has_replica(segment));
     }
 }
+
+fn reopened(a: &mut Replica3) -> OpenReport {
+    a.lives += 1;
+    let opened = Engine::open(a.store.reader(), node(0), Epoch(a.lives), Now::default(), Planted::default());
+    let (engine, report) = opened.expect("opens");
+    a.engine = engine;
+    report
+}
+
+#[test]
+fn of_a_page_of_removals_that_does_not_read_nothing_is_told_as_lost() {
+    let mut a = Replica3::new(0);
+    (0..10).for_each(|_| publish(&mut a, &["x"]));
+    publish(&mut a, &vec!["x"; limits::REMOVED_PAGE_SLOTS as usize]);
+    publish(&mut a, &["lost"]);
+    let segment = a.engine.open_segment().expect("a message opened it");
+    let last = a.engine.segment(segment).and_then(|state| state.known.last()).expect("messages");
+    [2, 4, 6].into_iter().for_each(|slot| a.engine.remove(Dot { segment, slot }));
+    a.settle();
+    let broken = Op::Put(keys::removed(segment, 0), Bytes::from_static(&[keys::VERSION, 0xff, 0xff]));
+    a.store.commit(&[vec![broken, Op::Delete(keys::block(segment, last))]]).expect("memory");
+    let report = reopened(&mut a);
+    assert_eq!(report.damaged_rows.len(), 1);
+    assert_eq!(report.losses, [Loss { segment, slots: RangeSet::from_range(last, last) }]);
+    let state = a.engine.state_of(segment);
+    assert!([2, 4, 6].iter().all(|slot| !state.known.contains(*slot)), "nobody knows: to be asked for");
+    a.settle();
+    assert_eq!(reopened(&mut a).losses, []);
+}
+
+#[test]
+fn a_block_of_which_nothing_waits_goes_when_the_store_is_opened() {
+    let (mut a, segment) = five();
+    let consumed = bytes_of(&a, segment, 4);
+    [4, 5].into_iter().for_each(|slot| a.engine.remove(Dot { segment, slot }));
+    a.settle();
+    assert_eq!(rows(&a, keys::BLOCK), 1);
+    a.store.commit(&[vec![Op::Put(keys::block(segment, 4), consumed)]]).expect("memory");
+    assert_eq!(reopened(&mut a).losses, []);
+    // Nor does a full disk keep it.
+    a.engine.poll_commit(Now::default()).expect("it is to go");
+    a.engine.handle_commit_failed();
+    a.settle();
+    assert_eq!((rows(&a, keys::BLOCK), bodies(&a).len()), (1, 3));
+}
+
+#[test]
+fn what_waits_here_and_there_is_read_in_order() {
+    let mut a = crate::Local::in_memory(node(0)).expect("memory");
+    for number in 0..60_000 {
+        if number == 30_000 {
+            a.engine_mut().close_segment();
+        }
+        a.publish("q", "x").expect("lawful");
+        if number % 10_000 == 9_999 {
+            a.commit().expect("memory");
+        }
+    }
+    let dots: Vec<_> = a.waiting("q").map(|waits| waits.expect("reads").0).collect();
+    assert_eq!(dots.len(), 60_000);
+    dots.iter().step_by(2).for_each(|dot| a.consume(*dot));
+    a.commit().expect("memory");
+    let left: Vec<_> = a.waiting("q").map(|waits| waits.expect("reads").0).collect();
+    assert!(left.iter().eq(dots.iter().skip(1).step_by(2)));
+    assert!(left.iter().map(|dot| dot.segment).collect::<BTreeSet<_>>().len() > 1);
+}

@@ -15,7 +15,7 @@ pub(super) fn node() -> NodeId {
 /// Files small enough that some megabytes are many of them.
 pub(super) fn on_disk(dir: &std::path::Path) -> Local<DiskStore> {
     let options = DiskOptions { roll_at: 256 << 10, checkpoint_bytes: 256 << 10, reserve: 0, ..DiskOptions::default() };
-    let (mut local, found) = Local::open_with(dir, node(), options).expect("opens");
+    let (mut local, found) = Local::open_dir_with(dir, node(), options).expect("opens");
     assert!(found.damages.is_empty() && local.found().losses.is_empty());
     local.upkeep.much_freed = 256 << 10;
     local

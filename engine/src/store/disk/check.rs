@@ -118,8 +118,8 @@ impl LogCheck<'_> {
         let (last, offset) = end.unwrap_or((u64::MAX, 0));
         let mut expected = None;
         for number in log::list(&self.places.log)?.into_iter().filter(|number| *number <= last) {
-            for missing in expected.unwrap_or(number)..number {
-                found(self.finding(missing, 0, 0, "the file is missing"));
+            if let Some(expected) = expected.filter(|expected| *expected < number) {
+                found(self.finding(expected, 0, 0, &log::missing(number - expected)));
             }
             if expected.is_none() && number == 1 {
                 self.sequence = Some(1);

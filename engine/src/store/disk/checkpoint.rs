@@ -40,6 +40,7 @@ impl DiskStore {
     pub(super) fn run_checkpoint(&mut self) -> Result<(), StoreError> {
         let result = self.try_checkpoint();
         self.tried_at = (self.log.written, self.shared.overlay().len());
+        self.replayed = 0;
         result.inspect_err(|error| self.note_full(error))
     }
 

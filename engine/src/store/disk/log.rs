@@ -64,6 +64,12 @@ impl FileTable {
         &*self.files
     }
 
+    /// How many files are open.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     fn forget(&self, number: u64) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
     }
@@ -92,12 +98,33 @@ fn list_all(dir: &Path) -> Result<Vec<(u64, bool)>, StoreError> {
         let entry = entry.map_err(fail)?;
         let name = entry.file_name();
         let digits = name.to_str().and_then(|name| name.strip_suffix(".log"));
-        let number = digits.filter(|digits| digits.len() >= 10).and_then(|digits| digits.parse::<u64>().ok());
+        // Nothing but ten digits: another spelling of a number is no file of ours.
+        let is_ours = |digits: &&str| digits.len() == 10 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let number = digits.filter(is_ours).and_then(|digits| digits.parse::<u64>().ok());
         // What is gone again is no special file.
         numbers.extend(number.map(|number| (number, fs::metadata(entry.path()).map_or(true, |found| found.is_file()))));
     }
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// The gaps among these numbers, ascending, within a range: the first number that is missing, and how many are.
+pub(super) fn gaps(numbers: &[u64], within: Range<u64>) -> Vec<(u64, u64)> {
+    let mut gaps = Vec::new();
+    let mut expected = within.start;
+    let there = numbers.iter().copied().filter(|number| within.contains(number));
+    for number in there.chain([within.end]) {
+        if expected < number {
+            gaps.push((expected, number - expected));
+        }
+        expected = number.saturating_add(1);
+    }
+    gaps
+}
+
+/// What a gap is called. One word for all of it: a stray name may be far away.
+pub(super) fn missing(count: u64) -> String {
+    if count == 1 { "the file is missing".to_owned() } else { format!("{count} files are missing from here on") }
 }
 
 /// Bytes below which a file is not closed for want of room.
@@ -171,6 +198,12 @@ impl Log {
 
     pub(super) fn position(&self) -> Position {
         Position { file: self.head, offset: self.end, sequence: self.next_sequence }
+    }
+
+    /// Bytes of log from a place on.
+    pub(super) fn bytes_from(&self, at: Position) -> u64 {
+        let files = self.sizes.range(at.file..);
+        files.map(|(number, len)| if *number == at.file { len.saturating_sub(at.offset) } else { *len }).sum()
     }
 
     pub(super) fn salt(&self) -> &Salt {

@@ -87,9 +87,13 @@ pub(crate) use self::frame::VERSION as FORMAT_VERSION;
 /// checkpoints keep failing.
 const MAX_OVERLAY: usize = 16;
 
-/// Commits that put no more than this (bytes), and no block, are let through to the reserve when the disk is full, whatever
-/// they delete: a removal puts little, and the more it deletes the better.
+/// Commits that put no block are let through to the reserve when the disk is full, whatever they delete: the more the better.
+/// Besides marks of what is consumed they may put so many bytes;
 const SMALL_COMMIT: u64 = 16 << 10;
+/// and of these marks no more than one part in so many of the reserve. That holds sixty pages of consumed slots in the worst
+/// shape (4,099 bytes); the engine asks for half of that at a time once it was refused
+/// ([`REFUSED_PAGES`](crate::limits::REFUSED_PAGES)). What is left is for the checkpoint that gives space back.
+const RESERVE_PART: u64 = 4;
 /// Bytes of log after which a checkpoint is wanted while the disk is full: it is what gives space back.
 const FULL_CHECKPOINT: u64 = 64 << 10;
 /// Where there is little room a checkpoint is due as soon as so many rows are in memory.
@@ -208,6 +212,9 @@ pub struct DiskStore {
     is_full: bool,
     /// `log.written` and the overlay's rows as of the last checkpoint, tried or done.
     tried_at: (u64, usize),
+    /// Bytes of log that were replayed at opening, until the first checkpoint of this life: lives that all end without one
+    /// must not pile up their logs.
+    replayed: u64,
     /// Open as long as the store is, for its lock.
     _lock: File,
 }
@@ -312,8 +319,12 @@ impl Store for DiskStore {
         }
         let takes_in = |op: &Op| matches!(op, Op::Put(key, _) if keys::is_sealed(key));
         let puts = batches.clone().flatten().filter(|op| matches!(op, Op::Put(..)));
-        let put_bytes: u64 = puts.clone().map(|op| Record::from(op).weight()).sum();
-        let may_use_reserve = put_bytes <= SMALL_COMMIT && !puts.clone().any(takes_in);
+        let is_mark = |op: &&Op| matches!(op, Op::Put(key, _) if keys::is_mark(key));
+        let weight = |op| Record::from(op).weight();
+        let marks: u64 = puts.clone().filter(is_mark).map(weight).sum();
+        let others: u64 = puts.clone().filter(|op| !is_mark(op)).map(weight).sum();
+        let is_small = others <= SMALL_COMMIT && RESERVE_PART * marks <= self.options.reserve;
+        let may_use_reserve = is_small && !puts.clone().any(takes_in);
         self.admit(bytes, may_use_reserve)?;
         let records = batches.map(|batch| batch.iter().map(Record::from));
         let was_full = self.is_full;
@@ -350,7 +361,7 @@ impl Store for DiskStore {
         let (written, rows) = self.tried_at;
         let grown = self.shared.overlay().len().saturating_sub(rows);
         let bytes = if self.is_full { FULL_CHECKPOINT } else { self.options.checkpoint_bytes };
-        let is_large = grown >= self.options.checkpoint_rows || self.log.written - written >= bytes;
+        let is_large = grown >= self.options.checkpoint_rows || self.replayed + self.log.written - written >= bytes;
         // Before there is too little room for one: a smaller one now needs less.
         let is_tight = || self.log.table.room().is_ok_and(|room| room < 2 * self.checkpoint_room());
         is_large || (grown >= TIGHT_ROWS && is_tight())

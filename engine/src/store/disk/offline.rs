@@ -166,9 +166,10 @@ impl<'a> Closed<'a> {
         if let Some(marker) = self.marker {
             let first = self.numbers.first().copied().unwrap_or(marker.newest + 1);
             let last = self.numbers.last().copied().unwrap_or(marker.newest);
-            for missing in (marker.first..first).chain(last + 1..=marker.newest) {
-                let file = self.places.name(&self.table.path(missing));
-                damages.push(Damage { file, offset: 0, len: 0, what: "the file is missing".to_owned() });
+            let unseen = [marker.first..first, last + 1..marker.newest.saturating_add(1)];
+            for (number, count) in unseen.into_iter().flat_map(|range| log::gaps(&[], range)) {
+                let file = self.places.name(&self.table.path(number));
+                damages.push(Damage { file, offset: 0, len: 0, what: log::missing(count) });
             }
         }
         if let Some(Damage { file, offset, len, what }) = replayed.torn_tail {

@@ -90,10 +90,10 @@ impl DiskStore {
             let intact = index_state == IndexState::Intact;
             let seen = numbers.first().copied().filter(|_| !intact).unwrap_or(marker.replay_from.file);
             let last = numbers.last().copied().unwrap_or(0).max(seen);
-            let unseen = (marker.first..seen).chain(last + 1..=marker.newest);
-            for number in unseen.filter(|number| numbers.binary_search(number).is_err()) {
+            let unseen = [marker.first..seen, last + 1..marker.newest.saturating_add(1)];
+            for (number, count) in unseen.into_iter().flat_map(|range| log::gaps(&numbers, range)) {
                 let file = places.name(&table.path(number));
-                missing.push(Damage { file, offset: 0, len: 0, what: "the file is missing".to_owned() });
+                missing.push(Damage { file, offset: 0, len: 0, what: log::missing(count) });
             }
         }
         let position = source.mend(&replayed, marker.as_ref().ok())?;
@@ -133,6 +133,7 @@ impl DiskStore {
         };
         let mut store = Self {
             tried_at: (0, 0),
+            replayed: log.bytes_from(marker.replay_from),
             shared: Arc::new(Shared::new(overlay, loaded.index.clone(), table, log.position(), lost)),
             index: Some(loaded.index),
             options,

@@ -11,7 +11,7 @@ use super::{
     frame::{
         FILE_HEADER, FRAME_HEADER, Frame, FrameKey, Salt, VERSION, decode_file_header, encode_file_header, records,
     },
-    log::{FileTable, Position},
+    log::{self, FileTable, Position},
     marker::Marker,
     reader::Overlay,
     row::Row,
@@ -82,15 +82,15 @@ impl Source<'_> {
         let start = from.map_or_else(|| self.numbers.first().copied().unwrap_or(1), |from| from.file);
         let mut expected = start;
         for &number in self.numbers.iter().filter(|number| **number >= start) {
-            for missing in expected..number {
-                replayed.damages.push(self.damage(missing, 0, 0, "the file is missing"));
+            if expected < number {
+                replayed.damages.push(self.damage(expected, 0, 0, &log::missing(number - expected)));
             }
             expected = number + 1;
             let offset = from.filter(|from| from.file == number).map_or(FILE_HEADER as u64, |from| from.offset);
             self.replay_file(number, offset, &mut replayed, sink)?;
         }
         if expected == start && from.is_some() {
-            replayed.damages.push(self.damage(start, 0, 0, "the file is missing"));
+            replayed.damages.push(self.damage(start, 0, 0, &log::missing(1)));
         }
         self.look_for_lost_end(&mut replayed);
         Ok(replayed)

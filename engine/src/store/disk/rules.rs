@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{Damage, log::FileTable, place::is_of_key, reader::RowVisitor, row::Row};
 use crate::{
-    Block, RangeSet, RetiredLife, SegmentId, Slot, StoreError,
+    Block, RangeSet, Retired, RetiredLife, SegmentId, Slot, StoreError,
     engine::Outline,
     keys::{self, LifeRow, SegmentRow},
     limits,
@@ -45,7 +45,7 @@ pub(super) fn check_rows(
     pace: &mut Pace<'_>,
     found: &mut dyn FnMut(Finding),
 ) -> Result<ControlFlow<()>, StoreError> {
-    let mut round = Round { rows, checked, pace, found };
+    let mut round = Round { rows, checked, pace, found, over: Retired::default() };
     match round.all() {
         Ok(flow) => Ok(flow),
         // The index itself does not read: the next start rebuilds it from the log.
@@ -63,6 +63,8 @@ struct Round<'a, 'b> {
     checked: &'a mut Checked,
     pace: &'a mut Pace<'b>,
     found: &'a mut dyn FnMut(Finding),
+    /// What was over when the round began.
+    over: Retired,
 }
 
 /// What the rows of a segment say, without its blocks.
@@ -95,7 +97,7 @@ impl Round<'_, '_> {
             }
         }
         let mut segments = BTreeSet::new();
-        for space in [keys::SEGMENT, keys::REMOVED, keys::BLOCK] {
+        for space in [keys::SEGMENT, keys::REMOVED, keys::BLOCK, keys::OUTLINE] {
             let (from, to) = keys::space(space);
             let mut strange = Vec::new();
             self.rows.visit(&from, &to, &mut |key, row| {
@@ -158,10 +160,13 @@ impl Round<'_, '_> {
                     let name = Key::from_bytes(&key[1..]).err().map(|error| error.to_string());
                     name.or_else(|| Value::decode(&value).err().map(|error| error.to_string()))
                 }
-                keys::RETIRED => {
-                    let name = keys::parse_retired(&key).err();
-                    name.or_else(|| keys::decode::<RetiredLife>(&value).err()).map(|error| error.to_string())
-                }
+                keys::RETIRED => match (keys::parse_retired(&key), keys::decode::<RetiredLife>(&value)) {
+                    (Ok((node, epoch)), Ok(life)) => {
+                        self.over.merge_life(node, epoch, &life);
+                        None
+                    }
+                    (Err(error), _) | (_, Err(error)) => Some(error.to_string()),
+                },
                 _ => None,
             };
             if let (Some(what), Some(row)) = (wrong, self.rows.row(&key)?) {
@@ -232,7 +237,8 @@ impl Round<'_, '_> {
             }
             listed = slots;
         }
-        self.judge(id, settled, &blocks);
+        let missing = self.judge(id, settled, &blocks);
+        self.lone_outlines(id, &blocks, &missing)?;
         Ok(ControlFlow::Continue(()))
     }
 
@@ -254,14 +260,67 @@ impl Round<'_, '_> {
         Ok(())
     }
 
+    /// Outlines of blocks that are not there, and not missed: both come and go together.
+    fn lone_outlines(
+        &mut self,
+        id: SegmentId,
+        blocks: &BTreeMap<Slot, Seen>,
+        missing: &RangeSet,
+    ) -> Result<(), StoreError> {
+        let mut alone = Vec::new();
+        self.rows.visit(&keys::outline(id, 0), &keys::outline(id, Slot::MAX), &mut |key, row| {
+            let first = keys::parse_numbered(key).ok().map(|(_, first)| first);
+            let first = first.filter(|first| !blocks.contains_key(first) && !missing.contains(*first));
+            alone.extend(first.map(|first| (first, key.clone(), row)));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        for (first, key, row) in alone {
+            // The block may have come since blocks were listed, or the outline may have gone.
+            let has_block = self.rows.row(&keys::block(id, first))?.is_some();
+            if !has_block && self.rows.row(&key)?.as_ref() == Some(&row) {
+                self.broken_row(Some(id), &key, &row, "an outline without its block");
+            }
+        }
+        Ok(())
+    }
+
+    /// Blocks that must not be there: coverage goes both ways.
+    fn check_blocks(&mut self, id: SegmentId, waiting: Option<&RangeSet>, blocks: &BTreeMap<Slot, Seen>) {
+        let mut wrong = Vec::new();
+        let mut before = RangeSet::new();
+        for seen in blocks.values() {
+            let Seen::Good { slots } = seen else { continue };
+            if self.over.is_finished(id) {
+                wrong.push((slots.clone(), "a block of a segment that is over"));
+                continue;
+            }
+            let twice = slots.intersection(&before);
+            if !twice.is_empty() {
+                wrong.push((twice, "messages lie in two blocks"));
+            }
+            before.union_with(slots);
+            if waiting.is_some_and(|waiting| slots.intersection(waiting).is_empty()) {
+                wrong.push((slots.clone(), "a block of which no message waits; the next start removes it"));
+            }
+        }
+        for (slots, what) in wrong {
+            let damage = Damage { file: String::new(), offset: 0, len: 0, what: what.to_owned() };
+            (self.found)(Finding { part: Part::Coverage, damage, segment: Some(id), slots, row: None });
+        }
+    }
+
     /// What is wrong with a segment. Without marks that hold still, only blocks that are broken by themselves are told.
-    fn judge(&mut self, id: SegmentId, marks: Option<Marks>, blocks: &BTreeMap<Slot, Seen>) {
+    /// Returned are the slots that lack a block.
+    fn judge(&mut self, id: SegmentId, marks: Option<Marks>, blocks: &BTreeMap<Slot, Seen>) -> RangeSet {
         let mut missing = RangeSet::new();
         if let Some(Marks { row, pages, broken }) = &marks {
             for (key, row, what) in broken {
                 self.broken_row(Some(id), key, row, what);
             }
             // A segment whose row is gone or broken vouches for nothing: its blocks speak for themselves.
+            if row.is_none() {
+                self.check_blocks(id, None, blocks);
+            }
             if let Some(row) = row {
                 let mut removed = RangeSet::new();
                 if row.removed_prefix > 0 {
@@ -270,7 +329,8 @@ impl Round<'_, '_> {
                 pages.values().for_each(|page| removed.union_with(page));
                 missing = row.known.difference(&removed);
                 if broken.is_empty() {
-                    self.check_marks(id, row, pages, &removed);
+                    let agree = self.check_marks(id, row, pages, &removed);
+                    self.check_blocks(id, agree.then_some(&missing), blocks);
                 } else {
                     // What the broken page held is not known, and may be what seems to be missing.
                     missing = RangeSet::new();
@@ -295,11 +355,20 @@ impl Round<'_, '_> {
         if !missing.is_empty() {
             let what = "messages that this node vouches for have no block".to_owned();
             let damage = Damage { file: String::new(), offset: 0, len: 0, what };
-            (self.found)(Finding { part: Part::Coverage, damage, segment: Some(id), slots: missing, row: None });
+            let slots = missing.clone();
+            (self.found)(Finding { part: Part::Coverage, damage, segment: Some(id), slots, row: None });
         }
+        missing
     }
 
-    fn check_marks(&mut self, id: SegmentId, row: &SegmentRow, pages: &BTreeMap<u32, RangeSet>, removed: &RangeSet) {
+    /// Whether they fit together.
+    fn check_marks(
+        &mut self,
+        id: SegmentId,
+        row: &SegmentRow,
+        pages: &BTreeMap<u32, RangeSet>,
+        removed: &RangeSet,
+    ) -> bool {
         let mut wrong = Vec::new();
         if !removed.is_subset(&row.known) {
             wrong.push((
@@ -328,10 +397,12 @@ impl Round<'_, '_> {
                 wrong.push((keys::removed(id, page), outside, "slots on a page that is not theirs"));
             }
         }
+        let agree = wrong.is_empty();
         for (key, slots, what) in wrong {
             let damage = Damage { file: String::new(), offset: 0, len: 0, what: what.to_owned() };
             (self.found)(Finding { part: Part::Prefix, damage, segment: Some(id), slots, row: Some(key) });
         }
+        agree
     }
 
     fn marks(&mut self, id: SegmentId) -> Result<Marks, StoreError> {

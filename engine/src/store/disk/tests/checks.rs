@@ -4,7 +4,7 @@ use std::{ops::ControlFlow, path::Path, sync::Arc};
 
 use super::*;
 use crate::{
-    Engine, Entry, Epoch, NodeId, Now, Planted, Unit,
+    Block, Engine, Entry, Epoch, NodeId, Now, Planted, RangeSet, Unit, keys,
     store::{Damage, Finding, Part, VerifyError, verify_closed},
 };
 
@@ -403,4 +403,60 @@ fn an_outline_that_is_not_that_of_its_block_is_named() {
         closed(&dir)
     };
     assert_eq!(found.len(), 1, "{found:?}");
+}
+
+/// What lies there and must not: as if a frame of the log that deleted it had been lost.
+#[test]
+fn blocks_and_outlines_that_nothing_vouches_for_are_told() {
+    let mut host = Host::new();
+    (0..3).for_each(|number| host.publish(&format!("m{number} "), if number == 2 { 20 } else { 3000 }));
+    let segment = host.engine.segments().next().unwrap();
+    let reader = host.disk.get_mut().reader();
+    let [block, outline] = [keys::block(segment, 1), keys::outline(segment, 1)]
+        .map(|key| (key.clone(), reader.get(&key).unwrap().unwrap()));
+    host.engine.remove(crate::Dot { segment, slot: 1 });
+    host.settle();
+    let told = |host: &mut Host| {
+        let told = host.check().into_iter().map(|finding| (finding.part, finding.damage.what));
+        told.map(|(part, what)| (part, what.split(';').next().unwrap().to_owned())).collect::<Vec<_>>()
+    };
+    let put = |host: &mut Host, (key, value): (Bytes, Bytes)| {
+        host.disk.get_mut().commit(&[vec![Op::Put(key, value)]]).unwrap();
+    };
+    put(&mut host, outline.clone());
+    let found = told(&mut host);
+    assert!(
+        found.len() == 1 && found[0].0 == Part::Row && found[0].1.contains("an outline without its block"),
+        "{found:?}"
+    );
+    put(&mut host, block.clone());
+    let dead = (Part::Coverage, "a block of which no message waits".to_owned());
+    assert_eq!(told(&mut host), [dead]);
+    // In a closed store, too, and a start puts it right.
+    host.disk.close();
+    let (scratch, mut found) = (tempfile::tempdir().unwrap(), Vec::new());
+    verify_closed(&host.disk.path(), scratch.path(), &mut |finding| found.push(finding)).unwrap();
+    assert!(
+        found.len() == 1 && found[0].part == Part::Coverage && found[0].slots == RangeSet::from_range(1, 1),
+        "{found:?}"
+    );
+    host.disk.open().unwrap();
+    host.engine = engine(&mut host.disk, 2).0;
+    host.settle();
+    assert_eq!(host.check(), []);
+
+    // Two blocks with the same message, both small enough to have no outline.
+    let double = Block::build(segment, 2, &[Entry::new("q", "one"), Entry::new("q", "two")]);
+    host.disk.get_mut().commit(&[vec![Op::Delete(keys::outline(segment, 2))]]).unwrap();
+    put(&mut host, (keys::block(segment, 2), double.bytes().clone()));
+    assert_eq!(told(&mut host), [(Part::Coverage, "messages lie in two blocks".to_owned())]);
+
+    // A segment that is over.
+    let mut host = Host::new();
+    host.publish("m", 3000);
+    host.engine.close_segment();
+    host.consume(1);
+    assert!(host.engine.is_finished(segment));
+    put(&mut host, block);
+    assert_eq!(told(&mut host), [(Part::Coverage, "a block of a segment that is over".to_owned())]);
 }

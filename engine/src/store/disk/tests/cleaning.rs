@@ -146,3 +146,19 @@ fn a_file_of_which_hardly_anything_lives_goes_though_the_log_is_dense() {
     assert!(!first.exists(), "{:?}", disk.get_mut().stats());
     assert_eq!(disk.value("stays").unwrap().unwrap(), vec![1; 600]);
 }
+
+/// A node that is killed again and again before it has written much: each life finds what those before it have left.
+#[test]
+fn lives_that_end_without_a_checkpoint_do_not_pile_up_their_logs() {
+    let mut disk = Disk::new();
+    for life in 0..30_u8 {
+        disk.put("key", vec![life; 9000]);
+        if disk.get_mut().wants_checkpoint() {
+            disk.get_mut().checkpoint().unwrap();
+        }
+        disk.close();
+        disk.open().unwrap();
+    }
+    let log = disk.get_mut().stats().log_bytes;
+    assert!(log <= 100_000, "{log} bytes of log for a value of 9,000");
+}

@@ -244,3 +244,15 @@ fn a_block_that_goes_while_its_segment_is_looked_at_is_not_told() {
         assert_eq!(found.len(), usize::from(!is_consumed), "{found:?}");
     }
 }
+
+#[test]
+fn few_log_files_are_held_open_however_many_there_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = FileTable::new(dir.path().to_owned(), Arc::new(FaultyFiles::default()));
+    for number in 1..=200 {
+        fs::write(table.path(number), b"").unwrap();
+        table.get(number).unwrap();
+    }
+    let held = table.held();
+    assert!((32..=64).contains(&held), "{held}");
+}

@@ -100,3 +100,33 @@ fn what_no_frame_can_hold_is_refused() {
     disk.reopen();
     assert_eq!(disk.value(&"k".repeat(65_535)).unwrap().unwrap(), "longest");
 }
+
+/// A name far away is one gap, and another spelling of a number is no log file.
+#[test]
+fn a_stray_name_among_the_log_files_costs_one_word() {
+    let mut disk = Disk::new();
+    disk.put("a", "1");
+    disk.close();
+    let log = disk.path().join("log");
+    let original = fs::read(disk.log(1)).unwrap();
+    for name in ["00000000001.log", "+000000001.log", "18446744073709551615.log", "000000001.log"] {
+        fs::write(log.join(name), &original).unwrap();
+    }
+    assert_eq!(disk.open().unwrap().damages, []);
+    disk.close();
+    fs::write(log.join("9999999999.log"), b"").unwrap();
+    let (scratch, mut found) = (tempfile::tempdir().unwrap(), Vec::new());
+    crate::store::verify_closed(&disk.path(), scratch.path(), &mut |finding| found.push(finding.damage)).unwrap();
+    let report = disk.open().unwrap();
+    for told in [&found, &report.damages] {
+        let told: Vec<_> = told.iter().map(|damage| (damage.file.as_str(), damage.what.as_str())).collect();
+        assert_eq!(told, [("log/0000000002.log", "9999999997 files are missing from here on")]);
+    }
+    assert_eq!(disk.value("a").unwrap().unwrap(), "1");
+    disk.put("b", "2");
+    let (mut checker, mut found) = (disk.get_mut().checker().unwrap(), Vec::new());
+    checker.check(&mut |_| std::ops::ControlFlow::Continue(()), &mut |finding| found.push(finding)).unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    disk.open().unwrap();
+    assert_eq!(disk.value("b").unwrap().unwrap(), "2");
+}

@@ -315,3 +315,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_taken_in_leaves_room_for_the_checkpoint_that_gives_space_back() {
+    let mut faulty = Faulty::new();
+    let checkpoint = faulty.store.as_ref().unwrap().checkpoint_room();
+    let bytes = 20_000;
+    // The record and its frame are a little longer.
+    faulty.files.arm(Fault::Room(checkpoint + bytes));
+    assert!(matches!(faulty.commit("large", bytes as usize), Err(StoreError::Full { .. })));
+    faulty.files.disarm();
+    faulty.store.as_mut().unwrap().checkpoint().unwrap();
+    faulty.files.arm(Fault::Room(checkpoint + bytes + 1000));
+    faulty.commit("large", bytes as usize).unwrap();
+}

@@ -17,6 +17,7 @@ mod kill;
 mod lost_pages;
 mod mend;
 mod power;
+mod refused;
 mod sealed;
 mod special;
 
