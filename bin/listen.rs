@@ -34,7 +34,7 @@ pub(crate) struct ListenArgs {
     /// nobody but the proxy reach them
     #[arg(long, env = "RHIZOMQ_PROXY_PROTOCOL", value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) proxy_protocol: bool,
-    /// Origin whose pages may connect over WebSocket, such as https://shop.example; may be repeated [default: all]
+    /// Origin whose pages may connect over WebSocket, such as `https://shop.example`; may be repeated [default: all]
     #[arg(long, value_name = "ORIGIN", env = "RHIZOMQ_WS_ORIGIN", value_delimiter = ',')]
     pub(crate) ws_origin: Vec<String>,
 }

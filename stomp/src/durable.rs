@@ -8,7 +8,7 @@
 //! | the same with `x-queue-name` | that name; it may be bound to several topics | `name/NAME` |
 //! | ActiveMQ Classic: `activemq.subscriptionName`; Artemis: `durable-subscription-name` | `client-id` of CONNECT, and the name | `client/CLIENT/NAME` |
 //!
-//! A subscription is one or more [`Binding`]s in a registry set: each binds an inbox to a topic or pattern. A binding is
+//! A subscription is one or more bindings in a registry set: each binds an inbox to a topic or pattern. A binding is
 //! new each time that one is made. Its inbox is called by the name, by the life of the node that made it, and by the number of
 //! its add to the set: so what waits for a subscription that was deleted never turns up in one that was made later under
 //! the same name, and whoever meets a message of an inbox can tell whether its binding was deleted or has only not been
