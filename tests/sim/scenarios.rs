@@ -276,13 +276,15 @@ fn all_crash_at_once_and_every_confirmed_message_is_there() {
 fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
     scenario("full disk", |world| {
         consume(world, 2);
-        world.strike(Fault::Full { host: 0, times: 3 });
-        produce(world, 0, 30);
-        world.strike(Fault::Full { host: 1, times: 3 });
-        produce(world, 1, 30);
+        world.strike(Fault::Full { host: 0, times: 2 });
+        produce(world, 0, 60);
+        world.strike(Fault::Full { host: 1, times: 2 });
+        produce(world, 1, 60);
         world.run_for(8_000);
         let sent = world.ledger.msgs().count();
-        require(world, |world| sent == 60 && confirmed(world) >= 30, "refused messages are reported, later ones taken");
+        // At most a producer's window of 20 is in each refused write.
+        let is_right = |world: &World| sent == 120 && (40..120).contains(&confirmed(world));
+        require(world, is_right, "refused messages are reported, later ones taken");
     });
 }
 
