@@ -217,6 +217,9 @@ impl World {
     pub(crate) fn heal_and_rest(&mut self) {
         self.heal();
         if self.rng.chance(0.3) {
+            // Whose disk was replaced by an older one hears from the others only now that it drains.
+            self.run_for(5_000);
+            self.cancel_drains();
             self.await_copies();
         }
         let durables = DURABLE..DURABLE + self.settings.durables;
