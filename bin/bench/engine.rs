@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::{
     figures::median,
-    subject::{Subject, files_of},
+    subject::{HEAD, Subject, files_of},
 };
 
 /// Messages in one group commit.
@@ -176,7 +176,8 @@ fn thinned(args: &EngineArgs) -> anyhow::Result<Vec<Line>> {
         subject.thin_newest(BATCH)?;
         subject.upkeep();
         if commit % LOOKS == 0 || commit + 1 == commits {
-            let live = u64::from((commit + 1) * (BATCH / 3 + 1)) * u64::from(args.size);
+            let message = HEAD.len() as u64 + u64::from(args.size);
+            let live = u64::from((commit + 1) * (BATCH / 3 + 1)) * message;
             let found = directory_bytes(dir.path())?;
             let now = found as f64 / (live + LOG) as f64;
             if now > ratio {
@@ -187,7 +188,7 @@ fn thinned(args: &EngineArgs) -> anyhow::Result<Vec<Line>> {
     let written = written_by_us()?.saturating_sub(before);
     let payload = u64::from(commits * BATCH) * u64::from(args.size);
     let mb = |bytes: u64| bytes as f64 / 1e6;
-    let beside = "bodies that live + 64 MiB of log";
+    let beside = "messages that live + 64 MiB of log";
     Ok(vec![
         Line::new("directory, a third of each block stays", (mb(most.0), "MB"), (beside, mb(most.1))).target("<= 2"),
         Line::new("- written for it", (mb(written), "MB"), ("bodies published", mb(payload))),

@@ -15,6 +15,9 @@ use super::noise;
 
 const INBOX: &str = "/queue/bench";
 
+/// The header section of each message.
+pub(super) const HEAD: &[u8] = b"destination:/queue/bench\ncontent-type:text/plain\n";
+
 /// An engine with its store, and the messages it is fed.
 pub(super) struct Subject {
     engine: Engine,
@@ -37,7 +40,7 @@ impl Subject {
         let opened_in = (store_s, start.elapsed().as_secs_f64() - store_s);
         anyhow::ensure!(report.losses.is_empty() && report.damaged_rows.is_empty(), "damaged: {report:?}");
         let body = noise(size);
-        let head = Bytes::from_static(b"destination:/queue/bench\ncontent-type:text/plain\n");
+        let head = Bytes::from_static(HEAD);
         let entry = Entry { inboxes: vec![INBOX.to_owned()], head, body, persistent: true };
         Ok(Self { engine, store, entries: vec![entry; batch as usize], started: Instant::now(), opened_in })
     }

@@ -62,7 +62,9 @@ impl DiskStore {
     /// Whether so much of a file lives, and of the log, that the file may stay.
     fn is_dense(&self, front: u64, log: u64, live: u64) -> bool {
         let lives = self.live.get(&front).copied().unwrap_or_default();
-        let spare = if self.is_full { 0 } else { self.options.roll_at };
+        // Until the next checkpoint as much is written as a file takes: with that it comes to less than twice what lives and
+        // a file.
+        let spare = if self.is_full { 0 } else { self.options.roll_at / 2 };
         self.log.sizes.get(&front).is_some_and(|size| CHEAP * lives > *size) && log <= 2 * live + spare
     }
 
