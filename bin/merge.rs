@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rhizomq_net::Size;
 use serde_json::{Value, json};
 
 use crate::{
@@ -23,7 +24,9 @@ pub(crate) fn run(args: &MergeArgs) -> Result<String, ClientError> {
         let status = ask(admin, "GET", "/status", None, Some(TIMEOUT))?;
         let is_late = Instant::now() >= deadline;
         let told = match progress(&status, id) {
-            Progress::Merged => Some(Ok(told(&status, id, begun["already"] == true, args))),
+            Progress::Merged if is_late || has_size(&status, args) => {
+                Some(Ok(told(&status, id, begun["already"] == true, args)))
+            }
             // What can still come about soon is waited for.
             Progress::Away if is_late => Some(Ok(told(&status, id, false, args))),
             Progress::Refused(why) => Some(Err(format!(
@@ -66,6 +69,12 @@ fn progress(status: &Value, id: &str) -> Progress {
     let merging = status["merging"].as_array().map_or(&[][..], Vec::as_slice);
     let refused = merging.iter().find(|target| target["node"] == id).and_then(|target| target["refused"].as_str());
     refused.map_or(Progress::Unheard, |why| Progress::Refused(why.to_owned()))
+}
+
+/// Whether the cluster has the policy that was asked for.
+fn has_size(status: &Value, args: &MergeArgs) -> bool {
+    let policy = status["members"]["policy"].as_str().and_then(|policy| policy.parse::<Size>().ok());
+    args.size.as_ref().is_none_or(|size| size.parse().ok() == policy)
 }
 
 fn told(status: &Value, id: &str, already: bool, args: &MergeArgs) -> String {

@@ -514,10 +514,8 @@ impl admin::Source for Source {
 
     async fn merge(&self, ticket: Ticket, size: Option<Size>) -> Result<Value, String> {
         let handle = self.handle()?;
-        let merging = handle.merge(ticket).await.ok_or("the node is stopping")?.map_err(|error| error.to_string())?;
-        if let Some(size) = size {
-            handle.set_size(size).await.ok_or("the node is stopping")?.map_err(|error| error.to_string())?;
-        }
+        let merging = handle.merge(ticket, size).await.ok_or("the node is stopping")?;
+        let merging = merging.map_err(|error| error.to_string())?;
         Ok(json!({
             "node": merging.node.to_string(),
             "addresses": merging.addresses,

@@ -113,13 +113,13 @@ fn wait(args: &SplitArgs, name: &str, plan: &Value) -> Result<String, ClientErro
                 ))
             };
         }
-        let line = if args.node.json { splitting.to_string() } else { progress(splitting) };
+        let line = if args.node.json { splitting.to_string() } else { progress(&status) };
         if line != said {
             println!("{line}");
             said = line;
         }
         if let Some(seconds) = args.timeout.filter(|seconds| begun.elapsed() >= Duration::from_secs(*seconds)) {
-            return Err(ClientError::NotSplit { seconds, progress: progress(splitting) });
+            return Err(ClientError::NotSplit { seconds, progress: progress(&status) });
         }
         std::thread::sleep(PAUSE);
     }
@@ -133,9 +133,26 @@ fn is_parted(plan: &Value, status: &Value) -> bool {
     !others.is_empty() && others.iter().all(|node| gone.contains(node))
 }
 
-fn progress(splitting: &Value) -> String {
-    let waits_for = list(&splitting["waits_for"]).iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ");
-    format!("copies are made within each part; not ready: {waits_for}")
+fn progress(status: &Value) -> String {
+    let waits_for = list(&status["splitting"]["waits_for"]).iter().filter_map(Value::as_str);
+    let mut text = format!("copies are made within each part; not ready: {}", waits_for.collect::<Vec<_>>().join(", "));
+    if let Some(remedy) = remedy(status) {
+        text.push_str(&format!("\n{remedy}"));
+    }
+    text
+}
+
+/// What to do about nodes that a split waits for and that do not run, if there are such.
+pub(crate) fn remedy(status: &Value) -> Option<String> {
+    let runs = |id: &&Value| list(&status["nodes"]).iter().any(|node| node["id"] == **id && node["alive"] == true);
+    let dead: Vec<_> = list(&status["splitting"]["waits_for"]).iter().filter(|id| !runs(id)).collect();
+    let ids = dead.iter().filter_map(|id| id.as_str()).collect::<Vec<_>>().join(", ");
+    (!dead.is_empty()).then(|| {
+        format!(
+            "out of reach: {ids}. The split waits for what may lie there alone. Start it again; or, if it never comes back, \
+             `rhizomq node forget ID`; or take the split back: `rhizomq split --cancel`"
+        )
+    })
 }
 
 fn list(value: &Value) -> &[Value] {
@@ -173,6 +190,18 @@ mod tests {
         assert!(parted("cc", &["zz", "aa", "bb"]) && parted("aa", &["cc"]));
         assert!(!parted("cc", &["zz"]) && !parted("cc", &[]) && !parted("aa", &["zz"]) && !parted("cc", &["aa"]));
         assert!(!is_parted(&json!({}), &json!({ "node": "cc" })));
+    }
+
+    #[test]
+    fn who_does_not_run_is_named_with_what_to_do_about_it() {
+        let status = |alive: bool| {
+            json!({ "nodes": [{ "id": "aa", "alive": alive }, { "id": "bb", "alive": true }],
+                "splitting": { "waits_for": ["aa", "bb"] } })
+        };
+        assert_eq!(progress(&status(true)), "copies are made within each part; not ready: aa, bb");
+        let text = progress(&status(false));
+        assert!(text.contains("out of reach: aa. ") && text.contains("node forget"), "{text}");
+        assert_eq!(remedy(&json!({ "nodes": [] })), None);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use crate::split::remedy;
+
 /// Most queues shown; the rest is told as a number, and `--json` has them all.
 const MAX_QUEUES: usize = 50;
 
@@ -100,6 +102,7 @@ fn splitting(out: &mut String, status: &Value) {
     if !splitting.is_null() {
         let (name, leaving) = (text(&splitting["name"]), shorts(&splitting["leaving"]));
         let _ = writeln!(out, "SPLITTING off `{name}`: {leaving}; not ready: {}", shorts(&splitting["waits_for"]));
+        remedy(status).into_iter().for_each(|remedy| _ = writeln!(out, "  {remedy}"));
     }
     if !list(&status["split_off"]).is_empty() {
         let _ = writeln!(out, "split off from this cluster: {}", shorts(&status["split_off"]));

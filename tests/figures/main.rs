@@ -9,7 +9,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::{
-    cluster::{Cluster, alive, publish_all, texts},
+    cluster::{Cluster, alive, consume_all, publish_all, texts},
     eventually,
     hub::Hub,
     load::Load,
@@ -183,6 +183,41 @@ fn after_a_heal_the_sides_are_one() {
     }
     tell("heal: the first message of the other side", &mut first, "<= 2 s");
     tell(&format!("heal: equal digests with {BACKLOG} waiting"), &mut equal, "<= 10 s");
+}
+
+#[test]
+#[ignore = "measures; see the module docs"]
+fn what_was_in_flight_when_the_network_parted_comes_twice_at_most() {
+    let Some(hub) = hub("twice", 14, 3) else { return };
+    let cluster = start(&hub, 3, &[]);
+    for round in 0..5 {
+        let queue = format!("{QUEUE}-{round}");
+        // What waits is on all disks, so that consumers of both sides will find it: as much in flight as in a client's hand.
+        publish_all(&cluster.nodes[round % 3], &queue, &texts("waits", 200));
+        cluster.await_convergence();
+        let before = cluster.duplicates();
+        let mut load = Load::new(&queue);
+        (0..3).for_each(|node| load.produce(cluster.nodes[node].stomp, &format!("n{node}")));
+        [0, 2].into_iter().for_each(|node| load.consume(cluster.nodes[node].stomp));
+        eventually("load", || if load.confirmed() > 200 { Ok(()) } else { Err(load.confirmed()) });
+        // One more of each producer may be on its way, and is in flight as well.
+        let in_flight = 200 + load.confirmed() + 3 - load.acked().min(200 + load.confirmed());
+        hub.cut(&[0, 1], &[2]);
+        std::thread::sleep(Duration::from_secs(6));
+        hub.heal(&[0, 1], &[2]);
+        cluster.await_mesh();
+        let (mut wanted, mut ledger) = load.end();
+        wanted.extend(texts("waits", 200));
+        consume_all(&cluster.nodes[1], &queue, &wanted, &mut ledger);
+        cluster.await_convergence();
+        let unmarked = ledger.unmarked.values().filter(|count| **count > 1).count();
+        println!(
+            "split: {in_flight} in flight at the cut; {} came twice, {} of them counted, {unmarked} unmarked (target: <= those \
+             in flight; all counted; none unmarked)",
+            ledger.duplicates(),
+            cluster.duplicates() - before,
+        );
+    }
 }
 
 #[test]

@@ -124,7 +124,7 @@ fn two_clusters_that_have_the_same_subscription_merge_and_a_consumer_gets_both_b
         [0, 2].into_iter().for_each(|host| make(&mut world, host));
         (0..4).for_each(|host| produce(&mut world, Some(host), 30, 20));
         world.run_for(3_000);
-        world.strike(Fault::Merge { host: 3, with: 0 });
+        world.strike(Fault::Merge { host: 3, with: 0, size: None });
         world.run_for(10_000);
         let joined = world.all_joined();
         require(&mut world, joined, "the two are one");

@@ -40,7 +40,7 @@ pub(crate) enum Fault {
     /// An operator asks a host to set the number of members.
     Size { host: usize, size: Size },
     /// An operator asks a host to merge its cluster with that of another host, whose ticket he has.
-    Merge { host: usize, with: usize },
+    Merge { host: usize, with: usize, size: Option<Size> },
 }
 
 /// How often each kind of fault comes, relative to the others.
@@ -234,7 +234,7 @@ impl World {
             Fault::Size { host, size } => self.set_size(host, &size),
             Fault::Drain { host, cancel: false } => self.drain(host),
             Fault::Drain { host, cancel: true } => self.cancel_drain(host),
-            Fault::Merge { host, with } => self.merge(host, with),
+            Fault::Merge { host, with, size } => self.merge_to(host, with, size.as_ref()),
             Fault::Clock { host, by_ms } => self.hosts[host].wall_offset_ms += by_ms,
         }
     }

@@ -37,12 +37,17 @@ pub(crate) struct Before {
 impl World {
     /// An operator's ticket of one host, given to another.
     pub(crate) fn merge(&mut self, host: usize, with: usize) {
+        self.merge_to(host, with, None);
+    }
+
+    /// The same with a wish for the number of members.
+    pub(crate) fn merge_to(&mut self, host: usize, with: usize, size: Option<&Size>) {
         let other = &self.hosts[with];
         let address = std::net::SocketAddr::from(([10, 0, 0, with as u8], 7000));
         let ticket = Ticket { secret: other.secret.clone(), node: other.identity, addresses: vec![address] };
         let clocks = self.hosts[host].clocks(self.now);
         let Some(broker) = &mut self.hosts[host].broker else { return };
-        if let Err(error) = broker.merge(clocks, &ticket) {
+        if let Err(error) = broker.merge(clocks, &ticket, size) {
             self.violate(Kind::Members, format!("h{host} does not merge with h{with}: {error}"));
         }
         self.settle(host);
@@ -173,7 +178,7 @@ fn clusters_with_backlogs_and_traffic_become_one_and_nobody_notices() {
             // Any cluster that is there already, with any of its nodes.
             let other = world.rng.below(place);
             let with = world.rng.pick(&clusters[other]);
-            world.strike(Fault::Merge { host, with });
+            world.strike(Fault::Merge { host, with, size: None });
             let pause = world.rng.pick(&[0, 0, 30, 4_000]);
             world.run_for(pause);
         }
@@ -196,8 +201,8 @@ fn a_merge_from_both_sides_at_once_or_twice_is_the_same_merge() {
         let before = world.before();
         for _ in 0..3 {
             let (a, b) = (world.rng.pick(&clusters[0]), world.rng.pick(&clusters[1]));
-            world.strike(Fault::Merge { host: a, with: b });
-            world.strike(Fault::Merge { host: b, with: a });
+            world.strike(Fault::Merge { host: a, with: b, size: None });
+            world.strike(Fault::Merge { host: b, with: a, size: None });
             let pause = world.rng.pick(&[0, 5, 50, 1_000]);
             world.run_for(pause);
         }
@@ -218,7 +223,7 @@ fn a_node_that_restarts_in_the_middle_of_a_merge_takes_part_in_it() {
         let (mut world, clusters) = clusters(seed, printed, &[2, 2]);
         traffic(&mut world, &clusters);
         let (host, with) = (world.rng.pick(&clusters[0]), world.rng.pick(&clusters[1]));
-        world.strike(Fault::Merge { host, with });
+        world.strike(Fault::Merge { host, with, size: None });
         // Often within the first exchange, and often the two that begin it.
         let pause = world.rng.pick(&[0, 3, 20, 60, 120, 250, 400, 1_000]);
         world.run_for(pause);
@@ -231,7 +236,7 @@ fn a_node_that_restarts_in_the_middle_of_a_merge_takes_part_in_it() {
         world.strike(Fault::Crash { host: victim, keep, back });
         world.run_for(back + 1_000);
         if !begun {
-            world.strike(Fault::Merge { host, with });
+            world.strike(Fault::Merge { host, with, size: None });
         }
         world.run_for(MET_MS);
         world.require_met("merged, with a restart");
@@ -248,7 +253,7 @@ fn the_tickets_node_may_die_right_after_and_the_merge_still_comes_about() {
         let (mut world, clusters) = clusters(seed, printed, &[2, 3]);
         traffic(&mut world, &clusters);
         let (host, with) = (world.rng.pick(&clusters[0]), world.rng.pick(&clusters[1]));
-        world.strike(Fault::Merge { host, with });
+        world.strike(Fault::Merge { host, with, size: None });
         let pause = world.rng.pick(&[0, 20, 100, 400, 1_500]);
         world.run_for(pause);
         world.strike(Fault::Crash { host: with, keep: true, back: 20_000 });
@@ -293,7 +298,7 @@ fn clusters_that_lived_apart_for_a_month_and_consumed_everything_become_one() {
         }
         let before = world.before();
         let (host, with) = (world.rng.pick(&clusters[1]), world.rng.pick(&clusters[0]));
-        world.strike(Fault::Merge { host, with });
+        world.strike(Fault::Merge { host, with, size: None });
         world.run_for(MET_MS);
         world.require_met("merged after a month");
         world.check_calm(&before);

@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rhizomq_engine::Mistake;
+use rhizomq_net::Size;
 
 use super::{
     clients::{Producer, Role},
     consumers::Consumer,
     faults::{Fault, group_ways},
-    ledger::Kind,
+    ledger::{Kind, Msg},
     members::SETTLED_MS,
     merging::Before,
     parting::PARTED_MS,
@@ -160,7 +161,7 @@ impl Play {
                 let Some(host) = self.choose(*who) else { return };
                 self.world.strike(Fault::Clock { host, by_ms });
             }
-            Step::Merge { apart_ms, these, reversed } => self.merge(apart_ms, these.as_deref(), *reversed),
+            Step::Merge { .. } => self.merge(step),
             Step::Split { cluster, size } => self.split(*cluster, size.as_ref()),
             Step::Parted {} => self.parted(),
             Step::Copy { .. } | Step::Restore { .. } => self.copy(step),
@@ -170,8 +171,21 @@ impl Play {
             }
             Step::Produce { .. } | Step::Consume { .. } | Step::Topics { .. } => self.work(step),
             Step::Safe {} => self.world.await_copies(),
+            Step::TakenOver {} => {
+                let is_up = |host: &usize| self.world.hosts[*host].is_up();
+                let waits =
+                    |msg: &Msg| msg.confirmed.is_some() && msg.consumed.is_none() && msg.disks.iter().any(is_up);
+                let left: Vec<_> = self.world.ledger.msgs().filter(|(_, msg)| waits(msg)).map(|(id, _)| id).collect();
+                let some = &left[..left.len().min(5)];
+                self.require(left.is_empty(), Kind::Lost, || {
+                    format!("nobody delivers {} messages: {some:?}...", left.len())
+                });
+            }
             Step::Empty {} => {
-                let waiting = self.world.ledger.msgs().filter(|(_, msg)| msg.consumed.is_none()).count();
+                // What died with the host it was on its way to never waited.
+                let came = |msg: &Msg| msg.confirmed.is_some() || !msg.disks.is_empty();
+                let waits = |msg: &Msg| came(msg) && msg.consumed.is_none();
+                let waiting = self.world.ledger.msgs().filter(|(_, msg)| waits(msg)).count();
                 self.require(waiting == 0, Kind::Lost, || format!("{waiting} messages wait, all are to be consumed"));
             }
             Step::Sleep {} => {
@@ -225,19 +239,27 @@ impl Play {
         self.world.strike(Fault::Cut { ways, last: NEVER });
     }
 
-    fn merge(&mut self, apart_ms: &Amount, these: Option<&[usize]>, reversed: bool) {
-        let mut these = these.map_or_else(|| (0..self.clusters.len()).collect(), <[usize]>::to_vec);
+    fn merge(&mut self, step: &Step) {
+        let Step::Merge { apart_ms, these, reversed, size } = step else { return };
+        let mut these = these.clone().unwrap_or_else(|| (0..self.clusters.len()).collect());
+        let size = size.as_ref().map(|any| any[self.world.rng.below(any.len())].clone());
+        let mut wish: Option<Size> = size.map(|size| size.parse().expect("a lawful size"));
         self.before = Some(self.world.before());
         if self.world.parting.take().is_some() {
             self.world.mended_at = Some(self.world.now);
         }
+        // Of more than two others may come with what they had after it was set.
+        let size_of_both = match &wish {
+            Some(Size::Fixed(size)) if these.len() == 2 => Some(*size as usize),
+            _ => None,
+        };
         for place in 1..these.len() {
             let Some(host) = self.one_of(these[place]) else { continue };
             // Any cluster that is there already, with any of its nodes.
             let other = self.world.rng.below(place);
             let Some(with) = self.one_of(these[other]) else { continue };
-            let (host, with) = if reversed { (with, host) } else { (host, with) };
-            self.world.strike(Fault::Merge { host, with });
+            let (host, with) = if *reversed { (with, host) } else { (host, with) };
+            self.world.strike(Fault::Merge { host, with, size: wish.take() });
             let pause = self.draw(apart_ms);
             self.wait(pause);
         }
@@ -248,7 +270,7 @@ impl Play {
             self.clusters[first].extend(hosts);
         }
         // One register: whichever was written last holds.
-        self.sizes[first] = None;
+        self.sizes[first] = size_of_both;
         for &place in these.iter().filter(|&&place| place != first) {
             self.clusters.remove(place);
             self.sizes.remove(place);
@@ -317,11 +339,11 @@ impl Play {
                         Producer { queues, left, window: 20, pace_ms, transactions: 0.1, transient, filling: 300 };
                     self.world.add_client(Role::Producer(producer), home);
                 }
-                Step::Consume { work_ms } => {
+                Step::Consume { work_ms, roams } => {
                     let work_ms = self.draw(work_ms);
                     let prefetch = if work_ms > 0 { 3 } else { 50 };
                     let consumer = Consumer { work_ms, prefetch, ..Consumer::patient(QUEUES.to_vec()) };
-                    self.world.add_client(Role::Consumer(consumer), home);
+                    self.world.add_client(Role::Consumer(consumer), home.filter(|_| !roams));
                 }
                 Step::Topics { messages, pace_ms } => {
                     let (left, pace_ms) = (self.draw(messages) as u32, self.draw(pace_ms));
@@ -486,6 +508,7 @@ stories! {
     members_fail_one_by_one
     merge_after_a_month
     merge_while_members_fail
+    merge_with_a_size
     observers_fail_while_they_apply
     old_copies
     one_way_cuts

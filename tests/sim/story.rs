@@ -169,6 +169,8 @@ pub(crate) enum Step {
         /// The orders are given to the ones that come first, with tickets of the later ones.
         #[serde(default)]
         reversed: bool,
+        /// The first of the orders has one of these sizes along.
+        size: Option<Vec<String>>,
     },
     /// An operator parts a cluster: some of its hosts that run leave, not all, to have so many members.
     Split {
@@ -199,11 +201,16 @@ pub(crate) enum Step {
     Consume {
         #[serde(default = "none")]
         work_ms: Amount,
+        /// It connects to whichever host runs, not always to the same.
+        #[serde(default)]
+        roams: bool,
     },
     /// Clients of topics.
     Topics { messages: Amount, pace_ms: Amount },
     /// All that waits has as many copies as it is to have, before long.
     Safe {},
+    /// Nothing waits any more of which a host that runs has a copy: whoever died, others have delivered it.
+    TakenOver {},
     /// Nothing waits any more.
     Empty {},
     /// A day goes by in which nothing happens.

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -23,6 +23,10 @@ const AGAIN: Duration = Duration::from_millis(50);
 pub struct Load {
     queue: String,
     stop: Arc<AtomicBool>,
+    /// How often a client lost its connection.
+    broken: Arc<AtomicUsize>,
+    /// How many messages were acknowledged.
+    acked: Arc<AtomicUsize>,
     confirmed: Arc<Mutex<Vec<(String, Instant)>>>,
     producers: Vec<JoinHandle<()>>,
     consumers: Vec<JoinHandle<Ledger>>,
@@ -33,6 +37,8 @@ impl Load {
         Self {
             queue: queue.to_owned(),
             stop: Arc::default(),
+            broken: Arc::default(),
+            acked: Arc::default(),
             confirmed: Arc::default(),
             producers: Vec::new(),
             consumers: Vec::new(),
@@ -41,7 +47,7 @@ impl Load {
 
     /// A client that sends one message after the other, each with a receipt; `name` begins their texts.
     pub fn produce(&mut self, at: SocketAddr, name: &str) {
-        let (stop, confirmed) = (self.stop.clone(), self.confirmed.clone());
+        let (stop, broken, confirmed) = (self.stop.clone(), self.broken.clone(), self.confirmed.clone());
         let (queue, name) = (self.queue.clone(), name.to_owned());
         self.producers.push(std::thread::spawn(move || {
             let mut number = 0u64;
@@ -54,6 +60,7 @@ impl Load {
                     number += 1;
                     let text = format!("{name}-{number}");
                     if client.send_confirmed(&queue, text.as_bytes()).is_err() {
+                        broken.fetch_add(1, Ordering::Relaxed);
                         break;
                     }
                     confirmed.lock().unwrap().push((text, Instant::now()));
@@ -65,7 +72,8 @@ impl Load {
 
     /// A client that consumes and acknowledges.
     pub fn consume(&mut self, at: SocketAddr) {
-        let (stop, queue) = (self.stop.clone(), self.queue.clone());
+        let (stop, broken, acked) = (self.stop.clone(), self.broken.clone(), self.acked.clone());
+        let queue = self.queue.clone();
         self.consumers.push(std::thread::spawn(move || {
             let mut ledger = Ledger::default();
             while !stop.load(Ordering::Relaxed) {
@@ -81,18 +89,33 @@ impl Load {
                         Ok(frame) if frame.command == "MESSAGE" => {
                             ledger.note(&frame);
                             if client.ack(&frame).is_err() {
+                                broken.fetch_add(1, Ordering::Relaxed);
                                 break;
                             }
+                            acked.fetch_add(1, Ordering::Relaxed);
                         }
                         Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {}
                         // An ERROR, or the end of the connection.
-                        _ => break,
+                        _ => {
+                            broken.fetch_add(1, Ordering::Relaxed);
+                            break;
+                        }
                     }
                 }
                 let _ = client.sync();
             }
             ledger
         }));
+    }
+
+    /// How often one of the clients lost its connection.
+    pub fn broken(&self) -> usize {
+        self.broken.load(Ordering::Relaxed)
+    }
+
+    /// Acknowledgements by now.
+    pub fn acked(&self) -> usize {
+        self.acked.load(Ordering::Relaxed)
     }
 
     /// Texts that are confirmed by now.

@@ -76,6 +76,14 @@ impl Default for Size {
 }
 
 impl Size {
+    /// Whether a cluster can be of this size; what was read from a text always is.
+    ///
+    /// # Errors
+    /// [`SizeError::Zero`].
+    pub fn check(&self) -> Result<(), SizeError> {
+        if *self == Self::Fixed(0) { Err(SizeError::Zero) } else { Ok(()) }
+    }
+
     /// How many members there are to be among nodes that propose these numbers, one each. At least 1.
     pub(crate) fn wanted(&self, proposals: &mut [u32]) -> u32 {
         let nodes = u32::try_from(proposals.len()).unwrap_or(u32::MAX);

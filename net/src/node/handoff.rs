@@ -80,8 +80,12 @@ impl Node {
             return is_surplus;
         }
         let me = self.id();
-        if segment.node == me || !self.engine.is_settled(segment) || self.engine.retired().folded(segment).is_some() {
+        if segment.node == me || !self.engine.is_settled(segment) {
             return false;
+        }
+        if self.engine.retired().folded(segment).is_some() {
+            // There is no list of holders any more to declare anything on.
+            return self.is_foreign(segment, me) && self.has_copies_inside(segment);
         }
         if !self.holders.has(segment, me) {
             // Named a holder a moment ago, in a change that waits for its commit: others count on this replica already.
@@ -89,7 +93,7 @@ impl Node {
             return !named && !self.holders.of(segment).is_empty();
         }
         if self.is_foreign(segment, me) {
-            return self.staying_holders(segment).len() >= self.copies_inside(segment);
+            return self.has_copies_inside(segment);
         }
         let staying = |node: &&NodeId| self.is_linked(**node) && !self.goes(segment, **node);
         let holders = self.holders.of(segment);
@@ -100,6 +104,11 @@ impl Node {
         };
         let goes = |node: &NodeId| *node != segment.node && (*node == me || others.contains(node)) && is_spare(*node);
         is_spare(me) && (self.holders.is_leaving(segment, me) || holders.iter().rev().copied().find(goes) == Some(me))
+    }
+
+    /// Whether there are enough of the segment's own part that prove to have it, when they are asked.
+    fn has_copies_inside(&self, segment: SegmentId) -> bool {
+        self.staying_holders(segment).len() >= self.copies_inside(segment)
     }
 
     /// Declared to leave, but the others went away meanwhile: take it back.

@@ -131,9 +131,7 @@ impl Node {
     /// # Errors
     /// [`SizeError::Zero`].
     pub fn set_size(&mut self, now: Now, size: &Size) -> Result<(), SizeError> {
-        if *size == Size::Fixed(0) {
-            return Err(SizeError::Zero);
-        }
+        size.check()?;
         self.write_register(size_key(), size.to_string().into_bytes(), now);
         self.finish(now);
         Ok(())

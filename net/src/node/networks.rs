@@ -8,14 +8,18 @@
 //! sides of a healed cut: every node then knows both secrets and every address. So there is nothing to be undone or
 //! repeated, and no difference whether it is done once, twice, or from both sides. Holders are listed in the registry
 //! before as after, so no message moves.
+//!
+//! A number of members that is wished for along with a merge is set when the two hold the same: then it is the newest of
+//! both, whatever their clocks say. And if the merge never comes about it never is.
 
 use std::net::SocketAddr;
 
 use rhizomq_engine::{Key, NodeId, Now};
 use serde::{Deserialize, Serialize};
 
-use super::{Node, Output};
+use super::{Node, Output, members::size_key};
 use crate::{
+    membership::{Size, SizeError},
     rim::{Keyring, MAX_TRUSTED, NetworkSecret},
     ticket::{MAX_TICKET_ADDRESSES, Ticket},
 };
@@ -61,6 +65,9 @@ pub enum MergeError {
          `rhizomq node forget ID` gives one up"
     )]
     TooManyMerges,
+    /// A number of members that can't be.
+    #[error(transparent)]
+    Size(#[from] SizeError),
 }
 
 /// A member of the set `merging`.
@@ -68,6 +75,21 @@ pub enum MergeError {
 struct Target {
     node: NodeId,
     addresses: Vec<SocketAddr>,
+    /// The policy for the number of members that is to be set when the two are one, and who was asked for it: it alone sets
+    /// it, so that nobody who hears of the merge late undoes what was set after it.
+    size: Option<(String, NodeId)>,
+}
+
+impl Target {
+    /// Whether a node has to set a policy when this is reached.
+    fn is_for(&self, node: NodeId) -> bool {
+        self.size.as_ref().is_some_and(|(_, asked)| *asked == node)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        // Numbers, addresses and a short text always encode.
+        postcard::to_stdvec(self).unwrap_or_default()
+    }
 }
 
 fn networks_key() -> Key {
@@ -89,11 +111,13 @@ pub fn trusted_networks(engine: &rhizomq_engine::Engine, own: NetworkSecret, nex
 }
 
 impl Node {
-    /// Makes this cluster and that of the ticket one, from the next commit on, without waiting for anybody.
+    /// Makes this cluster and that of the ticket one, from the next commit on, without waiting for anybody. `size` is the
+    /// policy for the number of members when they are one.
     ///
     /// # Errors
-    /// The ticket is of this network, or there are too many.
-    pub fn merge(&mut self, now: Now, ticket: &Ticket) -> Result<Merging, MergeError> {
+    /// The ticket is of this network, there are too many, or no cluster can be of that size.
+    pub fn merge(&mut self, now: Now, ticket: &Ticket, size: Option<&Size>) -> Result<Merging, MergeError> {
+        size.map_or(Ok(()), Size::check)?;
         let addresses: Vec<_> = ticket.addresses.iter().take(MAX_TICKET_ADDRESSES).copied().collect();
         let already = self.roster_ids().contains(&ticket.node);
         let merging = Merging { node: ticket.node, addresses: addresses.clone(), already };
@@ -115,15 +139,20 @@ impl Node {
         }
         self.heal_with(ticket.node);
         let targets = self.targets();
-        let target = Target { node: ticket.node, addresses };
+        if let Some(size) = size.filter(|_| already) {
+            self.write_register(size_key(), size.to_string().into_bytes(), now);
+        }
+        let size = size.map(|size| (size.to_string(), self.id()));
+        let target = Target { node: ticket.node, addresses, size };
         if !already && !targets.contains(&target) {
             if targets.len() >= MAX_MERGING {
                 return Err(MergeError::TooManyMerges);
             }
-            // Numbers and addresses always encode.
-            if let Ok(member) = postcard::to_stdvec(&target) {
-                self.add_to(merging_key(), member);
-            }
+            // Of one node's wishes the last one counts.
+            let me = self.id();
+            let is_replaced = |other: &&Target| other.node == target.node && other.is_for(me);
+            targets.iter().filter(is_replaced).for_each(|other| self.strike_target(&other.encode()));
+            self.add_to(merging_key(), target.encode());
         }
         if !is_trusted {
             self.add_to(networks_key(), ticket.secret.as_bytes().to_vec());
@@ -134,12 +163,18 @@ impl Node {
 
     /// Nodes of other networks that are dialled to merge with them and were not reached yet.
     pub fn merging(&self) -> Vec<(NodeId, Vec<SocketAddr>)> {
-        self.targets().into_iter().map(|target| (target.node, target.addresses)).collect()
+        self.pending().map(|target| (target.node, target.addresses)).collect()
     }
 
     /// Whether an operator wants this cluster and that of a node to be one, and it has not been reached yet.
     pub(super) fn is_merging_with(&self, node: NodeId) -> bool {
-        self.targets().iter().any(|target| target.node == node)
+        self.pending().any(|target| target.node == node)
+    }
+
+    /// Those of the targets that are no part of this cluster yet.
+    fn pending(&self) -> impl Iterator<Item = Target> {
+        let roster = self.roster_ids();
+        self.targets().into_iter().filter(move |target| !roster.contains(&target.node))
     }
 
     pub(super) fn add_to(&mut self, set: Key, member: Vec<u8>) {
@@ -197,6 +232,18 @@ impl Node {
         }
     }
 
+    /// A node has the same registry as this one: what this one was to set when they are one cluster is set now.
+    pub(super) fn set_size_of_merge(&mut self, now: Now, with: NodeId) {
+        let me = self.id();
+        let is_due = |target: &Target| target.node == with && target.is_for(me);
+        for target in self.targets().into_iter().filter(is_due) {
+            if let Some((size, _)) = &target.size {
+                self.write_register(size_key(), size.clone().into_bytes(), now);
+            }
+            self.strike_target(&target.encode());
+        }
+    }
+
     /// The part of upkeep: who has come into the roster is dialled as everybody there is.
     pub(super) fn end_merges(&mut self) {
         let members = self.engine.set_members(&merging_key());
@@ -205,7 +252,10 @@ impl Node {
         }
         let roster = self.roster_ids();
         let is_over = |member: &Vec<u8>| {
-            postcard::from_bytes::<Target>(member).map_or(true, |target| roster.contains(&target.node))
+            postcard::from_bytes::<Target>(member).map_or(true, |target| {
+                let is_waited_for = target.size.is_some_and(|(_, asked)| roster.contains(&asked));
+                roster.contains(&target.node) && !is_waited_for
+            })
         };
         members.iter().filter(|member| is_over(member)).for_each(|member| self.strike_target(member));
     }

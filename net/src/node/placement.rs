@@ -131,17 +131,19 @@ impl Node {
     }
 
     /// Who is to keep a replica, in order of precedence: who is listed. Of a segment that turned up again after it was
-    /// folded there is no list any more, and every node is.
+    /// folded there is no list any more, and every node is that is not of another part than its origin.
     pub(super) fn holders_of(&self, segment: SegmentId) -> Cow<'_, [NodeId]> {
         if self.engine.retired().folded(segment).is_none() {
             return Cow::Borrowed(self.holders.of(segment));
         }
-        Cow::Owned(by_precedence(segment, self.roster_ids()))
+        let holders = self.roster_ids().into_iter().filter(|&node| !self.is_foreign(segment, node));
+        Cow::Owned(by_precedence(segment, holders.collect()))
     }
 
     /// Whether the node is to keep a replica.
     pub(super) fn holds(&self, segment: SegmentId, node: NodeId) -> bool {
-        self.holders.has(segment, node) || self.engine.retired().folded(segment).is_some()
+        self.holders.has(segment, node)
+            || self.engine.retired().folded(segment).is_some() && !self.is_foreign(segment, node)
     }
 
     /// Waiting messages on segments that this node looks after with fewer than the wanted number of replicas alive.

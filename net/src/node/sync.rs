@@ -127,6 +127,9 @@ impl Node {
                 self.send_control(from, &Control::AllRetired(mine));
             }
         }
+        if !is_registry_news {
+            self.set_size_of_merge(now, from);
+        }
         let told: BTreeSet<_> = segments.iter().map(|(segment, _)| *segment).collect();
         let mut in_sync = registry == self.engine.registry().digest()
             && retired == self.engine.retired().digest()

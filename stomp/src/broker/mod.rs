@@ -371,8 +371,8 @@ impl Broker {
     ///
     /// # Errors
     /// See there.
-    pub fn merge(&mut self, now: Now, ticket: &Ticket) -> Result<Merging, MergeError> {
-        let result = self.node.merge(now, ticket);
+    pub fn merge(&mut self, now: Now, ticket: &Ticket, size: Option<&Size>) -> Result<Merging, MergeError> {
+        let result = self.node.merge(now, ticket, size);
         self.turn(now);
         result
     }

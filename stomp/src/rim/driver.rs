@@ -99,7 +99,7 @@ enum Question {
     RemoveSubscription(String, oneshot::Sender<bool>),
     Drain(oneshot::Sender<Option<DrainStatus>>),
     CancelDrain(oneshot::Sender<Result<(), CancelError>>),
-    Merge(Ticket, oneshot::Sender<Result<Merging, MergeError>>),
+    Merge(Ticket, Option<Size>, oneshot::Sender<Result<Merging, MergeError>>),
     Split(SplitOrder, bool, oneshot::Sender<Result<(SplitPlan, Backlogs), SplitError>>),
     CancelSplit(oneshot::Sender<Result<(), SplitError>>),
 }
@@ -178,9 +178,9 @@ impl Handle {
     }
 
     /// Merges with the cluster of a ticket; `None` when the core has stopped. See `Node::merge`.
-    pub async fn merge(&self, ticket: Ticket) -> Option<Result<Merging, MergeError>> {
+    pub async fn merge(&self, ticket: Ticket, size: Option<Size>) -> Option<Result<Merging, MergeError>> {
         let (answer, merging) = oneshot::channel();
-        self.questions.send(Question::Merge(ticket, answer)).await.ok()?;
+        self.questions.send(Question::Merge(ticket, size, answer)).await.ok()?;
         merging.await.ok()
     }
 
@@ -487,10 +487,10 @@ impl Driver {
                 }
                 let _ = answer.send(done);
             }
-            Question::Merge(ticket, answer) => {
+            Question::Merge(ticket, size, answer) => {
                 // What was refused before is no answer to this.
                 self.refusals.retain(|refused| !ticket.addresses.contains(&refused.remote));
-                let merging = self.broker.merge(now(self.started), &ticket);
+                let merging = self.broker.merge(now(self.started), &ticket, size.as_ref());
                 if let Ok(merging) = &merging {
                     tracing::warn!(node = %merging.node, "an operator merges this cluster with another one");
                 }

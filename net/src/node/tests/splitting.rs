@@ -36,6 +36,23 @@ fn whoever_is_ready_for_one_order_does_nothing_for_another_that_was_given_at_the
     }
 }
 
+/// It is on no list of holders, and lies everywhere: also of this the part that its origin is not of rids itself.
+#[test]
+fn what_turned_up_of_a_folded_segment_stays_with_the_part_of_its_origin() {
+    for (leaving, stays) in [(4, [1, 2, 3]), (1, [1, 1, 1])] {
+        let (mut world, _) = turned_up();
+        let now = world.now;
+        let secret = NetworkSecret::from_bytes([7; 32]);
+        world.host(leaving).node.split(now, order("off", leaving), secret).expect("taken");
+        world.run(8_000);
+        for index in 1..=4 {
+            assert!(world.host(index).node.split_status().is_none(), "node {index}, when {leaving} leaves");
+            let waiting = usize::from(stays.contains(&index));
+            assert_eq!(world.waiting(index).len(), waiting, "node {index}, when {leaving} leaves");
+        }
+    }
+}
+
 /// A crash between the commit that takes a node off the roster and the one in which its record and ballot go.
 #[test]
 fn what_is_left_of_a_node_that_is_off_the_roster_goes_at_the_next_start() {
