@@ -333,10 +333,12 @@ impl World {
 
     /// A message that waits on fewer disks than it should, or a node that says so.
     pub(crate) fn lacking_copies(&mut self) -> Option<String> {
-        let wanted = self.hosts.len().min(self.settings.copies as usize);
+        // What lies with hosts that are down is no copy until they are back.
+        let is_up = |host: &usize| self.hosts[*host].is_up();
+        let wanted = (0..self.hosts.len()).filter(is_up).count().min(self.settings.copies as usize);
         let lacks = |msg: &Msg| {
             let kept = msg.persistent && msg.confirmed.is_some() && msg.consumed.is_none();
-            kept && (1..wanted).contains(&msg.disks.len())
+            kept && (1..wanted).contains(&msg.disks.iter().copied().filter(is_up).count())
         };
         if let Some((id, msg)) = self.ledger.msgs().find(|(_, msg)| lacks(msg)) {
             return Some(format!("m{id} {:?} lies on {:?}, {wanted} are wanted", msg.dot, msg.disks));
