@@ -517,6 +517,7 @@ stories! {
     power_cut
     presets
     split_at_work
+    split_day_after_day
     split_merge_with_others
     split_with_a_member_dead
     split_while_one_is_away_then_merge_elsewhere

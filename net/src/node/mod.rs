@@ -283,6 +283,7 @@ pub struct Node {
     dialled: Vec<(NodeId, Vec<SocketAddr>)>,
     /// What the driver was last told to trust.
     trusted: Option<Keyring>,
+    unused: networks::Unused,
     upkeep_at: u64,
     committed_seq: u64,
     storing: Storing,
@@ -315,6 +316,7 @@ impl Node {
             exchanges: (0, 0),
             dialled: Vec::new(),
             trusted: None,
+            unused: networks::Unused::default(),
             upkeep_at: now.mono_ms + config.timing.upkeep_ms,
             committed_seq: 0,
             storing: Storing::default(),
@@ -497,6 +499,7 @@ impl Node {
             self.upkeep_at = now.mono_ms + self.config.timing.upkeep_ms;
             self.stay_enrolled(now);
             self.end_merges();
+            self.give_up_networks(now);
             self.look_at_members(now);
             self.look_at_storing(now);
             self.place(now);

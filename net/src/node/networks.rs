@@ -9,10 +9,13 @@
 //! repeated, and no difference whether it is done once, twice, or from both sides. Holders are listed in the registry
 //! before as after, so no message moves.
 //!
+//! A secret that no node of the roster has for its own any more is given up again: nodes that leave with a part of the
+//! cluster have another one then, and keep it when they come back.
+//!
 //! A number of members that is wished for along with a merge is set when the two hold the same: then it is the newest of
 //! both, whatever their clocks say. And if the merge never comes about it never is.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use rhizomq_engine::{Key, NodeId, Now};
 use serde::{Deserialize, Serialize};
@@ -26,6 +29,18 @@ use crate::{
 
 /// Nodes of other networks that are dialled at the same time.
 const MAX_MERGING: usize = 16;
+
+/// Between two looks for secrets that nobody has for his own, and the time after which such a one is given up, in
+/// milliseconds. Registries of clusters that meet unite key by key, so for moments it may seem so.
+const LOOK_MS: u64 = 60_000;
+const UNUSED_MS: u64 = 600_000;
+
+/// Secrets of the set `networks` that seem to be nobody's, by the names of the networks, and since when.
+#[derive(Debug, Default)]
+pub(super) struct Unused {
+    looked_at: u64,
+    since: BTreeMap<u64, u64>,
+}
 
 /// What a merge has begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +93,8 @@ struct Target {
     /// The policy for the number of members that is to be set when the two are one, and who was asked for it: it alone sets
     /// it, so that nobody who hears of the merge late undoes what was set after it.
     size: Option<(String, NodeId)>,
+    /// The name of its network, whose secret is trusted meanwhile.
+    network: Option<u64>,
 }
 
 impl Target {
@@ -89,6 +106,13 @@ impl Target {
     fn encode(&self) -> Vec<u8> {
         // Numbers, addresses and a short text always encode.
         postcard::to_stdvec(self).unwrap_or_default()
+    }
+
+    /// Those of former versions end after the addresses.
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let ((node, addresses), rest) = postcard::take_from_bytes(bytes).ok()?;
+        let (size, network) = postcard::from_bytes(rest).unwrap_or_default();
+        Some(Self { node, addresses, size, network })
     }
 }
 
@@ -143,7 +167,7 @@ impl Node {
             self.write_register(size_key(), size.to_string().into_bytes(), now);
         }
         let size = size.map(|size| (size.to_string(), self.id()));
-        let target = Target { node: ticket.node, addresses, size };
+        let target = Target { node: ticket.node, addresses, size, network: Some(ticket.secret.name()) };
         if !already && !targets.contains(&target) {
             if targets.len() >= MAX_MERGING {
                 return Err(MergeError::TooManyMerges);
@@ -187,7 +211,7 @@ impl Node {
 
     fn targets(&self) -> Vec<Target> {
         let members = self.engine.set_members(&merging_key());
-        members.iter().filter_map(|member| postcard::from_bytes(member).ok()).collect()
+        members.iter().filter_map(|member| Target::decode(member)).collect()
     }
 
     /// The part of a beginning: this node's own network is one of the cluster's.
@@ -252,7 +276,7 @@ impl Node {
         }
         let roster = self.roster_ids();
         let is_over = |member: &Vec<u8>| {
-            postcard::from_bytes::<Target>(member).map_or(true, |target| {
+            Target::decode(member).is_none_or(|target| {
                 let is_waited_for = target.size.is_some_and(|(_, asked)| roster.contains(&asked));
                 roster.contains(&target.node) && !is_waited_for
             })
@@ -260,10 +284,44 @@ impl Node {
         members.iter().filter(|member| is_over(member)).for_each(|member| self.strike_target(member));
     }
 
+    /// The part of upkeep: secrets that nobody has for his own, and has not had for long, are given up.
+    pub(super) fn give_up_networks(&mut self, now: Now) {
+        if now.mono_ms < self.unused.looked_at + LOOK_MS {
+            return;
+        }
+        self.unused.looked_at = now.mono_ms;
+        let secrets = self.engine.set_members(&networks_key());
+        let unused = if secrets.len() > 1 { self.unused_of(secrets) } else { BTreeMap::new() };
+        self.unused.since.retain(|name, _| unused.contains_key(name));
+        for (name, secret) in unused {
+            let since = *self.unused.since.entry(name).or_insert(now.mono_ms);
+            if now.mono_ms >= since + UNUSED_MS && self.engine.set_remove(networks_key(), secret.as_bytes()).is_ok() {
+                self.changed_keys.insert(networks_key());
+            }
+        }
+    }
+
+    /// Those of the secrets that nobody has for his own, as far as is known here: none, unless all in the roster have said
+    /// which theirs is.
+    fn unused_of(&self, secrets: Vec<Vec<u8>>) -> BTreeMap<u64, NetworkSecret> {
+        let named = secrets.into_iter().filter_map(|secret| secret.try_into().ok()).map(NetworkSecret::from_bytes);
+        let mut unused: BTreeMap<_, _> = named.map(|secret| (secret.name(), secret)).collect();
+        let others = self.roster_ids().into_iter().filter(|node| *node != self.id());
+        let published: Option<Vec<u64>> = others.map(|node| self.published_network(node)).collect();
+        let awaited: Option<Vec<u64>> = self.targets().into_iter().map(|target| target.network).collect();
+        let (Some(published), Some(awaited), false) = (published, awaited, self.is_telling()) else {
+            return BTreeMap::new();
+        };
+        let own = [Some(&self.config.network), self.next_network()];
+        let own = own.into_iter().flatten().map(NetworkSecret::name);
+        published.into_iter().chain(awaited).chain(own).for_each(|name| drop(unused.remove(&name)));
+        unused
+    }
+
     /// Dials a node no more that was to be merged with. Whether it was dialled.
     pub(super) fn give_up_merge(&mut self, node: NodeId) -> bool {
         let members = self.engine.set_members(&merging_key());
-        let is_it = |member: &Vec<u8>| postcard::from_bytes::<Target>(member).is_ok_and(|target| target.node == node);
+        let is_it = |member: &Vec<u8>| Target::decode(member).is_some_and(|target| target.node == node);
         let given_up: Vec<_> = members.into_iter().filter(is_it).collect();
         given_up.iter().for_each(|member| self.strike_target(member));
         !given_up.is_empty()

@@ -17,6 +17,21 @@ struct NodeRecord {
     version: String,
     epoch: Epoch,
     addresses: Vec<SocketAddr>,
+    /// The name of the network whose secret is its own. Records of former versions end before it.
+    #[serde(skip)]
+    network: Option<u64>,
+}
+
+impl NodeRecord {
+    fn encode(&self) -> Vec<u8> {
+        // Strings and numbers always encode.
+        postcard::to_stdvec(&(self, self.network)).unwrap_or_default()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (record, rest) = postcard::take_from_bytes::<Self>(bytes).ok()?;
+        Some(Self { network: postcard::from_bytes(rest).unwrap_or_default(), ..record })
+    }
 }
 
 /// A node as this node sees it.
@@ -97,7 +112,7 @@ impl Node {
 
     fn record(&self, node: NodeId) -> Option<NodeRecord> {
         let bytes = self.engine.registry().register(&record_key(node))?;
-        postcard::from_bytes(bytes).ok()
+        NodeRecord::decode(bytes)
     }
 
     /// Publishes this node in its new life.
@@ -112,9 +127,9 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             epoch: self.epoch(),
             addresses: self.config.addresses.clone(),
+            network: Some(self.config.network.name()),
         };
-        let bytes = postcard::to_stdvec(&record).expect("a record of strings and numbers always encodes");
-        if self.engine.register_set(record_key(me), bytes, now).is_ok() {
+        if self.engine.register_set(record_key(me), record.encode(), now).is_ok() {
             self.changed_keys.insert(record_key(me));
         }
     }
@@ -131,6 +146,7 @@ impl Node {
                 && record.addresses == self.config.addresses
                 && record.name == self.config.name
                 && record.site == self.config.site
+                && record.network == Some(self.config.network.name())
         });
         if !is_known && !self.engine.is_key_queued(&record_key(me)) {
             self.enrol(now);
@@ -152,6 +168,11 @@ impl Node {
             self.dialled.clone_from(&targets);
             self.outputs.push_back(Output::Dial(targets));
         }
+    }
+
+    /// The name of the network that a node has for its own, as it last published.
+    pub(super) fn published_network(&self, node: NodeId) -> Option<u64> {
+        self.record(node)?.network
     }
 
     /// Where a node stands, as it last published.

@@ -133,11 +133,6 @@ pub struct SplitStatus {
     pub lacks_secret: bool,
 }
 
-fn id_of(secret: &NetworkSecret) -> SplitId {
-    let hash = blake3::derive_key("rhizomq name of a split by its secret", secret.as_bytes());
-    u64::from_le_bytes(hash[..8].try_into().unwrap_or_default())
-}
-
 impl Node {
     /// Orders a split: it begins with the next commit, and ends by itself. `secret` is that of the part that leaves, fresh
     /// and random.
@@ -150,7 +145,7 @@ impl Node {
         let staying: BTreeSet<_> = self.roster_ids().into_iter().filter(|node| !leaving.contains(node)).collect();
         let is_away = |node: &&NodeId| **node != self.id() && !self.is_linked(**node);
         let away = staying.iter().filter(is_away).copied().collect();
-        let split = Split { id: id_of(&secret), name, leaving, staying, away, size };
+        let split = Split { id: secret.name(), name, leaving, staying, away, size };
         // Also if it stays: until one who leaves has it, nobody else does.
         self.splits.secret = Some(secret.clone());
         self.outputs.push_back(Output::Keep(Some(secret)));
@@ -281,13 +276,13 @@ impl Node {
     }
 
     fn next_secret(&self, split: &Split) -> Option<&NetworkSecret> {
-        self.splits.secret.as_ref().filter(|secret| id_of(secret) == split.id)
+        self.splits.secret.as_ref().filter(|secret| secret.name() == split.id)
     }
 
     /// The secret that this node will be known by, if a split comes about: it trusts it already.
     pub(super) fn next_network(&self) -> Option<&NetworkSecret> {
         let secret = self.splits.secret.as_ref()?;
-        let split = self.splits.order(id_of(secret))?;
+        let split = self.splits.order(secret.name())?;
         let leaves = split.leaving.contains(&self.id()) && self.splits.state(split.id) != State::TakenBack;
         leaves.then_some(secret)
     }
@@ -331,7 +326,7 @@ impl Node {
     /// Somebody hands on the secret of the part that this node leaves with.
     pub(super) fn take_secret(&mut self, secret: NetworkSecret) {
         let Some(split) = self.open_split() else { return };
-        if id_of(&secret) == split.id && split.leaving.contains(&self.id()) && self.next_secret(split).is_none() {
+        if secret.name() == split.id && split.leaving.contains(&self.id()) && self.next_secret(split).is_none() {
             self.splits.secret = Some(secret.clone());
             self.outputs.push_back(Output::Keep(Some(secret)));
             self.trust_networks();

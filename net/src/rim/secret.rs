@@ -48,6 +48,12 @@ impl NetworkSecret {
         &self.0
     }
 
+    /// What the network is called where its secret must not be told: a hash of that.
+    pub(crate) fn name(&self) -> u64 {
+        let hash = blake3::derive_key("rhizomq name of a split by its secret", &self.0);
+        u64::from_le_bytes(hash[..8].try_into().unwrap_or_default())
+    }
+
     /// A fresh secret for a new network.
     ///
     /// # Errors

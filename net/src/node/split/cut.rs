@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rhizomq_engine::{NodeId, Now, Value};
 
 use super::{
-    Node, Split, SplitId, State, id_of,
+    Node, Split, SplitId, State,
     marks::{Gone, cut_key, gone_key, member, over_key, read_member, told_key},
     orders::{Side, order_key},
 };
@@ -143,7 +143,7 @@ impl Node {
 
     /// Whether this node is of a part that left, and somebody of the other may not know yet that it has: for the time being
     /// it lets nodes in that know the former secrets, to tell them and for nothing else.
-    fn is_telling(&self) -> bool {
+    pub(in crate::node) fn is_telling(&self) -> bool {
         let is_untold = |split: &Split| {
             let marks = self.engine.iter_members(&told_key()).filter_map(read_member);
             let told: Vec<_> = marks.filter(|(id, _)| *id == split.id).map(|(_, node)| node).collect();
@@ -177,7 +177,7 @@ impl Node {
 
     /// Whether this node's network is a secret that a part was given when it left.
     fn has_network_of_a_part(&self) -> bool {
-        self.splits.order(id_of(&self.config.network)).is_some()
+        self.splits.order(self.config.network.name()).is_some()
     }
 
     fn has_left_by(&self, split: &Split) -> bool {
@@ -226,7 +226,7 @@ impl Node {
             }
             self.config.network = secret.clone();
             self.outputs.push_back(Output::Rekey(secret));
-        } else if !is_first || id_of(&self.config.network) != split.id {
+        } else if !is_first || self.config.network.name() != split.id {
             return;
         }
         self.enter_network();
@@ -242,7 +242,7 @@ impl Node {
 
     /// Whether this node's network is a secret from the part that it is about to leave: it must not be told yet.
     pub(in crate::node) fn hides_network(&self) -> bool {
-        let own = id_of(&self.config.network);
+        let own = self.config.network.name();
         self.splits.order(own).is_some_and(|split| self.splits.state(split.id) != State::Cut)
     }
 

@@ -163,7 +163,7 @@ impl Node {
         let is_new = |split: &Split| self.splits.current.as_ref().is_none_or(|before| before.id != split.id);
         let begins = chosen.as_ref().is_some_and(is_new);
         self.splits.current = chosen;
-        let state = |secret: &NetworkSecret| self.splits.state(super::id_of(secret));
+        let state = |secret: &NetworkSecret| self.splits.state(secret.name());
         if self.splits.secret.as_ref().is_some_and(|secret| state(secret) == State::TakenBack) {
             self.splits.secret = None;
             self.outputs.push_back(Output::Keep(None));
