@@ -116,7 +116,7 @@ impl Target {
     }
 }
 
-fn networks_key() -> Key {
+pub(super) fn networks_key() -> Key {
     Key::set("networks")
 }
 

@@ -6,6 +6,7 @@ mod leaving;
 mod seats;
 mod splitting;
 mod syncing;
+mod trusting;
 
 use std::collections::BTreeMap;
 
