@@ -7,7 +7,9 @@ use super::{
     clients::{Producer, Role},
     consumers::Consumer,
     faults::{Fault, group_ways},
+    host::Host,
     ledger::Kind,
+    oracle::UNDER_WAY_MS,
     rng::Rng,
     runs::expect_clean,
     world::{Settings, World},
@@ -43,6 +45,7 @@ impl World {
         let Some(broker) = &mut self.hosts[index].broker else { return };
         if broker.cancel_drain(clocks).is_ok() {
             self.hosts[index].draining = false;
+            self.hosts[index].stays_since = Some(self.now);
             self.trace.note(self.now, "stays", &[index as u64], format_args!("h{index}"));
         } else {
             // Too late: it leaves, and is started again then.
@@ -73,6 +76,7 @@ impl World {
         self.trace.note(self.now, "left", &[index as u64], format_args!("h{index}"));
         self.crash(index, false);
         self.hosts[index].draining = false;
+        self.hosts[index].stays_since = Some(u64::MAX);
         self.hosts[index].gone = !std::mem::take(&mut self.hosts[index].comes_back);
         if !self.hosts[index].gone {
             self.agenda.at(self.now + 1_000, Happening::Fault(Fault::Boot { host: index }));
@@ -80,13 +84,15 @@ impl World {
     }
 
     /// On how many other disks a message is to be before a host gives its copy up: all that are wanted; if it leaves for
-    /// good, as many as there are hosts that stay.
+    /// good, as many as there are hosts that stay, as far as it can have heard of that.
     pub(crate) fn copies_before_leaving(&self, host: usize) -> usize {
         let wanted = self.settings.copies as usize;
         if !self.hosts[host].draining {
             return wanted;
         }
-        let stay = self.hosts.iter().filter(|host| !host.draining && !host.gone).count();
+        let is_known = |since: u64| since.saturating_add(UNDER_WAY_MS) < self.now;
+        let stays = |host: &&Host| !host.draining && !host.gone && host.stays_since.is_none_or(is_known);
+        let stay = self.hosts.iter().filter(stays).count();
         wanted.min(stay.max(1))
     }
 

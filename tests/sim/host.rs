@@ -61,6 +61,8 @@ pub(crate) struct Host {
     pub(crate) comes_back: bool,
     /// It has done so: its process has ended, and nobody starts it again before all heals.
     pub(crate) gone: bool,
+    /// Since when it stays, if it was leaving or had left before; the end of all times while it has not come back.
+    pub(crate) stays_since: Option<u64>,
     /// The earliest wake-up on the agenda.
     wake_at: u64,
     epoch: Epoch,
@@ -88,6 +90,7 @@ impl Host {
             has_drained: false,
             comes_back: false,
             gone: false,
+            stays_since: None,
             wake_at: u64::MAX,
             epoch: Epoch(0),
         }
@@ -145,6 +148,7 @@ impl World {
         let planted = Planted::new(self.settings.mistake);
         let host = &mut self.hosts[index];
         host.life += 1;
+        host.stays_since = host.stays_since.map(|since| since.min(now));
         host.mono_offset_ms = zero;
         host.wake_at = u64::MAX;
         host.stopping = None;

@@ -24,7 +24,7 @@ const SETTLED_MS: u64 = 6_000;
 const RECALLED_MS: u64 = 1_000;
 
 /// A message that no running host has waiting may still be on its way for so many milliseconds.
-const UNDER_WAY_MS: u64 = 6_000;
+pub(crate) const UNDER_WAY_MS: u64 = 6_000;
 
 impl World {
     fn engine(&self, host: usize) -> Option<&Engine> {

@@ -26,9 +26,15 @@ impl Node {
 
     fn is_ripe(&self, segment: SegmentId) -> bool {
         self.engine.is_consumed(segment)
-            && self.looks_after(segment)
+            && (self.looks_after(segment) || self.is_nobodys(segment))
             && self.is_past_life(segment)
             && self.is_in_step(segment)
+    }
+
+    /// Whether nobody is left to look after the segment: the last holder on its list has left or was forgotten, and so was its
+    /// origin. Who still has a replica folds it then, be it several.
+    fn is_nobodys(&self, segment: SegmentId) -> bool {
+        self.holders_of(segment).is_empty() && !self.is_in_roster(segment.node) && !self.is_gone(segment.node)
     }
 
     /// Whether the life that wrote the segment is over, as far as is known here. Should that be wrong nothing is lost: the
