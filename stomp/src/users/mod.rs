@@ -27,6 +27,8 @@ mod secret;
 pub use access::{AccessSpec, PatternError, Right};
 pub(crate) use access::{Access, Permit};
 pub(crate) use directory::{Directory, User};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use record::samples as user_samples;
 pub(crate) use record::{AccountId, Fact, Member, is_set, set_of, sets};
 pub use secret::{Cost, HashError, MAX_PASSCODE_LEN, Passcode, PasscodeError, Verifier};
 
