@@ -2,7 +2,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `GET /users` | all users: `name`, `passcode` and `certificate` (whether it can log in so), `permissions` (`read`, `write`, `admin`) |
+//! | `GET /users` | all users: `name`, `passcode` and `certificate` (whether it can log in so), `permissions` (`read`, `write`, `manage`) |
 //! | `POST /users` with `{"add":{...}}`, `{"passcode":{...}}`, `{"access":{...}}` or `{"remove":{"name":"ada"}}` | who was changed, once it is on the node's disk |
 //!
 //! Both are for callers on the same machine only. A passcode is hashed by the command that reads it, and no answer has
@@ -38,7 +38,7 @@ pub(crate) enum UserCommand {
     /// As soon as there is one, all clients of all nodes have to log in, those of the nodes' own machines too; clients that are
     /// connected without a login are closed.
     ///
-    /// Without --read, --write and --admin the user may do everything; else only what these name. A PATTERN is a destination
+    /// Without --read, --write and --manage the user may do everything; else only what these name. A PATTERN is a destination
     /// in which words between dots may be `*` (one word), `#` (any number) and, at the end, `>` (one or more):
     ///
     ///   rhizomq user add ada                                             everything
@@ -89,12 +89,12 @@ pub(crate) struct LineArgs {
     write: Vec<String>,
     /// Topics of which it may make and delete durable subscriptions; may be repeated
     #[arg(long, value_name = "PATTERN")]
-    admin: Vec<String>,
+    manage: Vec<String>,
 }
 
 impl LineArgs {
     fn lines(&self) -> Option<BTreeMap<Right, Vec<String>>> {
-        let lines = [(Right::Read, &self.read), (Right::Write, &self.write), (Right::Admin, &self.admin)];
+        let lines = [(Right::Read, &self.read), (Right::Write, &self.write), (Right::Manage, &self.manage)];
         let is_given = lines.iter().any(|(_, patterns)| !patterns.is_empty());
         is_given.then(|| lines.into_iter().map(|(right, patterns)| (right, patterns.clone())).collect())
     }
@@ -115,7 +115,7 @@ pub(crate) struct PasswdArgs {
 /// Options of `user permit`.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("permission").required(true).multiple(true)
-    .args(["read", "write", "admin", "all", "nothing", "certificate"]))]
+    .args(["read", "write", "manage", "all", "nothing", "certificate"]))]
 pub(crate) struct PermitArgs {
     /// Whose
     #[arg(value_name = "NAME")]
@@ -123,10 +123,10 @@ pub(crate) struct PermitArgs {
     #[command(flatten)]
     lines: LineArgs,
     /// Everything
-    #[arg(long, conflicts_with_all = ["read", "write", "admin", "nothing"])]
+    #[arg(long, conflicts_with_all = ["read", "write", "manage", "nothing"])]
     all: bool,
     /// Nothing at all
-    #[arg(long, conflicts_with_all = ["read", "write", "admin"])]
+    #[arg(long, conflicts_with_all = ["read", "write", "manage"])]
     nothing: bool,
     /// Whether it may log in with a certificate of its name
     #[arg(long, value_name = "yes|no", value_parser = ["yes", "no"])]
@@ -137,7 +137,7 @@ pub(crate) struct PermitArgs {
 
 impl PermitArgs {
     fn access(&self) -> AccessSpec {
-        let everything = || [Right::Read, Right::Write, Right::Admin].map(|right| (right, vec!["#".to_owned()]));
+        let everything = || [Right::Read, Right::Write, Right::Manage].map(|right| (right, vec!["#".to_owned()]));
         let lines = match (self.all, self.nothing) {
             (true, _) => Some(BTreeMap::from(everything())),
             (_, true) => Some(BTreeMap::new()),
@@ -240,8 +240,8 @@ fn may(statement: &Value) -> String {
         let patterns: Vec<_> = patterns.collect();
         (!patterns.is_empty()).then(|| format!("{right} {}", patterns.join(" ")))
     };
-    let is_all = ["read", "write", "admin"].iter().all(|right| statement[right] == json!(["#"]));
-    let rights: Vec<_> = ["read", "write", "admin"].into_iter().filter_map(right).collect();
+    let is_all = ["read", "write", "manage"].iter().all(|right| statement[right] == json!(["#"]));
+    let rights: Vec<_> = ["read", "write", "manage"].into_iter().filter_map(right).collect();
     match (is_all, rights.is_empty()) {
         (true, _) => "everything".to_owned(),
         (_, true) => "nothing".to_owned(),
@@ -318,7 +318,7 @@ mod tests {
     fn permissions_are_what_is_named_and_only_what_is_named() {
         let some = permit("rhizomq user permit ada --read /queue/a --read /queue/b --write /topic/#");
         let lines = some.lines.expect("lines");
-        assert_eq!((lines[&Right::Read].len(), lines[&Right::Write].len(), lines[&Right::Admin].len()), (2, 1, 0));
+        assert_eq!((lines[&Right::Read].len(), lines[&Right::Write].len(), lines[&Right::Manage].len()), (2, 1, 0));
         assert_eq!(some.certificate, None);
         assert_eq!(permit("rhizomq user permit ada --nothing").lines, Some(BTreeMap::new()));
         assert_eq!(permit("rhizomq user permit ada --all").lines.map(|lines| lines.len()), Some(3));
@@ -340,10 +340,10 @@ mod tests {
 
     #[test]
     fn what_a_user_may_do_is_told_in_short() {
-        assert_eq!(may(&json!({ "read": ["#"], "write": ["#"], "admin": ["#"] })), "everything");
-        assert_eq!(may(&json!({ "read": [], "write": [], "admin": [] })), "nothing");
-        let some = json!({ "read": ["/queue/a", "/topic/\u{1b}"], "write": [], "admin": ["#"] });
-        assert_eq!(may(&some), "read /queue/a /topic/\\u{1b}, admin #");
+        assert_eq!(may(&json!({ "read": ["#"], "write": ["#"], "manage": ["#"] })), "everything");
+        assert_eq!(may(&json!({ "read": [], "write": [], "manage": [] })), "nothing");
+        let some = json!({ "read": ["/queue/a", "/topic/\u{1b}"], "write": [], "manage": ["#"] });
+        assert_eq!(may(&some), "read /queue/a /topic/\\u{1b}, manage #");
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub struct UserAccess {
     /// SEND.
     pub write: Vec<String>,
     /// Making and deleting durable subscriptions.
-    pub admin: Vec<String>,
+    pub manage: Vec<String>,
 }
 
 /// Who is a member, in short.

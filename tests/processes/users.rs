@@ -151,11 +151,13 @@ fn what_is_said_of_a_user_at_one_node_holds_at_all_and_at_once() {
     let frames = client.until_closed();
     let denied = frames.iter().any(|frame| frame.header("message").contains("no read permission for /queue/in.x"));
     assert!(denied, "{frames:?}");
-    let list: serde_json::Value = serde_json::from_str(&c.ask_in(&["user", "list"], &["--json"]).unwrap()).unwrap();
-    let permissions = [json!({ "read": [], "write": ["#"], "admin": [] })];
+    let list = c.ask_in(&["user", "list"], &["--json"]).unwrap();
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    let permissions = [json!({ "read": [], "write": ["#"], "manage": [] })];
     let expected = json!([{ "name": "ada", "passcode": true, "certificate": false, "permissions": permissions }]);
     assert_eq!(list["users"], expected);
 
+    // Nobody ever sees something between the two.
     let mut client = connected(PASSCODE).unwrap();
     b.tell(&["user", "passwd"], &["ada", "--passcode-stdin"], "another").unwrap();
     let frames = client.until_closed();

@@ -58,9 +58,8 @@ impl Broker {
             UserChange::Access { access, .. } => self.set_access(now, name, access)?,
             UserChange::Remove { .. } => {
                 self.accounts(name)?;
-                for (bytes, _) in self.newest_facts(name) {
-                    self.node.unshare(now, &users::set_of(name), &bytes);
-                }
+                let facts: Vec<_> = self.newest_facts(name).into_iter().map(|(bytes, _)| bytes).collect();
+                self.restate(now, name, Vec::new(), &facts)?;
             }
         }
         self.changes.last += 1;
@@ -96,16 +95,9 @@ impl Broker {
         }
         let passcode = verifier.map(|verifier| self.passcode(now, name, verifier)).transpose()?;
         let account = AccountId { life: self.node.epoch(), number: self.node.next_share(&users::set_of(name)) };
-        let facts = [Some(Fact::Account), Some(Fact::Access(access)), passcode];
-        for fact in facts.into_iter().flatten() {
-            if let Err(error) = self.state_fact(now, name, account, fact) {
-                for (bytes, _) in self.newest_facts(name) {
-                    self.node.unshare(now, &users::set_of(name), &bytes);
-                }
-                return Err(error);
-            }
-        }
-        Ok(())
+        // The account first: it is called by the number of its add.
+        let facts = [Some(Fact::Account), Some(Fact::Access(access)), passcode].into_iter().flatten();
+        self.restate(now, name, facts.map(|fact| (account, fact)).collect(), &[])
     }
 
     fn set_passcode(&mut self, now: Now, name: &str, verifier: &Verifier) -> Result<(), UserError> {
@@ -164,26 +156,29 @@ impl Broker {
         members.filter(|(member, _)| *member.name == *name).map(|(member, bytes)| (bytes, member)).collect()
     }
 
-    fn state_fact(&mut self, now: Now, name: &str, account: AccountId, fact: Fact) -> Result<(), UserError> {
-        let member = Member { name: name.into(), account, fact };
-        let shared = self.node.share(now, &users::set_of(name), member.encode());
-        shared.map_err(|error| UserError::Full(error.to_string()))
+    /// A fact takes the place of those of its kind.
+    fn replace(&mut self, now: Now, name: &str, accounts: &BTreeSet<AccountId>, fact: &Fact) -> Result<(), UserError> {
+        let facts: Vec<_> = accounts.iter().map(|account| (*account, fact.clone())).collect();
+        let is_former = |member: &Member| {
+            let is_of_kind = std::mem::discriminant(&member.fact) == std::mem::discriminant(fact);
+            is_of_kind && !(member.fact == *fact && accounts.contains(&member.account))
+        };
+        let former = self.newest_facts(name).into_iter().filter(|(_, member)| is_former(member));
+        let former: Vec<_> = former.map(|(bytes, _)| bytes).collect();
+        self.restate(now, name, facts, &former)
     }
 
-    /// A fact takes the place of those of its kind. First it is there, then the others go: in between it is the stricter one
-    /// of them that counts.
-    fn replace(&mut self, now: Now, name: &str, accounts: &BTreeSet<AccountId>, fact: &Fact) -> Result<(), UserError> {
-        let kind = std::mem::discriminant(fact);
-        let former = self.newest_facts(name);
-        for account in accounts {
-            self.state_fact(now, name, *account, fact.clone())?;
-        }
-        for (bytes, member) in former.iter().filter(|(_, member)| std::mem::discriminant(&member.fact) == kind) {
-            if !(accounts.contains(&member.account) && member.fact == *fact) {
-                self.node.unshare(now, &users::set_of(name), bytes);
-            }
-        }
-        Ok(())
+    fn restate(
+        &mut self,
+        now: Now,
+        name: &str,
+        facts: Vec<(AccountId, Fact)>,
+        former: &[Vec<u8>],
+    ) -> Result<(), UserError> {
+        let member = |(account, fact)| Member { name: name.into(), account, fact }.encode();
+        let members = facts.into_iter().map(member).collect();
+        let done = self.node.reshare(now, &users::set_of(name), members, former);
+        done.map_err(|error| UserError::Full(error.to_string()))
     }
 
     /// At the start of a life.
@@ -252,7 +247,7 @@ impl Broker {
                 needs
             }
             Request::Forget { name, .. } => {
-                self.topics_of(name.as_str()).map(|topic| (Right::Admin, topic)).collect()
+                self.topics_of(name.as_str()).map(|topic| (Right::Manage, topic)).collect()
             }
             Request::Unsubscribe { sub, .. } => {
                 entered.subs.remove(sub);
@@ -271,11 +266,11 @@ impl Broker {
         let is_made = topics.contains(wanted);
         let mut needs = Vec::new();
         if !is_made {
-            needs.push((Right::Admin, wanted.clone()));
+            needs.push((Right::Manage, wanted.clone()));
         }
         for topic in topics.into_iter().filter(|topic| topic != wanted) {
             let is_replaced = name.has_one_topic();
-            needs.push((if is_replaced { Right::Admin } else { Right::Read }, topic));
+            needs.push((if is_replaced { Right::Manage } else { Right::Read }, topic));
         }
         needs
     }
@@ -290,7 +285,7 @@ fn status_of(user: &Arc<User>) -> UserStatus {
     let access = user.permit.0.iter().map(|access| UserAccess {
         read: access.patterns(Right::Read),
         write: access.patterns(Right::Write),
-        admin: access.patterns(Right::Admin),
+        manage: access.patterns(Right::Manage),
     });
     UserStatus {
         name: user.name.to_string(),

@@ -33,7 +33,7 @@ pub enum Right {
     /// SEND.
     Write,
     /// Making and deleting durable subscriptions.
-    Admin,
+    Manage,
 }
 
 impl Right {
@@ -41,7 +41,7 @@ impl Right {
         match self {
             Self::Read => 1,
             Self::Write => 2,
-            Self::Admin => 4,
+            Self::Manage => 4,
         }
     }
 }
@@ -51,7 +51,7 @@ impl fmt::Display for Right {
         f.write_str(match self {
             Self::Read => "read",
             Self::Write => "write",
-            Self::Admin => "admin",
+            Self::Manage => "manage",
         })
     }
 }
@@ -108,7 +108,7 @@ pub(crate) struct Access {
 impl Access {
     /// Everything.
     pub(crate) fn all() -> BTreeMap<String, u8> {
-        BTreeMap::from([(EVERYTHING.to_owned(), Right::Read.bit() | Right::Write.bit() | Right::Admin.bit())])
+        BTreeMap::from([(EVERYTHING.to_owned(), Right::Read.bit() | Right::Write.bit() | Right::Manage.bit())])
     }
 
     /// The lines that an operator wrote.
@@ -306,8 +306,8 @@ mod tests {
     fn rights_are_told_apart_and_several_statements_grant_what_all_of_them_do() {
         let queue = Destination::parse("/queue/a").unwrap();
         let one = access(&[(Right::Read, "/queue/#"), (Right::Write, "/queue/a")]);
-        let other = access(&[(Right::Read, "/queue/a"), (Right::Admin, "#")]);
-        let rights = |permit: &Permit| [Right::Read, Right::Write, Right::Admin].map(|right| permit.allows(right, &queue));
+        let other = access(&[(Right::Read, "/queue/a"), (Right::Manage, "#")]);
+        let rights = |permit: &Permit| [Right::Read, Right::Write, Right::Manage].map(|right| permit.allows(right, &queue));
         assert_eq!(rights(&Permit([one.clone()].into())), [true, true, false]);
         assert_eq!(rights(&Permit([one, other].into())), [true, false, false]);
         assert_eq!(rights(&Permit::default()), [false; 3], "without a word, nothing");

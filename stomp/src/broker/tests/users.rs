@@ -22,7 +22,7 @@ fn spec(lines: &[&str]) -> AccessSpec {
         let right = match right {
             "read" => Right::Read,
             "write" => Right::Write,
-            _ => Right::Admin,
+            _ => Right::Manage,
         };
         all.entry(right).or_default().push(pattern.to_owned());
     }
@@ -261,7 +261,7 @@ fn a_certificate_is_a_login_for_users_who_may_log_in_so() {
 fn each_frame_needs_its_permission_for_every_destination_it_names() {
     use Command::{Send, Subscribe};
     let mut mesh = Mesh::new(1);
-    let lines = ["read /queue/r.*", "read /topic/t.#", "write /queue/w", "write /topic/t.out", "admin /topic/t.*"];
+    let lines = ["read /queue/r.*", "read /topic/t.#", "write /queue/w", "write /topic/t.out", "manage /topic/t.*"];
     mesh.change(0, &add("ada", "lovelace", spec(&lines)));
     let mut conn = 0;
     let mut tries = |command, headers: &[(&str, &str)]| {
@@ -320,7 +320,7 @@ fn a_denied_acknowledgement_in_a_transaction_gives_the_message_back() {
 }
 
 #[test]
-fn durable_subscriptions_need_admin_to_be_made_and_deleted_and_read_for_all_their_topics() {
+fn durable_subscriptions_need_manage_to_be_made_and_deleted_and_read_for_all_their_topics() {
     use Command::{Subscribe, Unsubscribe};
     let mut mesh = Mesh::new(1);
     let reader = [("login", "reader"), ("passcode", "r")];
@@ -329,7 +329,7 @@ fn durable_subscriptions_need_admin_to_be_made_and_deleted_and_read_for_all_thei
     mesh.change(0, &add("boss", "b", AccessSpec::default()));
     let durable = |topic| [("id", "1"), ("destination", topic), ("durable", "true"), ("auto-delete", "false"), ("x-queue-name", "q")];
     let denied = mesh.tries(1, &reader, Subscribe, &durable("/topic/open.a")).unwrap_err();
-    assert_eq!(denied, "your user has no admin permission for /topic/open.a");
+    assert_eq!(denied, "your user has no manage permission for /topic/open.a");
     assert!(mesh.tries(2, &boss, Subscribe, &durable("/topic/open.a")).is_ok());
     assert_eq!(mesh.tries(3, &reader, Subscribe, &durable("/topic/open.a")), Ok(()), "it is there");
     // Whoever reads it would get what is sent to the other topic.
@@ -340,16 +340,16 @@ fn durable_subscriptions_need_admin_to_be_made_and_deleted_and_read_for_all_thei
     assert_eq!(denied, "your user has no read permission for /topic/closed");
     let delete = [("id", "1"), ("durable", "true"), ("x-queue-name", "q")];
     let denied = mesh.tries(6, &reader, Unsubscribe, &delete).unwrap_err();
-    assert!(denied.contains("no admin permission for /topic/"), "{denied}");
+    assert!(denied.contains("no manage permission for /topic/"), "{denied}");
     assert_eq!(mesh.tries(7, &boss, Unsubscribe, &delete), Ok(()));
     assert!(mesh.hosts[0].broker.subscriptions().is_empty());
     // One that has one topic at a time: another one takes the place of the first, which is as good as deleting.
     let classic = |topic| [("id", "1"), ("destination", topic), ("activemq.subscriptionName", "s")];
     let with_client = |login: [(&'static str, &'static str); 2]| [login[0], login[1], ("client-id", "app")];
-    mesh.change(0, &permit("reader", &["read /topic/#", "admin /topic/mine"]));
+    mesh.change(0, &permit("reader", &["read /topic/#", "manage /topic/mine"]));
     assert!(mesh.tries(8, &with_client(boss), Subscribe, &classic("/topic/theirs")).is_ok());
     let denied = mesh.tries(9, &with_client(reader), Subscribe, &classic("/topic/mine")).unwrap_err();
-    assert_eq!(denied, "your user has no admin permission for /topic/theirs");
+    assert_eq!(denied, "your user has no manage permission for /topic/theirs");
 }
 
 #[test]
@@ -411,7 +411,7 @@ fn pair_with_ada() -> Mesh {
 
 #[test]
 fn removing_outweighs_whatever_else_is_done_to_a_user_at_the_same_time() {
-    for changed in [passwd("ada", "byron"), permit("ada", &["admin #"])] {
+    for changed in [passwd("ada", "byron"), permit("ada", &["manage #"])] {
         for removes_late in [false, true] {
             let mut mesh = pair_with_ada();
             let (removed, changed) = ([remove("ada")], [changed.clone()]);
@@ -529,6 +529,22 @@ fn changes_that_make_no_sense_are_refused_and_those_that_do_are_told_once_they_a
     let id = mesh.try_change(0, &remove("bob")).unwrap();
     mesh.pass(11_000);
     assert_eq!(mesh.changes.get(&(0, id)), Some(&false), "it may come about later");
+}
+
+#[test]
+fn members_that_come_and_go_together_do_so_or_not_at_all() {
+    let mut mesh = Mesh::new(1);
+    let (small, large) = (|byte: u8| vec![byte; 10], |byte: u8| vec![byte; 600 << 10]);
+    let now = mesh.now;
+    let mut reshare = |add, remove: &[Vec<u8>]| {
+        let done = mesh.hosts[0].broker.node.reshare(now, "x", add, remove);
+        mesh.settle();
+        (done.is_ok(), mesh.hosts[0].broker.node.shared("x"))
+    };
+    assert_eq!(reshare(vec![small(1), small(2)], &[]), (true, vec![small(1), small(2)]));
+    assert_eq!(reshare(vec![small(3)], &[small(1), small(9)]), (true, vec![small(2), small(3)]));
+    let unchanged = vec![small(2), small(3)];
+    assert_eq!(reshare(vec![small(2), large(4), large(5)], &[small(3)]), (false, unchanged));
 }
 
 #[test]
