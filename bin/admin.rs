@@ -622,7 +622,12 @@ mod tests {
             ask(true, &format!("POST /users HTTP/1.1\n{head}{body}"))
         };
         assert!(with("{\"remove\":{\"name\":\"ada\"}}").ends_with("{\"user\":\"ada\"}"));
-        for body in ["", "{\"remove\":{}}", "{\"remove\":{\"name\":\"a\",\"hash\":\"h4sh\"}}", "{\"passcode\":{\"name\":\"h4sh\"}}"] {
+        for body in [
+            "",
+            "{\"remove\":{}}",
+            "{\"remove\":{\"name\":\"a\",\"hash\":\"h4sh\"}}",
+            "{\"passcode\":{\"name\":\"h4sh\"}}",
+        ] {
             let refused = with(body);
             assert!(refused.contains(" 400 ") && !refused.contains("h4sh"), "{refused}");
         }

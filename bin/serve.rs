@@ -21,8 +21,8 @@ use rhizomq_net::{
 };
 use rhizomq_stomp::{
     Broker, BrokerConfig, DrainingStatus, StoreStatus, UnaccountedStatus,
-    users::UserChange,
     rim::{Driver, DriverConfig, DriverError, Handle},
+    users::UserChange,
 };
 use serde_json::{Value, json};
 use tokio::{

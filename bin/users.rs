@@ -165,7 +165,11 @@ pub(crate) fn run(command: &UserCommand) -> anyhow::Result<String> {
             let verifier = if args.certificate { None } else { Some(args.passcode.verifier()?) };
             let access = AccessSpec { lines: args.lines.lines(), certificate: Some(args.certificate) };
             let change = UserChange::Add { name: args.name.clone(), verifier, access };
-            tell(&args.node, &change, "is a user now, here and at every node that hears of it: all clients have to log in")?
+            tell(
+                &args.node,
+                &change,
+                "is a user now, here and at every node that hears of it: all clients have to log in",
+            )?
         }
         UserCommand::Passwd(args) => {
             let change = UserChange::Passcode { name: args.name.clone(), verifier: args.passcode.verifier()? };
@@ -221,7 +225,10 @@ fn list(node: &AdminArgs) -> Result<String, ClientError> {
         let statements = user["permissions"].as_array().map_or(&[][..], Vec::as_slice);
         let mut lines: Vec<String> = statements.iter().map(may).collect();
         if lines.len() > 1 {
-            lines.push("(said at several places at once: only what each grants holds, until `user permit` says it anew)".to_owned());
+            lines.push(
+                "(said at several places at once: only what each grants holds, until `user permit` says it anew)"
+                    .to_owned(),
+            );
         }
         let first = if lines.is_empty() { "nothing".to_owned() } else { lines.remove(0) };
         rows.push((name, login, first));

@@ -119,7 +119,8 @@ fn a_node_can_let_nobody_in_without_a_login_even_without_users() {
     fs::write(&file, format!("{PASSCODE}\r\nsecond line")).unwrap();
     node.ask_in(&["user", "add"], &["ada", "--passcode-file", file.to_str().unwrap()]).unwrap();
     assert_eq!(hello(&mut Client::raw(node.stomp).unwrap(), &ada(PASSCODE)), Ok(()));
-    for (input, word) in [("", "empty"), ("a\tb", "control characters"), (&"x".repeat(2000), "longer than 1024 bytes")] {
+    for (input, word) in [("", "empty"), ("a\tb", "control characters"), (&"x".repeat(2000), "longer than 1024 bytes")]
+    {
         let refused = node.tell(&["user", "passwd"], &["ada", "--passcode-stdin"], input).unwrap_err();
         assert!(refused.contains(word) && !refused.contains("xxx"), "{refused}");
     }
@@ -161,7 +162,10 @@ fn what_is_said_of_a_user_at_one_node_holds_at_all_and_at_once() {
     let mut client = connected(PASSCODE).unwrap();
     b.tell(&["user", "passwd"], &["ada", "--passcode-stdin"], "another").unwrap();
     let frames = client.until_closed();
-    assert!(frames.iter().any(|frame| frame.header("message").contains("passcode of your user was changed")), "{frames:?}");
+    assert!(
+        frames.iter().any(|frame| frame.header("message").contains("passcode of your user was changed")),
+        "{frames:?}"
+    );
     assert!(connected(PASSCODE).is_err_and(|error| error.starts_with("the login failed")));
     let mut client = connected("another").unwrap();
     a.ask_in(&["user", "remove"], &["ada"]).unwrap();

@@ -147,7 +147,12 @@ fn who_is_removed_on_one_side_stays_out_whatever_the_other_side_does_meanwhile()
         world.run_for(4_000);
         let early = world.rng.chance(0.5);
         let steps = [(alone, remove("ada")), (other, passwd("ada", "byron"))];
-        for (host, change) in if early { steps } else { let [one, two] = steps; [two, one] } {
+        for (host, change) in if early {
+            steps
+        } else {
+            let [one, two] = steps;
+            [two, one]
+        } {
             world.change_user(host, &change);
             world.run_for(1_000);
         }
@@ -204,7 +209,15 @@ fn under_cuts_and_crashes_all_come_to_one_opinion_of_everybody() {
             world.change_user(1, &remove(name));
         }
         world.run_for(3_000);
-        let producer = Producer { queues: vec![0], left: 5, window: 5, pace_ms: 5, transactions: 0.0, transient: 0.0, filling: 10 };
+        let producer = Producer {
+            queues: vec![0],
+            left: 5,
+            window: 5,
+            pace_ms: 5,
+            transactions: 0.0,
+            transient: 0.0,
+            filling: 10,
+        };
         world.add_client(Role::Producer(producer), Some(2));
         world.run_for(3_000);
         if world.ledger.msgs().all(|(_, msg)| msg.confirmed.is_none()) {

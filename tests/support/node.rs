@@ -165,8 +165,7 @@ impl Node {
     pub fn start(setup: Setup) -> Self {
         let name = setup.name.clone();
         let is_first_elsewhere = setup.namespace.is_some() && setup.join.is_none();
-        let node =
-            Self::try_start(setup).unwrap_or_else(|failed| panic!("node {name} did not get ready: {failed}"));
+        let node = Self::try_start(setup).unwrap_or_else(|failed| panic!("node {name} did not get ready: {failed}"));
         if is_first_elsewhere {
             // Clients come from another machine, as far as it can tell.
             node.add_user(USER, USER, &[]);

@@ -55,13 +55,7 @@ impl Node {
     ///
     /// # Errors
     /// The set would become too large; then nothing changes.
-    pub fn reshare(
-        &mut self,
-        now: Now,
-        set: &str,
-        add: Vec<Vec<u8>>,
-        remove: &[Vec<u8>],
-    ) -> Result<(), RegistryError> {
+    pub fn reshare(&mut self, now: Now, set: &str, add: Vec<Vec<u8>>, remove: &[Vec<u8>]) -> Result<(), RegistryError> {
         let key = key_of(set);
         let mut added = Vec::new();
         let mut result = Ok(());

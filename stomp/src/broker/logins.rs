@@ -43,15 +43,18 @@ const NO_LOGIN: Refusal = (
 );
 const FAILED: Refusal =
     ("the login failed", "There is no such user, or it has another passcode, or it can't log in with one.");
-const TOO_BUSY: Refusal =
-    ("too many logins are being checked", "Connect again in a moment. Nothing is wrong with the login as far as is known.");
+const TOO_BUSY: Refusal = (
+    "too many logins are being checked",
+    "Connect again in a moment. Nothing is wrong with the login as far as is known.",
+);
 const USERS_NOW: Refusal =
     ("there are users now, so a login is needed", "Connect again with the headers `login` and `passcode` in CONNECT.");
 const REMOVED: Refusal = ("your user was removed", "An operator has removed it. Log in as another one.");
-const NEW_PASSCODE: Refusal =
-    ("the passcode of your user was changed", "Connect again with the new passcode.");
-const NO_CERTIFICATE: Refusal =
-    ("your user may not log in by certificate any more", "Connect again with the headers `login` and `passcode` in CONNECT.");
+const NEW_PASSCODE: Refusal = ("the passcode of your user was changed", "Connect again with the new passcode.");
+const NO_CERTIFICATE: Refusal = (
+    "your user may not log in by certificate any more",
+    "Connect again with the headers `login` and `passcode` in CONNECT.",
+);
 
 /// A passcode to check. The driver answers with [`Broker::handle_login_checked`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -322,6 +325,8 @@ fn review(client: &mut Client, directory: &Directory) -> Result<(), Objection> {
 /// What a client is told that may not do what it wants.
 pub(super) fn denial(right: Right, destination: &str) -> (String, String) {
     let message = format!("your user has no {right} permission for {destination}");
-    let body = format!("{message}. An operator can give it with `rhizomq user permit`; `rhizomq user list` shows what it has.");
+    let body = format!(
+        "{message}. An operator can give it with `rhizomq user permit`; `rhizomq user list` shows what it has."
+    );
     (message, body)
 }

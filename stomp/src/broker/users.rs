@@ -72,7 +72,7 @@ impl Broker {
 
     /// All users.
     pub fn users(&self) -> Vec<UserStatus> {
-        self.logins.directory.iter().map(|user| status_of(user)).collect()
+        self.logins.directory.iter().map(status_of).collect()
     }
 
     fn add_user(
@@ -246,9 +246,7 @@ impl Broker {
                 needs.extend(durable.iter().flat_map(|name| self.needs_of_durable(name, destination)));
                 needs
             }
-            Request::Forget { name, .. } => {
-                self.topics_of(name.as_str()).map(|topic| (Right::Manage, topic)).collect()
-            }
+            Request::Forget { name, .. } => self.topics_of(name.as_str()).map(|topic| (Right::Manage, topic)).collect(),
             Request::Unsubscribe { sub, .. } => {
                 entered.subs.remove(sub);
                 return None;

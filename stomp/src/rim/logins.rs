@@ -199,7 +199,11 @@ mod tests {
         assert_eq!(all(&mut checks, &mut results).await, [(vec![ConnId(1), ConnId(2)], Verdict::Right)]);
         assert_eq!(checks.ask(ConnId(3), check(&one, "a", 1)), Some(Verdict::Right));
         assert_eq!(checks.ask(ConnId(4), check(&one, "b", 1)), None);
-        assert_eq!(checks.ask(ConnId(5), check(&verifier("c", 2), "a", 1)), None, "of another verifier nothing is known");
+        assert_eq!(
+            checks.ask(ConnId(5), check(&verifier("c", 2), "a", 1)),
+            None,
+            "of another verifier nothing is known"
+        );
         let mut verdicts: Vec<_> = all(&mut checks, &mut results).await;
         verdicts.sort_by_key(|(clients, _)| clients[0]);
         assert_eq!(verdicts, [(vec![ConnId(4)], Verdict::Wrong), (vec![ConnId(5)], Verdict::Wrong)]);

@@ -369,7 +369,8 @@ impl Session {
     fn connect(&mut self, now: Now, frame: &Frame) -> Result<(), SessionError> {
         let agreed = handshake::negotiate(now.mono_ms, &self.config, frame)?;
         let header = |name| frame.headers.get(name).filter(|value| !value.is_empty());
-        let login = Login { name: header("login").map(str::to_owned), passcode: header("passcode").map(Passcode::claimed) };
+        let login =
+            Login { name: header("login").map(str::to_owned), passcode: header("passcode").map(Passcode::claimed) };
         let client_id = header("client-id").map(str::to_owned);
         let until = now.mono_ms.saturating_add(self.config.connect_timeout_ms);
         self.state = State::Asking(Box::new(Asking { login: Some(login), agreed, client_id, until }));

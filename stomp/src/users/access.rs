@@ -307,7 +307,8 @@ mod tests {
         let queue = Destination::parse("/queue/a").unwrap();
         let one = access(&[(Right::Read, "/queue/#"), (Right::Write, "/queue/a")]);
         let other = access(&[(Right::Read, "/queue/a"), (Right::Manage, "#")]);
-        let rights = |permit: &Permit| [Right::Read, Right::Write, Right::Manage].map(|right| permit.allows(right, &queue));
+        let rights =
+            |permit: &Permit| [Right::Read, Right::Write, Right::Manage].map(|right| permit.allows(right, &queue));
         assert_eq!(rights(&Permit([one.clone()].into())), [true, true, false]);
         assert_eq!(rights(&Permit([one, other].into())), [true, false, false]);
         assert_eq!(rights(&Permit::default()), [false; 3], "without a word, nothing");
@@ -359,10 +360,8 @@ mod tests {
     fn names() -> Vec<String> {
         let mut all: Vec<Vec<&str>> = vec![vec![]];
         for _ in 0..5 {
-            let longer: Vec<_> = all
-                .iter()
-                .flat_map(|name| ["a", "b", "z"].map(|word| [&name[..], &[word]].concat()))
-                .collect();
+            let longer: Vec<_> =
+                all.iter().flat_map(|name| ["a", "b", "z"].map(|word| [&name[..], &[word]].concat())).collect();
             all.extend(longer);
         }
         all.iter().filter(|name| !name.is_empty()).map(|name| name.join(".")).collect()

@@ -156,7 +156,11 @@ mod tests {
         assert!(directory.refresh(&set, &all).is_empty(), "nothing changed");
         assert!(directory.get("ada").unwrap().passcode.is_some() && !directory.is_empty());
         assert_eq!(directory.refresh(&set, &all[..2]).len(), 1);
-        assert_eq!(directory.get("ada").unwrap().permit, Permit::default(), "without a word about it, nothing is allowed");
+        assert_eq!(
+            directory.get("ada").unwrap().permit,
+            Permit::default(),
+            "without a word about it, nothing is allowed"
+        );
         // Facts of a removed account count for nothing, whoever added them meanwhile.
         assert_eq!(directory.refresh(&set, &all[1..]).len(), 1);
         assert!(directory.get("ada").is_none() && directory.is_empty() && directory.len() == 0);
@@ -180,7 +184,8 @@ mod tests {
         let Fact::Passcode { verifier, .. } = passcode(9, 1) else { unreachable!("as it was made") };
         assert_eq!(both.passcode.as_deref(), Some(&verifier));
         assert_eq!((both.accounts.len(), both.verifiers.len()), (2, 2));
-        let reads = |queue: &str| both.permit.allows(Right::Read, &crate::destination::Destination::parse(queue).unwrap());
+        let reads =
+            |queue: &str| both.permit.allows(Right::Read, &crate::destination::Destination::parse(queue).unwrap());
         assert!(reads("/queue/a") && !reads("/queue/b") && !both.permit.certificate());
     }
 
@@ -191,7 +196,8 @@ mod tests {
         assert!(directory.refresh(&set, &[vec![9, 9]]).is_empty());
         assert!(!directory.is_empty(), "clients without a login are not let in on a guess");
         let elsewhere = (0..).map(|number| format!("u{number}")).find(|name| set_of(name) != set).unwrap();
-        directory.refresh(&set, &[Member { name: elsewhere.into(), account: account(1), fact: Fact::Account }.encode()]);
+        directory
+            .refresh(&set, &[Member { name: elsewhere.into(), account: account(1), fact: Fact::Account }.encode()]);
         assert_eq!((directory.len(), directory.is_empty()), (0, false));
         directory.refresh(&set, &[]);
         assert!(directory.is_empty());

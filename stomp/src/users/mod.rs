@@ -24,8 +24,8 @@ mod directory;
 mod record;
 mod secret;
 
-pub use access::{AccessSpec, PatternError, Right};
 pub(crate) use access::{Access, Permit};
+pub use access::{AccessSpec, PatternError, Right};
 pub(crate) use directory::{Directory, User};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use record::samples as user_samples;
@@ -106,7 +106,9 @@ pub enum UserError {
     #[error("the user would have neither a passcode nor a certificate to log in with")]
     NoWayIn,
     /// Permissions were set at two places at once, and what is to stay of them is not clear.
-    #[error("the permissions of `{0}` were set at two places at once: say all of them anew, with --read, --write and --manage")]
+    #[error(
+        "the permissions of `{0}` were set at two places at once: say all of them anew, with --read, --write and --manage"
+    )]
     Conflict(String),
     /// Too many.
     #[error("there are {MAX_USERS} users, and no more are made; remove some first")]

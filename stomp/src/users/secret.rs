@@ -31,7 +31,9 @@ pub enum PasscodeError {
     #[error("the passcode is longer than {MAX_PASSCODE_LEN} bytes")]
     TooLong,
     /// A CONNECT frame could not carry it.
-    #[error("the passcode has to be one line of text (UTF-8) without control characters, or STOMP clients could not send it")]
+    #[error(
+        "the passcode has to be one line of text (UTF-8) without control characters, or STOMP clients could not send it"
+    )]
     Unsendable,
 }
 
@@ -180,7 +182,8 @@ mod tests {
 
     #[test]
     fn neither_passcodes_nor_hashes_are_shown() {
-        let verifier = Verifier::new(&passcode("secret"), [7; 16], Cost { memory_kib: 8, passes: 1, lanes: 1 }).unwrap();
+        let verifier =
+            Verifier::new(&passcode("secret"), [7; 16], Cost { memory_kib: 8, passes: 1, lanes: 1 }).unwrap();
         let shown = format!("{:?} {:?}", passcode("secret"), verifier);
         assert_eq!(shown, "Passcode(..) Verifier(..)");
     }

@@ -103,7 +103,13 @@ impl Mesh {
     }
 
     /// What becomes of a frame that a client of this user sends: a receipt, or the text of the ERROR.
-    fn tries(&mut self, conn: u64, login: &[(&str, &str)], command: Command, headers: &[(&str, &str)]) -> Result<(), String> {
+    fn tries(
+        &mut self,
+        conn: u64,
+        login: &[(&str, &str)],
+        command: Command,
+        headers: &[(&str, &str)],
+    ) -> Result<(), String> {
         let conn = self.login(conn, 0, peer("192.0.2.1:1"), login).unwrap();
         self.asks(conn, command, headers)
     }
@@ -126,14 +132,19 @@ fn without_users_only_this_machine_is_let_in_and_others_are_told_what_to_do() {
     for (conn, address) in (1..).zip(["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"]) {
         assert_eq!(mesh.login(conn, 0, peer(address), &ADA), Ok(ConnId(conn)), "{address}");
     }
-    for (conn, address) in (11..).zip(["192.0.2.1:1", "10.0.0.1:1", "[2001:db8::1]:1", "[::ffff:192.0.2.1]:1", "0.0.0.0:1"]) {
+    for (conn, address) in
+        (11..).zip(["192.0.2.1:1", "10.0.0.1:1", "[2001:db8::1]:1", "[::ffff:192.0.2.1]:1", "0.0.0.0:1"])
+    {
         let refused = mesh.login(conn, 0, peer(address), &ADA).unwrap_err();
         assert!(refused.contains("there are no users") && refused.contains("`rhizomq user add NAME`"), "{refused}");
     }
     mesh.require_login = true;
     mesh.restart(0);
     let refused = mesh.login(21, 0, peer("127.0.0.1:1"), &[]).unwrap_err();
-    assert!(refused.contains("lets nobody in without a login") && refused.contains("`rhizomq user add NAME`"), "{refused}");
+    assert!(
+        refused.contains("lets nobody in without a login") && refused.contains("`rhizomq user add NAME`"),
+        "{refused}"
+    );
     mesh.change(0, &add("ada", "lovelace", AccessSpec::default()));
     assert!(mesh.login(22, 0, peer("127.0.0.1:1"), &ADA).is_ok());
 }
@@ -151,7 +162,9 @@ fn a_user_logs_in_at_every_node_and_nobody_else_does_whatever_is_wrong() {
         assert!(mesh.login(conn, host, peer("192.0.2.1:1"), &ADA).is_ok());
         let mut told = BTreeSet::new();
         for (number, (name, passcode)) in
-            [("ada", "Lovelace"), ("ada", "lovelace "), ("bob", "lovelace"), ("card", "lovelace"), ("Ada", "lovelace")].into_iter().enumerate()
+            [("ada", "Lovelace"), ("ada", "lovelace "), ("bob", "lovelace"), ("card", "lovelace"), ("Ada", "lovelace")]
+                .into_iter()
+                .enumerate()
         {
             let headers = [("login", name), ("passcode", passcode)];
             told.insert(mesh.login(conn + 1 + number as u64, host, peer("127.0.0.1:1"), &headers).unwrap_err());
@@ -159,7 +172,9 @@ fn a_user_logs_in_at_every_node_and_nobody_else_does_whatever_is_wrong() {
         assert_eq!(told.len(), 1, "nobody learns what was wrong: {told:?}");
         assert!(told.first().unwrap().starts_with("the login failed"));
     }
-    for (conn, headers) in (50..).zip([&[][..], &[("login", "ada")], &[("passcode", "lovelace")], &[("login", ""), ("passcode", "")]]) {
+    for (conn, headers) in
+        (50..).zip([&[][..], &[("login", "ada")], &[("passcode", "lovelace")], &[("login", ""), ("passcode", "")]])
+    {
         let refused = mesh.login(conn, 0, peer("127.0.0.1:1"), headers).unwrap_err();
         assert!(refused.starts_with("a login is needed") && refused.contains("`passcode`"), "{refused}");
     }
@@ -247,7 +262,10 @@ fn a_certificate_is_a_login_for_users_who_may_log_in_so() {
     assert!(mesh.login(15, 1, certified("card", &[]), &wrong).unwrap_err().starts_with("the login failed"));
     // Taken back.
     mesh.change(0, &passwd("card", "pin"));
-    assert!(mesh.asks(ConnId(1), Command::Send, &[("destination", "/queue/a")]).is_ok(), "it has no passcode to be changed");
+    assert!(
+        mesh.asks(ConnId(1), Command::Send, &[("destination", "/queue/a")]).is_ok(),
+        "it has no passcode to be changed"
+    );
     let without = AccessSpec { lines: None, certificate: Some(false) };
     mesh.change(0, &UserChange::Access { name: "card".to_owned(), access: without });
     for conn in 1..=3 {
@@ -268,7 +286,9 @@ fn each_frame_needs_its_permission_for_every_destination_it_names() {
         conn += 1;
         mesh.tries(conn, &ADA, command, headers)
     };
-    for destination in ["/queue/w", "/amq/queue/w", "/topic/t.out", "/queue/w,/topic/t.out", "/temp-queue/x", "/reply-queue/1"] {
+    for destination in
+        ["/queue/w", "/amq/queue/w", "/topic/t.out", "/queue/w,/topic/t.out", "/temp-queue/x", "/reply-queue/1"]
+    {
         assert_eq!(tries(Send, &[("destination", destination)]), Ok(()), "{destination}");
     }
     for (destination, named) in [
@@ -322,18 +342,21 @@ fn a_denied_acknowledgement_in_a_transaction_gives_the_message_back() {
 #[test]
 fn durable_subscriptions_need_manage_to_be_made_and_deleted_and_read_for_all_their_topics() {
     use Command::{Subscribe, Unsubscribe};
-    let mut mesh = Mesh::new(1);
+    let mut mesh = Mesh::new(2);
     let reader = [("login", "reader"), ("passcode", "r")];
     let boss = [("login", "boss"), ("passcode", "b")];
     mesh.change(0, &add("reader", "r", spec(&["read /topic/open.#"])));
     mesh.change(0, &add("boss", "b", AccessSpec::default()));
-    let durable = |topic| [("id", "1"), ("destination", topic), ("durable", "true"), ("auto-delete", "false"), ("x-queue-name", "q")];
+    let durable = |topic| {
+        [("id", "1"), ("destination", topic), ("durable", "true"), ("auto-delete", "false"), ("x-queue-name", "q")]
+    };
     let denied = mesh.tries(1, &reader, Subscribe, &durable("/topic/open.a")).unwrap_err();
     assert_eq!(denied, "your user has no manage permission for /topic/open.a");
     assert!(mesh.tries(2, &boss, Subscribe, &durable("/topic/open.a")).is_ok());
     assert_eq!(mesh.tries(3, &reader, Subscribe, &durable("/topic/open.a")), Ok(()), "it is there");
     // Whoever reads it would get what is sent to the other topic.
-    let boss_is = mesh.login(4, 0, peer("192.0.2.1:1"), &boss).unwrap();
+    // At whichever node it is bound.
+    let boss_is = mesh.login(4, 1, peer("192.0.2.1:1"), &boss).unwrap();
     assert!(mesh.asks(boss_is, Subscribe, &durable("/topic/closed")).is_ok());
     assert!(mesh.error(ConnId(3)).unwrap().contains("no read permission for /topic/closed"));
     let denied = mesh.tries(5, &reader, Subscribe, &durable("/topic/open.a")).unwrap_err();
@@ -431,7 +454,11 @@ fn removing_outweighs_whatever_else_is_done_to_a_user_at_the_same_time() {
     apart(&mut mesh, &[remove("ada"), add("ada", "new", spec(&["read /queue/a"]))], &[remove("ada")]);
     assert!(mesh.login(1, 1, peer("192.0.2.1:1"), &[("login", "ada"), ("passcode", "new")]).is_ok());
     let mut mesh = pair_with_ada();
-    apart(&mut mesh, &[remove("ada"), add("ada", "new", spec(&["read /queue/a"]))], &[passwd("ada", "byron"), permit("ada", &["write #"])]);
+    apart(
+        &mut mesh,
+        &[remove("ada"), add("ada", "new", spec(&["read /queue/a"]))],
+        &[passwd("ada", "byron"), permit("ada", &["write #"])],
+    );
     assert!(mesh.login(1, 1, peer("192.0.2.1:1"), &[("login", "ada"), ("passcode", "byron")]).is_err());
     assert_eq!(mesh.users(0)[0].permissions.len(), 1);
     assert_eq!(mesh.users(0)[0].permissions[0].read, ["/queue/a"]);
@@ -454,7 +481,11 @@ fn of_two_passcodes_the_later_one_holds_and_of_two_permissions_what_both_grant()
     assert!(mesh.login(5, 1, peer("192.0.2.1:1"), &[("login", "ada"), ("passcode", "last")]).is_ok());
 
     let mut mesh = pair_with_ada();
-    apart(&mut mesh, &[permit("ada", &["read /queue/a", "read /queue/b"])], &[permit("ada", &["read /queue/b", "write #"])]);
+    apart(
+        &mut mesh,
+        &[permit("ada", &["read /queue/a", "read /queue/b"])],
+        &[permit("ada", &["read /queue/b", "write #"])],
+    );
     assert_eq!(mesh.users(0)[0].permissions.len(), 2, "both are shown");
     for (conn, command, destination, may) in [
         (1, Command::Subscribe, "/queue/a", false),
@@ -464,7 +495,8 @@ fn of_two_passcodes_the_later_one_holds_and_of_two_permissions_what_both_grant()
         let done = mesh.tries(conn, &ADA, command, &[("id", "1"), ("destination", destination)]);
         assert_eq!(done.is_ok(), may, "{command} {destination}");
     }
-    let unclear = UserChange::Access { name: "ada".to_owned(), access: AccessSpec { lines: None, certificate: Some(true) } };
+    let unclear =
+        UserChange::Access { name: "ada".to_owned(), access: AccessSpec { lines: None, certificate: Some(true) } };
     assert_eq!(mesh.try_change(1, &unclear), Err(UserError::Conflict("ada".to_owned())));
     mesh.change(1, &permit("ada", &["write /queue/a"]));
     assert_eq!(mesh.users(0)[0].permissions.len(), 1);
@@ -474,7 +506,8 @@ fn of_two_passcodes_the_later_one_holds_and_of_two_permissions_what_both_grant()
 #[test]
 fn a_name_that_is_given_on_both_sides_is_one_user_with_the_lesser_of_both_permissions() {
     let mut mesh = Mesh::new(2);
-    let both = [("early", "read /queue/a"), ("late", "read /queue/#")].map(|(passcode, line)| [add("ada", passcode, spec(&[line]))]);
+    let both = [("early", "read /queue/a"), ("late", "read /queue/#")]
+        .map(|(passcode, line)| [add("ada", passcode, spec(&[line]))]);
     apart(&mut mesh, &both[0], &both[1]);
     assert_eq!(mesh.names(1), ["ada"]);
     let late = [("login", "ada"), ("passcode", "late")];
@@ -497,7 +530,10 @@ fn whoever_has_logged_in_with_one_of_two_passcodes_stays_while_nobody_has_chosen
     mesh.link_all();
     mesh.pass(5_000);
     for conn in [one, other] {
-        assert!(mesh.asks(conn, Command::Send, &[("destination", "/queue/a")]).is_ok(), "two clusters became one, and it noticed nothing");
+        assert!(
+            mesh.asks(conn, Command::Send, &[("destination", "/queue/a")]).is_ok(),
+            "two clusters became one, and it noticed nothing"
+        );
     }
     mesh.change(0, &passwd("ada", "chosen"));
     assert!(mesh.error(one).is_some() && mesh.error(other).is_some());
