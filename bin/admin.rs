@@ -13,6 +13,7 @@
 //! | `POST /drain`, maybe with `{"cancel":true}` | leaves the cluster for good, or takes that back; how far it is; same machine only |
 //! | `POST /split` with `{"name":"west","nodes":["ID"],"size":2,"dry_run":true}`, the last two left out or not; or `{"cancel":true}` | parts the cluster into two, or only says what would come of it: who leaves and stays, and what of each backlog; or takes that back; `splitting` in the status tells how it goes; same machine only |
 //! | `POST /merge` with `{"ticket":"...","size":"5"}`, the size left out or not | which node of the other cluster is dialled, where, and whether it is known already; `merging` in the status tells how it goes; same machine only |
+//! | `GET /users`, `POST /users` | who may log in, see `users.rs`; same machine only |
 //! | `POST /backup` with `{"dir":"/absolute/path"}` | node, number of files and bytes; same machine only |
 //!
 //! Every refusal is `{"error":"..."}`. The commands `ticket` and `status` are clients of this (see `client.rs`).
@@ -34,10 +35,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::door::{self, Caller, Door};
+use crate::{
+    door::{self, Caller, Door},
+    users,
+};
 
 /// What the admin interface asks of the running node.
-pub(crate) trait Source: Clone + Send + Sync + 'static {
+pub(crate) trait Source: users::Source {
     /// The status object, or None once the node is stopping.
     fn status(&self) -> impl Future<Output = Option<Value>> + Send;
     /// A join ticket.
@@ -96,18 +100,19 @@ fn router<S: Source>(source: S) -> Router {
         .route("/drain", post(drain::<S>))
         .route("/merge", post(merge::<S>))
         .route("/split", post(split::<S>))
+        .merge(users::routes())
         .fallback(|| async {
             refusal(
                 StatusCode::NOT_FOUND,
-                "there are GET /health, /status, /subscriptions and POST /ticket, /verify, /backup, /forget, /size, /merge, /split, \
-                 /drain, /unsubscribe",
+                "there are GET /health, /status, /subscriptions, /users and POST /ticket, /verify, /backup, /forget, /size, /merge, \
+                 /split, /drain, /unsubscribe, /users",
             )
         })
         .method_not_allowed_fallback(|| async {
             refusal(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "GET for /health, /status and /subscriptions, POST for /ticket, /verify, /backup, /forget, /size, /merge, /split, \
-                 /drain and /unsubscribe",
+                "GET for /health, /status, /subscriptions and /users, POST for /ticket, /verify, /backup, /forget, /size, /merge, \
+                 /split, /drain, /unsubscribe and /users",
             )
         })
         .layer(middleware::from_fn(door::take_whole))
@@ -323,7 +328,7 @@ async fn split<S: Source>(
     }
 }
 
-fn answer(result: Result<Value, String>) -> Response {
+pub(crate) fn answer(result: Result<Value, String>) -> Response {
     match result {
         Ok(value) => Json(value).into_response(),
         Err(reason) => refusal(StatusCode::CONFLICT, &reason),
@@ -331,7 +336,7 @@ fn answer(result: Result<Value, String>) -> Response {
 }
 
 /// What costs secrets or work is for callers on this machine, and not for web pages that they look at.
-fn refuse_strangers(what: &str, caller: SocketAddr, headers: &HeaderMap) -> Option<Response> {
+pub(crate) fn refuse_strangers(what: &str, caller: SocketAddr, headers: &HeaderMap) -> Option<Response> {
     let reason = if !caller.ip().to_canonical().is_loopback() {
         format!("{what} is only given to a caller on the same machine")
     } else if headers.contains_key(header::ORIGIN) || !names_this_machine(headers) {
@@ -355,7 +360,7 @@ fn stopping() -> Response {
     refusal(StatusCode::SERVICE_UNAVAILABLE, "the node is stopping, or reading its store back after a failed write")
 }
 
-fn refusal(status: StatusCode, reason: &str) -> Response {
+pub(crate) fn refusal(status: StatusCode, reason: &str) -> Response {
     (status, Json(json!({ "error": reason }))).into_response()
 }
 
@@ -373,6 +378,16 @@ mod tests {
     struct Fake {
         up: bool,
         patience: Duration,
+    }
+
+    impl users::Source for Fake {
+        async fn users(&self) -> Result<Value, String> {
+            Ok(json!({ "users": [] }))
+        }
+
+        async fn change_user(&self, change: rhizomq_stomp::users::UserChange) -> Result<Value, String> {
+            Ok(json!({ "user": change.name() }))
+        }
     }
 
     impl Source for Fake {
@@ -601,6 +616,24 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_users_is_read_whole_or_refused_without_repeating_it() {
+        let with = |body: &str| {
+            let head = format!("Host: localhost\nContent-Length: {}\nConnection: close\n\n", body.len());
+            ask(true, &format!("POST /users HTTP/1.1\n{head}{body}"))
+        };
+        assert!(with("{\"remove\":{\"name\":\"ada\"}}").ends_with("{\"user\":\"ada\"}"));
+        for body in [
+            "",
+            "{\"remove\":{}}",
+            "{\"remove\":{\"name\":\"a\",\"hash\":\"h4sh\"}}",
+            "{\"passcode\":{\"name\":\"h4sh\"}}",
+        ] {
+            let refused = with(body);
+            assert!(refused.contains(" 400 ") && !refused.contains("h4sh"), "{refused}");
+        }
+    }
+
+    #[test]
     fn a_ticket_is_for_this_machine_and_for_no_web_page() {
         let with = |headers: &str| ask(true, &format!("POST /ticket HTTP/1.1\n{headers}Connection: close\n\n"));
         assert!(with("Host: 127.0.0.1:61680\n").ends_with("{\"ticket\":\"T\"}"));
@@ -609,12 +642,13 @@ mod tests {
             let answer = with(headers);
             assert!(answer.contains(" 403 ") && !answer.contains("\"T\""), "{answer}");
         }
-        for path in ["/verify", "/backup", "/forget", "/size", "/merge", "/unsubscribe"] {
+        for path in ["/verify", "/backup", "/forget", "/size", "/merge", "/unsubscribe", "/users"] {
             for headers in ["Host: evil.example\n", "Host: 127.0.0.1\nOrigin: http://evil.example\n"] {
                 let request = format!("POST {path} HTTP/1.1\n{headers}Content-Length: 0\nConnection: close\n\n");
                 assert!(ask(true, &request).contains(" 403 "), "{path} {headers}");
             }
         }
+        assert!(ask(true, "GET /users HTTP/1.1\nHost: evil.example\nConnection: close\n\n").contains(" 403 "));
         assert!(ask(true, "GET /ticket HTTP/1.1\nHost: localhost\nConnection: close\n\n").contains(" 405 "));
     }
 }

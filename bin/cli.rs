@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench, config, limits::LimitArgs, listen::ListenArgs};
+use crate::{bench, config, limits::LimitArgs, listen::ListenArgs, users::UserCommand};
 
 const ABOUT: &str = "A leaderless message broker: every node takes messages, keeps copies of the others', and delivers \
     them when others die.\n\nClients speak STOMP (1.0, 1.1 or 1.2).";
@@ -32,9 +32,11 @@ The file holds the long option names as keys, for example:
   copies = 3
   confirm = 2
 
-All addresses are loopback unless you say otherwise. STOMP clients are not asked for a password yet, so open --stomp to
-a network only if you trust everybody in it; the same holds for --stomp-tls, --stomp-ws and --stomp-wss. --peer is safe to open: nodes prove who they are and that they know the
-network's secret. Keep --admin on loopback: it hands out join tickets.
+All addresses are loopback unless you say otherwise. While there are no users (`rhizomq user add`), STOMP clients of the
+node's own machine are let in without a login and others are not, whatever --stomp listens to; --require-login keeps out those,
+too. With users all have to log in. Passcodes and messages cross --stomp and --stomp-ws in the clear: --stomp-tls and
+--stomp-wss are for networks. --peer is safe to open: nodes prove who they are and that they know the network's secret. Keep
+--admin on loopback: it hands out join tickets.
 
 When the node is up, one line that starts with `ready` is on standard output and names the bound addresses; the log is
 on standard error. SIGTERM and SIGINT stop it cleanly.
@@ -152,6 +154,9 @@ pub(crate) enum Command {
     /// Durable subscriptions of topics: see what there is, and delete what nobody reads any more
     #[command(subcommand)]
     Subscription(SubscriptionCommand),
+    /// Users: who may log in, with a passcode or a certificate, and what they may do
+    #[command(subcommand)]
+    User(UserCommand),
     /// Measure this machine: durable commits and replication, each beside its limit
     #[command(subcommand)]
     Bench(bench::BenchCommand),

@@ -88,6 +88,7 @@ struct File {
     tls_key: Option<PathBuf>,
     tls_client_ca: Option<PathBuf>,
     proxy_protocol: Option<bool>,
+    require_login: Option<bool>,
     #[serde(default)]
     ws_origin: Vec<String>,
     max_connections: Option<u64>,
@@ -238,6 +239,7 @@ impl File {
             tls_key: self.tls_key.take(),
             tls_client_ca: self.tls_client_ca.take(),
             proxy_protocol: self.proxy_protocol.unwrap_or(false),
+            require_login: self.require_login.unwrap_or(false),
             ws_origin: std::mem::take(&mut self.ws_origin),
         }
     }

@@ -49,15 +49,30 @@ impl Console {
         );
     }
 
-    /// There are no users: whoever reaches these addresses may do everything.
+    /// Who is let in, if that is not only who has logged in.
+    pub(crate) fn tell_of_users(&self, has_users: bool, require_login: bool) {
+        if has_users {
+            return;
+        }
+        let text = if require_login {
+            "no users are known here: nobody is let in until there is one (`rhizomq user add NAME`)"
+        } else {
+            "no users are known here: clients of this machine are let in without a login, and no others \
+             (`rhizomq user add NAME`)"
+        };
+        tracing::info!("{text}");
+        self.say(|| format!("users: {text}"), || json!({ "event": "users", "users": 0, "text": text }));
+    }
+
+    /// Others than this machine can reach these addresses, and read what crosses the network.
     pub(crate) fn warn_of_open_doors(&self, open: &[(&'static str, SocketAddr)]) {
         if open.is_empty() {
             return;
         }
         let doors: Vec<String> = open.iter().map(|(flag, address)| format!("{flag} {address}")).collect();
         let doors = doors.join(", ");
-        let warning = "others than this machine can reach it, and clients are asked for no password: whoever gets there \
-            reads and writes every queue";
+        let warning = "others than this machine can reach it, and passcodes and messages cross the network in the clear: \
+            --stomp-tls and --stomp-wss encrypt them";
         tracing::warn!(doors, "{warning}");
         self.say(
             || format!("WARNING {doors}: {warning}"),
@@ -82,8 +97,8 @@ impl Console {
         ));
         if ready.stomp.ip().is_loopback() {
             self.line(&format!(
-                "      clients of this machine only: --stomp 0.0.0.0:{} opens it to the network, without a password",
-                ready.stomp.port()
+                "      clients of this machine only: `rhizomq user add NAME{admin}` makes a user for others; then --stomp-tls \
+                 opens it to the network"
             ));
         }
     }

@@ -34,6 +34,9 @@ pub(crate) struct ListenArgs {
     /// nobody but the proxy reach them
     #[arg(long, env = "RHIZOMQ_PROXY_PROTOCOL", value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) proxy_protocol: bool,
+    /// Let nobody in without a login, not even clients of this machine while there are no users
+    #[arg(long, env = "RHIZOMQ_REQUIRE_LOGIN", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) require_login: bool,
     /// Origin whose pages may connect over WebSocket, such as `https://shop.example`; may be repeated [default: all]
     #[arg(long, value_name = "ORIGIN", env = "RHIZOMQ_WS_ORIGIN", value_delimiter = ',')]
     pub(crate) ws_origin: Vec<String>,
@@ -50,6 +53,7 @@ impl ListenArgs {
             tls_key: self.tls_key.or(file.tls_key),
             tls_client_ca: self.tls_client_ca.or(file.tls_client_ca),
             proxy_protocol: self.proxy_protocol || file.proxy_protocol,
+            require_login: self.require_login || file.require_login,
             ws_origin: if self.ws_origin.is_empty() { file.ws_origin } else { self.ws_origin },
         }
     }
@@ -68,6 +72,7 @@ impl ListenArgs {
             wss: self.stomp_wss,
             tls,
             proxy: self.proxy_protocol,
+            require_login: self.require_login,
             origins: self.ws_origin,
         })
     }
@@ -82,6 +87,8 @@ pub(crate) struct Listen {
     tls: Option<TlsFiles>,
     /// Clients of all listeners come through a proxy that names them.
     proxy: bool,
+    /// Nobody is let in without a login.
+    pub(crate) require_login: bool,
     /// Whose pages may connect; empty: all.
     pub(crate) origins: Vec<String>,
 }
@@ -161,9 +168,11 @@ impl Doors {
         self.doors[1..].iter().map(|(kind, address, _)| (kind.name(), *address)).collect()
     }
 
-    /// Addresses that others than this machine can reach.
-    pub(crate) fn open_to_others(&self) -> Vec<(&'static str, SocketAddr)> {
-        let doors = self.doors.iter().filter(|(_, address, _)| !address.ip().to_canonical().is_loopback());
+    /// Addresses that others than this machine can reach, and that are not encrypted.
+    pub(crate) fn open_in_the_clear(&self) -> Vec<(&'static str, SocketAddr)> {
+        let doors = self.doors.iter().filter(|(kind, address, _)| {
+            matches!(kind, Kind::Tcp | Kind::Ws) && !address.ip().to_canonical().is_loopback()
+        });
         doors.map(|(kind, address, _)| (kind.flag(), *address)).collect()
     }
 
@@ -210,13 +219,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn doors_have_names_and_those_open_to_others_are_known() {
+    async fn doors_have_names_and_those_open_in_the_clear_are_known() {
         let any = |ip: &str| Some(SocketAddr::new(ip.parse().unwrap(), 0));
         let listen = Listen { ws: any("0.0.0.0"), ..Listen::default() };
         let doors = Doors::open(any("127.0.0.1").unwrap(), &listen).await.unwrap();
         assert_ne!(doors.stomp().port(), 0);
         assert_eq!(doors.others().iter().map(|door| door.0).collect::<Vec<_>>(), ["stomp-ws"]);
-        assert_eq!(doors.open_to_others().iter().map(|door| door.0).collect::<Vec<_>>(), ["--stomp-ws"]);
+        assert_eq!(doors.open_in_the_clear().iter().map(|door| door.0).collect::<Vec<_>>(), ["--stomp-ws"]);
         assert_eq!(doors.listeners().unwrap().len(), 2);
         let taken = Listen { ws: Some(doors.stomp()), ..Listen::default() };
         let error = Doors::open(any("127.0.0.1").unwrap(), &taken).await.err().expect("the address is taken");

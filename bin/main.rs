@@ -17,10 +17,12 @@ mod lives;
 mod log;
 mod memory;
 mod merge;
+mod passcode;
 mod quarantine;
 mod serve;
 mod split;
 mod status_table;
+mod users;
 mod verify;
 
 use std::process::ExitCode;
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Subscription(SubscriptionCommand::Remove(args)) => {
             client::remove_subscription(&args).map_err(anyhow::Error::from)
         }
+        Command::User(command) => users::run(&command),
         Command::Bench(command) => bench::run(&command),
     };
     match done {

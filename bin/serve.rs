@@ -22,6 +22,7 @@ use rhizomq_net::{
 use rhizomq_stomp::{
     Broker, BrokerConfig, DrainingStatus, StoreStatus, UnaccountedStatus,
     rim::{Driver, DriverConfig, DriverError, Handle},
+    users::UserChange,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -40,7 +41,7 @@ use crate::{
     listen::{Doors, ListenError},
     lives::Attempts,
     log::{self, FilterError},
-    quarantine,
+    quarantine, users,
 };
 
 /// Places found broken on opening that are remembered; beyond that they are counted again in the next life.
@@ -134,7 +135,7 @@ async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeEr
     let max_connections = settings.limits.possible_connections().map_err(|limit| ServeError::Files { limit })?;
     // The addresses come first: a port that is taken should not leave a half-made data directory behind.
     let doors = Doors::open(settings.stomp, &settings.listen).await?;
-    let (stomp, others, open) = (doors.stomp(), doors.others(), doors.open_to_others());
+    let (stomp, others, open) = (doors.stomp(), doors.others(), doors.open_in_the_clear());
     let (asking, admin) = bind("--admin", settings.admin).await?;
     let opened = DataDir::open(&settings.data, ticket.as_ref(), settings.memory.disk_options())?;
     let DataDir { path, identity, secret, store, damages, fresh, set_aside } = opened;
@@ -160,6 +161,7 @@ async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeEr
         },
         places: 0,
         told: BTreeSet::new(),
+        has_users: false,
         max_connections,
     };
     let (mut life, _) = host.begin(store, &damages).await?;
@@ -178,6 +180,7 @@ async fn serve(settings: Settings, ticket: Option<Ticket>) -> Result<(), ServeEr
     let node = host.identity.node().to_string();
     let ready = Ready { stomp, others, peer: host.peer, admin, node, name: &host.name };
     console.ready(&ready);
+    console.tell_of_users(host.has_users, host.settings.listen.require_login);
     console.warn_of_open_doors(&open);
     if fresh {
         console.next_steps(&ready);
@@ -231,6 +234,8 @@ struct Host {
     places: u64,
     /// Those of them that were found on opening: the next life finds them again.
     told: BTreeSet<(String, u64, String)>,
+    /// Whether there were any at the start of the life.
+    has_users: bool,
     max_connections: usize,
 }
 
@@ -277,9 +282,14 @@ impl Host {
         node.propose(self.settings.propose);
         let limits = &self.settings.limits;
         let clients = limits.listeners(self.max_connections, self.settings.listen.origins.clone());
-        let config =
-            BrokerConfig { max_clients: self.max_connections, session: limits.session(), ..BrokerConfig::default() };
+        let config = BrokerConfig {
+            max_clients: self.max_connections,
+            require_login: self.settings.listen.require_login,
+            session: limits.session(),
+            ..BrokerConfig::default()
+        };
         let mut broker = Broker::new(node, config);
+        self.has_users = !broker.has_no_users();
         if !report.losses.is_empty() {
             broker.handle_losses(now, &report.losses);
         }
@@ -451,6 +461,24 @@ impl Source {
         self.current
             .get()
             .ok_or_else(|| "the node is stopping, or reading its store back after a failed write".to_owned())
+    }
+}
+
+impl users::Source for Source {
+    async fn users(&self) -> Result<Value, String> {
+        let list = self.handle()?.users().await.ok_or("the node is stopping")?;
+        // Plain data always has a JSON form.
+        Ok(json!({ "users": serde_json::to_value(list).unwrap_or_default() }))
+    }
+
+    async fn change_user(&self, change: UserChange) -> Result<Value, String> {
+        let (handle, name) = (self.handle()?, change.name().to_owned());
+        let is_kept = handle.change_user(change).await.ok_or("the node is stopping")?;
+        if !is_kept.map_err(|error| error.to_string())? {
+            return Err("the change is not on disk after 10 s; it may be later".to_owned());
+        }
+        let users = handle.users().await.ok_or("the node is stopping")?;
+        Ok(json!({ "user": name, "users": users.len() }))
     }
 }
 

@@ -184,6 +184,11 @@ impl Destination {
         Arc::clone(&self.text)
     }
 
+    /// What comes before the name: `/queue/`, `/topic/`, `/reply-queue/` or nothing.
+    pub(crate) fn prefix(&self) -> &'static str {
+        split(&self.text).1
+    }
+
     /// Without the prefix, for people to read.
     pub fn name(&self) -> &str {
         split(&self.text).2

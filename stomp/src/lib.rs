@@ -5,6 +5,7 @@
 //! | [`frame`] | STOMP frames to and from bytes |
 //! | [`session`] | one client, from CONNECT to DISCONNECT |
 //! | [`destination`], [`topic`], [`durable`] | what clients name: queues, topics and patterns over them, durable subscriptions |
+//! | [`users`] | who may log in, and what they may do |
 //! | [`limits`] | what they are held to |
 //! | `dispatch` | owners and edges: who gets which message, and who takes over from whom |
 //! | `forward` | messages of an observer's clients on their way to a member |
@@ -29,10 +30,11 @@ pub mod rim;
 pub mod session;
 pub mod topic;
 pub mod transport;
+pub mod users;
 
-pub use broker::{Backlogs, Broker, BrokerConfig, ConnId, Output};
+pub use broker::{Backlogs, Broker, BrokerConfig, ChangeId, ConnId, LoginCheck, Output, Verdict};
 pub use dispatch::TakeoverTiming;
 pub use status::{
     DamageStatus, DrainingStatus, MemoryStatus, MergingStatus, NodeStatus, QueueStatus, SplittingStatus, Status,
-    StoreStatus, SubscriptionStatus, UnaccountedStatus,
+    StoreStatus, SubscriptionStatus, UnaccountedStatus, UserAccess, UserStatus,
 };

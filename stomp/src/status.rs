@@ -62,6 +62,30 @@ pub struct SubscriptionStatus {
     pub consumers: u64,
 }
 
+/// A user, without anything that would help to be taken for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct UserStatus {
+    /// What it is called.
+    pub name: String,
+    /// Whether it can log in with a passcode.
+    pub passcode: bool,
+    /// Whether it can log in with a certificate of that name.
+    pub certificate: bool,
+    /// What it may do. Of several statements, made at places that did not know of each other, only what each grants counts.
+    pub permissions: Vec<UserAccess>,
+}
+
+/// Patterns of destinations, by what may be done there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct UserAccess {
+    /// SUBSCRIBE.
+    pub read: Vec<String>,
+    /// SEND.
+    pub write: Vec<String>,
+    /// Making and deleting durable subscriptions.
+    pub manage: Vec<String>,
+}
+
 /// Who is a member, in short.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MembersStatus {

@@ -186,6 +186,10 @@ impl Player {
         while !bytes.is_empty() {
             let (piece, rest) = bytes.split_at(self.cut.next_len().min(bytes.len()));
             self.session.handle_bytes(self.now, piece);
+            // Whoever it is.
+            if self.session.poll_login().is_some() {
+                self.session.admit(self.now);
+            }
             bytes = rest;
         }
         self.settle();

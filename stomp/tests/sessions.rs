@@ -17,6 +17,8 @@ const NOW: Now = Now { mono_ms: 1, wall_ms: 1 };
 fn connected(version: Version, limits: Limits) -> Session {
     let mut session = Session::new(NOW, SessionConfig { limits, ..SessionConfig::default() });
     feed(&mut session, Frame::new(Command::Connect, [("accept-version", version.as_str())]));
+    assert!(session.poll_login().is_some() && session.version().is_none());
+    session.admit(NOW);
     assert_eq!(session.version(), Some(version));
     while session.poll_bytes().is_some() {}
     session
@@ -235,6 +237,9 @@ proptest! {
         for (turn, piece) in bytes.chunks(7).enumerate() {
             let now = Now { mono_ms: 1 + turn as u64 * 100, wall_ms: 1 };
             session.handle_bytes(now, piece);
+            if session.poll_login().is_some() && turn % 2 == 0 {
+                session.admit(now);
+            }
             while let Some(request) = session.poll_request() {
                 session.receipt(request.ticket(), &[]);
             }
@@ -244,6 +249,61 @@ proptest! {
         let errors = written(&mut session).iter().filter(|frame| frame.command == Command::Error).count();
         prop_assert!(errors <= usize::from(session.should_close()));
     }
+}
+
+#[test]
+fn what_comes_after_connect_waits_until_the_client_is_let_in() {
+    let mut session = Session::new(NOW, SessionConfig::default());
+    let connect = "CONNECT\naccept-version:1.2\nlogin:ada\npasscode:a:b\\n \n\n\0SEND\ndestination:/queue/a\n\n1\0";
+    session.handle_bytes(NOW, connect.as_bytes());
+    let login = session.poll_login().expect("it says who it is");
+    assert_eq!(login.name.as_deref(), Some("ada"));
+    assert!(!format!("{login:?}").contains("a:b"), "passcodes are not shown");
+    session.handle_bytes(NOW, b"SEND\ndestination:/queue/a\nreceipt:1\n\n2\0SUBSCRIBE\n");
+    assert!(session.poll_login().is_none() && session.poll_request().is_none() && session.poll_bytes().is_none());
+    session.admit(NOW);
+    let bodies: Vec<_> = std::iter::from_fn(|| session.poll_request())
+        .map(|request| match request {
+            Request::Publish { unit, .. } => unit[0].body.clone(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(bodies, ["1", "2"]);
+    assert_eq!(written(&mut session)[0].command, Command::Connected);
+    // Once is enough.
+    session.admit(NOW);
+    session.handle_bytes(NOW, b"id:0\ndestination:/queue/a\n\n\0");
+    assert!(matches!(session.poll_request(), Some(Request::Subscribe { .. })));
+    assert!(session.poll_bytes().is_none());
+}
+
+#[test]
+fn who_is_not_let_in_soon_and_who_sends_too_much_before_is_told_so() {
+    let asking = || {
+        let mut session = Session::new(NOW, SessionConfig::default());
+        session.handle_bytes(NOW, b"STOMP\naccept-version:1.2\nlogin:\npasscode:\n\n\0");
+        session
+    };
+    let mut session = asking();
+    let login = session.poll_login().expect("it says who it is");
+    assert_eq!((login.name, login.passcode), (None, None), "empty headers say nothing");
+    let late = Now { mono_ms: session.deadline(), ..NOW };
+    session.handle_timeout(late);
+    let error = error_text(&mut session).expect("an ERROR");
+    assert!(error.contains("was not checked within 10000 ms"), "{error}");
+    session.admit(late);
+    assert!(session.should_close() && session.poll_bytes().is_none());
+
+    let mut session = asking();
+    session.handle_bytes(NOW, &[b'x'; 256 << 10]);
+    assert!(!session.should_close());
+    session.handle_bytes(NOW, b"x");
+    let error = error_text(&mut session).expect("an ERROR");
+    assert!(error.contains("wait for CONNECTED"), "{error}");
+    let mut session = asking();
+    session.error("no", "no", None);
+    session.admit(NOW);
+    assert!(session.should_close() && session.version().is_none());
 }
 
 fn error_text(session: &mut Session) -> Option<String> {

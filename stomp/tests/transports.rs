@@ -288,7 +288,8 @@ fn behind_a_proxy_clients_count_by_the_address_that_it_names() {
         stream.write_all(&proxied(address)).unwrap();
         stream
     };
-    let (one, two) = ([192, 0, 2, 1], [192, 0, 2, 2]);
+    // Without users only the same machine is let in; which of its addresses it is counts all the same.
+    let (one, two) = ([127, 0, 0, 11], [127, 0, 0, 12]);
     let mut client = Client::over(dial(0, one), "0,0");
     let stream = over_tls(dial(1, one), certificates.client(&[&TLS13], None));
     let mut socket = upgrade(stream, "/", "").0;

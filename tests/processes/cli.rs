@@ -25,7 +25,7 @@ fn stderr(output: &Output) -> String {
 #[test]
 fn help_names_every_command_and_the_first_steps() {
     let help = String::from_utf8(rhizomq(&["--help"]).stdout).unwrap();
-    for word in ["serve", "ticket", "status", "verify", "backup", "restore", "bench", "First steps", "61613"] {
+    for word in ["serve", "ticket", "status", "verify", "backup", "restore", "user", "bench", "First steps", "61613"] {
         assert!(help.contains(word), "{word} is missing:\n{help}");
     }
     let help = String::from_utf8(rhizomq(&["serve", "--help"]).stdout).unwrap();
@@ -49,6 +49,7 @@ fn wrong_settings_end_with_code_2_and_say_what_to_change() {
         (vec!["--stomp", "everywhere"], "--stomp"),
         (vec!["--join", "not a ticket"], "ticket"),
         (vec!["--log", "rhizomq=nonsense"], "log filter"),
+        (vec!["--require-login=maybe"], "--require-login"),
     ] {
         let output = rhizomq(&[&["serve", "--data", data][..], &args].concat());
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));

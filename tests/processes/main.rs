@@ -20,3 +20,4 @@ mod special_files;
 mod split;
 mod suspended;
 mod transports;
+mod users;

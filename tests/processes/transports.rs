@@ -22,12 +22,12 @@ use crate::{
 };
 
 /// An authority, a certificate of it for loopback, and one for a client, in files.
-struct Certificates {
+pub(crate) struct Certificates {
     dir: PathBuf,
 }
 
 impl Certificates {
-    fn new(dir: &Path) -> Self {
+    pub(crate) fn new(dir: &Path) -> Self {
         let files = Self { dir: dir.to_owned() };
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -47,7 +47,7 @@ impl Certificates {
         files
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.dir.join(name).to_str().expect("a path of text").to_owned()
     }
 
@@ -64,7 +64,7 @@ impl Certificates {
     }
 }
 
-fn start(dir: &Path, certificates: &Certificates) -> Node {
+pub(crate) fn start(dir: &Path, certificates: &Certificates) -> Node {
     let mut setup = Setup::new(dir, "n").with(&["--copies", "1"]);
     setup.args.extend(certificates.options());
     Node::start(setup)
@@ -144,9 +144,9 @@ fn an_address_that_others_can_reach_is_said_loudly_at_the_start() {
         let _ = node.status();
         node.log()
     };
-    assert!(!log("a", &["--stomp-ws", "127.0.0.1:0"]).contains("no password"));
+    assert!(!log("a", &["--stomp-ws", "127.0.0.1:0"]).contains("in the clear"));
     let open = log("b", &["--stomp-ws", "0.0.0.0:0"]);
-    assert!(open.contains("clients are asked for no password") && open.contains("--stomp-ws 0.0.0.0:"), "{open}");
+    assert!(open.contains("cross the network in the clear") && open.contains("--stomp-ws 0.0.0.0:"), "{open}");
 }
 
 #[test]

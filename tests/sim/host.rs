@@ -309,6 +309,8 @@ impl World {
                 Output::ClientClose { conn } => self.hang_up(conn),
                 Output::ClientPause { conn } => self.pause(conn, true),
                 Output::ClientResume { conn } => self.pause(conn, false),
+                Output::Check { conn, check } => self.check_login(index, conn, &check),
+                Output::UserChanged { .. } => {}
                 Output::Stopped if self.hosts[index].stopping.is_none() => self.drained(index),
                 Output::Stopped => {
                     if self.hosts[index].disk.is_writing() {

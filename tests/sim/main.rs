@@ -13,7 +13,8 @@
 //! - what goes wrong in it: `faults`
 //! - who judges: `ledger` (what was seen), `oracle` (what must not be), `trace`
 //! - the tests: `mixed` (random), `scenarios` (by hand), `story` and `play` (those that `tests/scenarios` tells as data),
-//!   `members` (who sits where), `places` (sites), `drains` (leaving for good), `durables` (durable subscriptions), `forwards` (clients of observers),
+//!   `members` (who sits where), `places` (sites), `drains` (leaving for good), `durables` (durable subscriptions), `users` (who is let in),
+//!   `forwards` (clients of observers),
 //!   `merging` (clusters that become one), `parting` (one that becomes two), `mistakes` (planted ones must be noticed); `runs` runs them
 
 mod agenda;
@@ -42,4 +43,5 @@ mod sessions;
 mod story;
 mod topics;
 mod trace;
+mod users;
 mod world;

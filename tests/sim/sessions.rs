@@ -132,7 +132,12 @@ impl World {
 
     /// A broker has bytes for a client: the oracle sees them at once, the client when they arrive.
     pub(crate) fn write_to_client(&mut self, conn: ConnId, bytes: &[u8]) {
-        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        let Some(connection) = self.conns.get_mut(&conn) else {
+            if let Some(said) = self.probes.get_mut(&conn) {
+                said.extend_from_slice(bytes);
+            }
+            return;
+        };
         connection.sent += bytes.len() as u64;
         connection.decoder.feed(bytes);
         let total = connection.sent;

@@ -96,6 +96,8 @@ pub(crate) struct World {
     pub(crate) mended_at: Option<u64>,
     /// Identities that hosts lost with their disks.
     pub(crate) lost: Vec<NodeId>,
+    /// What clients were told that only try to log in.
+    pub(crate) probes: BTreeMap<ConnId, Vec<u8>>,
 }
 
 impl World {
@@ -124,6 +126,7 @@ impl World {
             parting: None,
             mended_at: None,
             lost: Vec::new(),
+            probes: BTreeMap::new(),
         };
         for _ in 0..world.settings.hosts {
             world.add_host();

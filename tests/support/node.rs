@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -12,7 +12,10 @@ use std::{
 
 use serde_json::Value;
 
-use super::{PATIENCE, eventually, stomp::Client};
+use super::{
+    PATIENCE, eventually,
+    stomp::{Client, USER},
+};
 
 /// The program under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_rhizomq");
@@ -161,7 +164,13 @@ impl Node {
     /// When it does not get ready.
     pub fn start(setup: Setup) -> Self {
         let name = setup.name.clone();
-        Self::try_start(setup).unwrap_or_else(|failed| panic!("node {name} did not get ready: {failed}"))
+        let is_first_elsewhere = setup.namespace.is_some() && setup.join.is_none();
+        let node = Self::try_start(setup).unwrap_or_else(|failed| panic!("node {name} did not get ready: {failed}"));
+        if is_first_elsewhere {
+            // Clients come from another machine, as far as it can tell.
+            node.add_user(USER, USER, &[]);
+        }
+        node
     }
 
     /// Where another listener of it is, by the name that the `ready` line has for it.
@@ -265,6 +274,34 @@ impl Node {
             .env_remove("RHIZOMQ_ADMIN")
             .output()
             .expect("the program under test starts");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text").trim().to_owned();
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    }
+
+    /// Makes a user.
+    ///
+    /// # Panics
+    /// When that is refused.
+    pub fn add_user(&self, name: &str, passcode: &str, args: &[&str]) {
+        let args = [&[name, "--passcode-stdin"], args].concat();
+        self.tell(&["user", "add"], &args, passcode).unwrap_or_else(|error| panic!("no user {name}: {error}"));
+    }
+
+    /// As [`Node::ask_in`], with something on standard input.
+    pub fn tell(&self, commands: &[&str], args: &[&str], input: &str) -> Result<String, String> {
+        let mut child = program(self.setup.namespace.as_deref())
+            .args(commands)
+            .args(["--admin", &self.admin.to_string()])
+            .args(args)
+            .env_remove("RHIZOMQ_ADMIN")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program under test starts");
+        // It may end without reading.
+        let _ = child.stdin.take().expect("it is piped").write_all(input.as_bytes());
+        let output = child.wait_with_output().expect("our own child");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text").trim().to_owned();
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     }

@@ -10,6 +10,9 @@ use std::{
 
 use super::PATIENCE;
 
+/// Name and passcode of the user that clients log in as, where they are not on the node's own machine.
+pub const USER: &str = "tests";
+
 /// A frame as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
@@ -54,10 +57,18 @@ impl Client {
 
     /// The same, with a `heart-beat` header.
     pub fn connect_beating(address: SocketAddr, beats: &str) -> io::Result<Self> {
+        let login = [("login", USER), ("passcode", USER)];
+        let login = if address.ip().is_loopback() { &[][..] } else { &login };
         let mut client = Self::raw(address)?;
-        client.write("CONNECT", &[("accept-version", "1.2"), ("host", "test"), ("heart-beat", beats)], b"")?;
-        let frame = client.next_frame(PATIENCE)?;
-        if frame.command == "CONNECTED" { Ok(client) } else { Err(io::Error::other(frame.to_string())) }
+        client.say_hello(&[&[("heart-beat", beats)], login].concat())?;
+        Ok(client)
+    }
+
+    /// CONNECT with these headers, and the answer; an error tells the ERROR.
+    pub fn say_hello(&mut self, headers: &[(&str, &str)]) -> io::Result<Frame> {
+        self.write("CONNECT", &[&[("accept-version", "1.2"), ("host", "test")], headers].concat(), b"")?;
+        let frame = self.next_frame(PATIENCE)?;
+        if frame.command == "CONNECTED" { Ok(frame) } else { Err(io::Error::other(frame.to_string())) }
     }
 
     /// A TCP connection that has not said anything yet.

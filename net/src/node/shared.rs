@@ -50,6 +50,32 @@ impl Node {
         }
     }
 
+    /// Adds members and takes others out, all in the next commit: nobody sees one without the other. The adds are numbered in
+    /// order, from [`Node::next_share`] on.
+    ///
+    /// # Errors
+    /// The set would become too large; then nothing changes.
+    pub fn reshare(&mut self, now: Now, set: &str, add: Vec<Vec<u8>>, remove: &[Vec<u8>]) -> Result<(), RegistryError> {
+        let key = key_of(set);
+        let mut added = Vec::new();
+        let mut result = Ok(());
+        for member in add {
+            let is_new = !self.engine.set_contains(&key, &member);
+            result = self.engine.set_add(key.clone(), member.clone());
+            if result.is_err() {
+                break;
+            }
+            added.extend(is_new.then_some(member));
+        }
+        for member in if result.is_ok() { remove } else { &added } {
+            // It is the key of a set: nothing to refuse.
+            let _ = self.engine.set_remove(key.clone(), member);
+        }
+        self.changed_keys.insert(key);
+        self.finish(now);
+        result
+    }
+
     /// The number of the next add to a set in this life.
     pub fn next_share(&self, set: &str) -> u64 {
         let seen = self.engine.newest_value(&key_of(set)).map_or(0, |value| value.last_add(self.epoch()));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rhizomq_engine::Now;
 
+use super::logins::Admission;
 use crate::{
     limits::Limits,
     session::{Session, Ticket},
@@ -15,6 +16,7 @@ const BUSY_BYTES: u64 = 256 << 10;
 /// One connection.
 pub(super) struct Client {
     pub(super) session: Session,
+    pub(super) admission: Admission,
     /// Bytes written to the socket.
     flushed: u64,
     /// Since when bytes wait and none is written.
@@ -40,6 +42,7 @@ impl Client {
     pub(super) fn new(session: Session) -> Self {
         Self {
             session,
+            admission: Admission::default(),
             flushed: 0,
             unread_since: None,
             unconfirmed: 0,

@@ -171,7 +171,7 @@ impl Broker {
 
     /// The bindings of a subscription, with changes that are not on disk yet: who wants one that is about to be made must not
     /// make another.
-    fn newest_bindings(&self, name: &str) -> Vec<Binding> {
+    pub(super) fn newest_bindings(&self, name: &str) -> Vec<Binding> {
         let members = self.node.soon_shared(&durable::set_of(name));
         let bindings = members.iter().filter_map(|member| Binding::decode(member));
         bindings.filter(|binding| *binding.name == *name).collect()
@@ -204,6 +204,7 @@ impl Broker {
         let members = self.node.shared(set);
         let changed = self.durables.book.refresh(set, &members);
         for name in &changed {
+            self.review_readers(name);
             let inboxes = self.durables.book.inboxes_of(name);
             for id in self.durables.book.readers_of(name) {
                 if !inboxes.is_empty() {
@@ -252,6 +253,7 @@ impl Broker {
         self.durables.book.begin(id, &name.to_shared());
         self.dispatch.subscribe(id, &inbox, prefetch);
         self.dispatch.attend(id, &self.durables.book.inboxes_of(name.as_str()));
+        self.review_readers(name.as_str());
         self.answer_subscribed(now, conn, ticket, awaited, Some(&inbox));
     }
 

@@ -1,4 +1,5 @@
-//! Who is not read from for a while: clients that send faster than disks and backups keep up. TCP does the rest.
+//! Who is not read from for a while: clients that send faster than disks and backups keep up, and those whose login is
+//! being checked. TCP does the rest.
 
 use rhizomq_engine::Now;
 
@@ -12,15 +13,16 @@ impl Broker {
     pub(super) fn regulate(&mut self, now: Now, conn: ConnId) {
         let Some(client) = self.clients.get_mut(&conn) else { return };
         let (bytes, pending) = (client.unconfirmed, client.session.pending());
+        let waits = client.admission.is_asked() && !client.session.should_close();
         let (one, all) = (self.config.client_unconfirmed_bytes, self.config.all_unconfirmed_bytes);
         if self.paused.contains(&conn) {
-            let is_relieved = bytes < one.div_ceil(2) && pending < MAX_PENDING / 2;
+            let is_relieved = !waits && bytes < one.div_ceil(2) && pending < MAX_PENDING / 2;
             if is_relieved && (self.unconfirmed < all.div_ceil(2) || bytes == 0) {
                 client.session.handle_paused(now, false);
                 self.paused.remove(&conn);
                 self.outputs.push_back(Output::ClientResume { conn });
             }
-        } else if bytes > one || pending > MAX_PENDING || (self.unconfirmed > all && bytes > 0) {
+        } else if waits || bytes > one || pending > MAX_PENDING || (self.unconfirmed > all && bytes > 0) {
             client.session.handle_paused(now, true);
             self.paused.insert(conn);
             self.outputs.push_back(Output::ClientPause { conn });

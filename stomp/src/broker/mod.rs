@@ -11,6 +11,8 @@
 //! - `drain.rs`: leaving for good
 //! - `forward.rs`: what an observer's clients send goes to a member
 //! - `durable.rs`, `book.rs`: durable subscriptions of topics, and what is known of them
+//! - `logins.rs`: who is let in, and stays
+//! - `users.rs`: what operators do about users, and what a request needs
 //! - `sweep.rs`: messages that nobody will ever consume
 //!
 //! What always holds:
@@ -26,11 +28,13 @@ mod durable;
 mod flow;
 mod forward;
 mod incoming;
+mod logins;
 mod requests;
 mod stop;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod users;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -47,8 +51,14 @@ use self::{
     drain::Drain,
     durable::Durables,
     incoming::Incoming,
+    logins::Logins,
     requests::{AckQueue, Published},
     stop::Stop,
+    users::Changes,
+};
+pub use self::{
+    logins::{LoginCheck, Verdict},
+    users::ChangeId,
 };
 use crate::{
     destination::DURABLE,
@@ -75,6 +85,8 @@ pub type Backlogs = BTreeMap<String, (u64, u64)>;
 pub struct BrokerConfig {
     /// Connections at a time; more are closed at once.
     pub max_clients: usize,
+    /// Whether clients of this machine have to log in even while there are no users.
+    pub require_login: bool,
     /// For every session; the `session` header is filled in.
     pub session: SessionConfig,
     /// Delays before other nodes' segments are dispatched.
@@ -95,6 +107,7 @@ impl Default for BrokerConfig {
     fn default() -> Self {
         Self {
             max_clients: 10_000,
+            require_login: false,
             session: SessionConfig::default(),
             takeover: TakeoverTiming::default(),
             client_unconfirmed_bytes: 8 << 20,
@@ -133,6 +146,20 @@ pub enum Output {
         /// From whom.
         conn: ConnId,
     },
+    /// Check a passcode, elsewhere, for it takes long; [`Broker::handle_login_checked`] is to follow.
+    Check {
+        /// Whose.
+        conn: ConnId,
+        /// What.
+        check: LoginCheck,
+    },
+    /// What came of [`Broker::change_user`].
+    UserChanged {
+        /// Which change.
+        change: ChangeId,
+        /// Whether it is on disk here. If not, it may be later.
+        is_kept: bool,
+    },
     /// After [`Broker::shutdown`] or [`Broker::drain`]: all is done, the process may end.
     Stopped,
 }
@@ -160,6 +187,8 @@ pub struct Broker {
     intake: Intake,
     acks: AckQueue,
     durables: Durables,
+    logins: Logins,
+    changes: Changes,
     /// When messages that nobody will consume are looked for.
     sweep_at: u64,
     /// Nodes that this one was linked with in this life.
@@ -192,6 +221,8 @@ impl Broker {
             intake: Intake::default(),
             acks: AckQueue::default(),
             durables: Durables::default(),
+            logins: Logins::default(),
+            changes: Changes::default(),
             sweep_at: 0,
             met: BTreeSet::new(),
             topic_messages: 0,
@@ -201,6 +232,7 @@ impl Broker {
             outputs: VecDeque::new(),
         };
         broker.read_subscriptions();
+        broker.read_users();
         broker
     }
 
@@ -267,6 +299,7 @@ impl Broker {
     pub fn handle_client_bytes(&mut self, now: Now, conn: ConnId, bytes: &[u8]) {
         let Some(client) = self.clients.get_mut(&conn).filter(|_| self.stop.takes_clients()) else { return };
         client.session.handle_bytes(now, bytes);
+        self.take_login(now, conn);
         self.note_incoming(now, conn);
         self.take_requests(now, conn);
         self.turn(now);
@@ -313,6 +346,9 @@ impl Broker {
         if now.mono_ms >= self.durables.deadline() {
             self.proceed_with_subscriptions(now);
         }
+        if now.mono_ms >= self.changes.deadline() {
+            self.expire_changes(now);
+        }
         if now.mono_ms >= self.sweep_at {
             self.sweep(now);
         }
@@ -339,6 +375,7 @@ impl Broker {
             .min(self.drain.deadline())
             .min(self.outbox.deadline())
             .min(self.durables.deadline())
+            .min(self.changes.deadline())
             .min(self.sweep_at)
     }
 
@@ -541,7 +578,10 @@ impl Broker {
             Event::Removed { segment, slots } => self.dispatch.handle_removed(segment, &slots),
             Event::Dropped { segment } => self.dispatch.handle_dropped(now, segment),
             Event::Left => self.has_left(now),
-            Event::Shared { set } => self.follow_subscriptions(now, &set),
+            Event::Shared { set } => {
+                self.follow_subscriptions(now, &set);
+                self.follow_users(now, &set);
+            }
             Event::Damaged { what } => {
                 tracing::error!("damage: {what}; it is fetched again from another node, and lost if none has it");
             }

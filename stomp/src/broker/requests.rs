@@ -54,6 +54,10 @@ impl Broker {
             let Some(request) = client.session.poll_request() else { return };
             let ticket = request.ticket();
             client.asked(ticket);
+            if let Some((message, body)) = self.denied(conn, &request) {
+                self.fail(conn, ticket, &message, &body);
+                continue;
+            }
             match request {
                 Request::Publish { unit, acks, .. } => self.publish(now, conn, ticket, unit, &acks),
                 Request::Ack { items, .. } => {

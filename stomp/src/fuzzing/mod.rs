@@ -19,9 +19,11 @@ pub use self::{
     transport::{proxy_header, upgrade_request, websocket},
 };
 use crate::{
+    destination::Destination,
     dispatch::{Content, Depth, DispatchMsg, Name},
     forward::{ForwardMsg, Outcome},
     frame::{Command, Frame, Version, encode},
+    users::{Directory, Fact, Member, Permit, Right, set_of, user_samples},
 };
 
 /// All of this crate.
@@ -31,6 +33,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "dispatch_msg", law: dispatch_msg, seeds: dispatch_msg_seeds },
     Target { name: "forward_msg", law: forward_msg, seeds: forward_msg_seeds },
     Target { name: "broker", law: broker, seeds: broker::seeds },
+    Target { name: "user_record", law: user_record, seeds: user_record_seeds },
     Target { name: "websocket", law: websocket, seeds: transport::websocket_seeds },
     Target { name: "upgrade_request", law: upgrade_request, seeds: transport::upgrade_seeds },
     Target { name: "proxy_header", law: proxy_header, seeds: transport::proxy_seeds },
@@ -76,6 +79,31 @@ pub fn forward_msg(bytes: &[u8]) -> bool {
         assert!(unit.entries.iter().map(Entry::size).sum::<usize>() <= bytes.len());
     }
     true
+}
+
+/// A fact about a user in the registry, which peers may have put there: what reads is written as what reads the same, is within
+/// bounds, and can be asked what it allows; nothing in the set that it is in makes anybody a user but an account.
+pub fn user_record(bytes: &[u8]) -> bool {
+    let Some(member) = Member::decode(bytes) else { return false };
+    let written = member.encode();
+    assert!(written.len() <= bytes.len());
+    assert_eq!(Member::decode(&written), Some(member.clone()));
+    if let Fact::Access(access) = &member.fact {
+        let permit = Permit([access.clone()].into());
+        for wanted in ["/queue/a.b", "/topic/#.a.*", "a"] {
+            let Ok(wanted) = Destination::parse(wanted) else { continue };
+            let allowed = permit.allows(Right::Read, &wanted);
+            assert!(!allowed || !access.patterns(Right::Read).is_empty());
+        }
+    }
+    let mut directory = Directory::default();
+    directory.refresh(&set_of(&member.name), &[bytes.to_vec()]);
+    assert_eq!(directory.get(&member.name).is_some(), member.fact == Fact::Account);
+    true
+}
+
+fn user_record_seeds() -> Vec<Vec<u8>> {
+    user_samples::members().iter().map(Member::encode).collect()
 }
 
 /// One message of each kind.

@@ -66,6 +66,8 @@ struct Bench {
     out: BTreeMap<String, SubKey>,
     deliveries: u64,
     closed: bool,
+    /// The client has said who it is.
+    asks: bool,
 }
 
 impl Bench {
@@ -88,12 +90,16 @@ impl Bench {
             out: BTreeMap::new(),
             deliveries: 0,
             closed: false,
+            asks: false,
         }
     }
 
     /// What the broker does, as the octet says.
     fn broker(&mut self, choice: u8) {
         let number = choice / 8;
+        if !choice.is_multiple_of(8) && std::mem::take(&mut self.asks) {
+            self.session.admit(self.now);
+        }
         match choice % 8 {
             0 => {}
             1 => {
@@ -161,7 +167,12 @@ impl Bench {
 
     /// Looks at everything that came out.
     fn look(&mut self) {
+        if self.session.poll_login().is_some() {
+            assert!(!self.asks && self.session.version().is_none(), "it says once who it is");
+            self.asks = true;
+        }
         while let Some(request) = self.session.poll_request() {
+            assert!(self.session.version().is_some(), "who is not let in asks for nothing: {request:?}");
             assert!(!self.closed, "a closed session asks for nothing: {request:?}");
             assert_eq!(request.ticket(), Ticket(self.next_ticket), "tickets are dense");
             self.next_ticket += 1;

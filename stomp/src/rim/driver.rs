@@ -2,7 +2,7 @@
 //! wants done is handed to the tasks that do it. The loop itself never waits for a socket or a disk to take something.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     path::PathBuf,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -24,10 +24,14 @@ use super::{
     client::{ClientInput, Clients},
     damage::DamageLog,
     listen::{self, Listener, ListenerConfig},
+    logins::{Checked, Checks},
     scrub::{Jobs, MaintenanceError, Scrubber, Verified},
     writer::{Writer, Written},
 };
-use crate::{Backlogs, Broker, MemoryStatus, Output, Status, StoreStatus, SubscriptionStatus};
+use crate::{
+    Backlogs, Broker, ChangeId, MemoryStatus, Output, Status, StoreStatus, SubscriptionStatus, UserStatus,
+    users::{UserChange, UserError},
+};
 
 /// Inputs of each kind taken in one turn, before outputs are handed out: heart-beats must leave in time.
 const TURN: usize = 256;
@@ -88,6 +92,9 @@ pub enum DriverError {
     /// No thread for the store.
     #[error("the store has no thread: {0}")]
     Thread(std::io::Error),
+    /// The system gives no randomness.
+    #[error("the system gives no random bytes, so passcodes can't be checked: {0}")]
+    NoRandomness(SecretError),
 }
 
 /// A question to the core.
@@ -102,6 +109,8 @@ enum Question {
     Merge(Ticket, Option<Size>, oneshot::Sender<Result<Merging, MergeError>>),
     Split(SplitOrder, bool, oneshot::Sender<Result<(SplitPlan, Backlogs), SplitError>>),
     CancelSplit(oneshot::Sender<Result<(), SplitError>>),
+    Users(oneshot::Sender<Vec<UserStatus>>),
+    ChangeUser(UserChange, oneshot::Sender<Result<bool, UserError>>),
 }
 
 /// Asks the core questions from other tasks. Cheap to clone.
@@ -163,6 +172,21 @@ impl Handle {
         done.await.ok()
     }
 
+    /// All users; `None` when the core has stopped.
+    pub async fn users(&self) -> Option<Vec<UserStatus>> {
+        let (answer, list) = oneshot::channel();
+        self.questions.send(Question::Users(answer)).await.ok()?;
+        list.await.ok()
+    }
+
+    /// Changes a user on all nodes. Whether that is on disk here; `None` when the core has stopped. See
+    /// [`Broker::change_user`].
+    pub async fn change_user(&self, change: UserChange) -> Option<Result<bool, UserError>> {
+        let (answer, done) = oneshot::channel();
+        self.questions.send(Question::ChangeUser(change, answer)).await.ok()?;
+        done.await.ok()
+    }
+
     /// Begins to leave the cluster for good, or tells how far that is; `None` when the core has stopped or is stopping.
     pub async fn drain(&self) -> Option<DrainStatus> {
         let (answer, done) = oneshot::channel();
@@ -210,6 +234,10 @@ pub struct Driver {
     writer: Writer,
     written: mpsc::Receiver<Written>,
     clients: Clients,
+    checks: Checks,
+    checked: mpsc::Receiver<Checked>,
+    /// Who waits for a change of users to be on disk.
+    changes: BTreeMap<ChangeId, oneshot::Sender<Result<bool, UserError>>>,
     client_inputs: mpsc::Receiver<ClientInput>,
     accepting: tokio::task::JoinHandle<()>,
     /// Dropped when no more clients are to come in.
@@ -247,6 +275,9 @@ impl Driver {
     pub fn new(broker: Broker, config: DriverConfig) -> Result<(Self, Handle), DriverError> {
         let (scrubber, findings) =
             Scrubber::start(config.store.checker(), config.scrub).map_err(DriverError::Thread)?;
+        // As good a key as any other.
+        let key = NetworkSecret::generate().map_err(DriverError::NoRandomness)?;
+        let (checks, checked) = Checks::new(*key.as_bytes());
         let (writer, written) = Writer::start(config.store).map_err(DriverError::Thread)?;
         let (sender, client_inputs) = mpsc::channel(CLIENT_QUEUE);
         let (asker, questions) = mpsc::channel(QUESTION_QUEUE);
@@ -259,6 +290,9 @@ impl Driver {
             writer,
             written,
             clients: Clients::default(),
+            checks,
+            checked,
+            changes: BTreeMap::new(),
             client_inputs,
             accepting,
             stop_accepting: Some(stop_accepting),
@@ -324,6 +358,7 @@ impl Driver {
                 () = tokio::time::sleep_until(deadline.into()) => {}
                 Some(event) = self.rim_events.recv() => self.handle_link(event),
                 Some(input) = self.client_inputs.recv() => self.handle_client(input),
+                Some(checked) = self.checked.recv() => self.handle_checked(checked),
                 Some(question) = self.questions.recv() => self.handle_question(question),
                 Some(finding) = self.findings.recv() => self.handle_finding(&finding),
             }
@@ -356,6 +391,9 @@ impl Driver {
         for _ in 0..TURN {
             let Ok(input) = self.client_inputs.try_recv() else { break };
             self.handle_client(input);
+        }
+        while let Ok(checked) = self.checked.try_recv() {
+            self.handle_checked(checked);
         }
         for _ in 0..TURN {
             let Ok(question) = self.questions.try_recv() else { break };
@@ -443,8 +481,33 @@ impl Driver {
             ClientInput::Ended(conn) if self.broker.is_leaving(conn) => {}
             ClientInput::Ended(conn) | ClientInput::Closed(conn) => {
                 self.clients.remove(conn);
+                self.checks.forget(conn);
                 self.broker.handle_client_closed(now, conn);
             }
+        }
+    }
+
+    /// A passcode was checked.
+    fn handle_checked(&mut self, checked: Checked) {
+        let (clients, verdict) = self.checks.finish(checked);
+        for conn in clients {
+            self.broker.handle_login_checked(now(self.started), conn, verdict);
+        }
+    }
+
+    fn change_user(&mut self, change: &UserChange, answer: oneshot::Sender<Result<bool, UserError>>) {
+        match self.broker.change_user(now(self.started), change) {
+            Ok(id) => {
+                let what = match change {
+                    UserChange::Add { .. } => "makes a user",
+                    UserChange::Passcode { .. } => "changes a user's passcode",
+                    UserChange::Access { .. } => "changes what a user may do",
+                    UserChange::Remove { .. } => "removes a user",
+                };
+                tracing::warn!(user = ?change.name(), "an operator {what}");
+                self.changes.insert(id, answer);
+            }
+            Err(error) => drop(answer.send(Err(error))),
         }
     }
 
@@ -474,6 +537,10 @@ impl Driver {
                 }
                 let _ = answer.send(done);
             }
+            Question::Users(answer) => {
+                let _ = answer.send(self.broker.users());
+            }
+            Question::ChangeUser(change, answer) => self.change_user(&change, answer),
             Question::Drain(answer) => {
                 if self.broker.node().drain_stage() == DrainStage::No {
                     tracing::warn!("an operator drains this node: it leaves the cluster for good");
@@ -561,6 +628,16 @@ impl Driver {
                 Output::ClientClose { conn } => self.clients.close(conn),
                 Output::ClientPause { conn } => self.clients.pause(conn, true),
                 Output::ClientResume { conn } => self.clients.pause(conn, false),
+                Output::Check { conn, check } => {
+                    if let Some(verdict) = self.checks.ask(conn, check) {
+                        self.broker.handle_login_checked(now(self.started), conn, verdict);
+                    }
+                }
+                Output::UserChanged { change, is_kept } => {
+                    if let Some(answer) = self.changes.remove(&change) {
+                        let _ = answer.send(Ok(is_kept));
+                    }
+                }
                 Output::Stopped => self.stopped = true,
             }
         }

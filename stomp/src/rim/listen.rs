@@ -156,7 +156,7 @@ impl Drop for Seat {
 }
 
 /// What counts as one address: who has one of IPv6 mostly has 64 bits of them.
-fn client_of(address: IpAddr) -> IpAddr {
+pub(super) fn client_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

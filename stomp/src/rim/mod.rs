@@ -5,6 +5,7 @@
 //! (`client.rs`), which owns the socket's halves; and one thread that writes and syncs the store (`writer.rs`). All
 //! queues between them are bounded, by number or by bytes. Connections come in by `listen.rs`, and through `entry.rs`
 //! (PROXY header, TLS with `tls.rs`, WebSocket) before they are served; `packing.rs` is what they are written by.
+//! Passcodes are checked by `logins.rs`, on threads for what takes long.
 
 mod alarm;
 mod client;
@@ -12,6 +13,7 @@ mod damage;
 mod driver;
 mod entry;
 mod listen;
+mod logins;
 mod packing;
 mod scrub;
 mod tls;

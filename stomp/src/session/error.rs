@@ -36,6 +36,18 @@ pub enum SessionError {
         /// The time allowed.
         after_ms: u64,
     },
+    /// The login was not checked in time.
+    #[error("the login was not checked within {after_ms} ms, for too many are; try again later")]
+    LoginTimeout {
+        /// The time allowed.
+        after_ms: u64,
+    },
+    /// Who is not known yet may not fill the memory.
+    #[error("more than {limit} bytes came after CONNECT before it was answered; wait for CONNECTED")]
+    TooEarly {
+        /// Bytes allowed.
+        limit: usize,
+    },
     /// Neither data nor a heart-beat came in time.
     #[error("nothing received for {silent_ms} ms, although a heart-beat was promised every {interval_ms} ms")]
     HeartBeatTimeout {

@@ -3,6 +3,8 @@
 //!
 //! How the broker drives it:
 //! - `handle_bytes`, then `poll_request` until it has no more, and `poll_bytes` after anything that was called.
+//! - After CONNECT nothing more is looked at until the broker has taken the [`Login`] ([`Session::poll_login`]) and said who
+//!   it is ([`Session::admit`], or [`Session::error`]).
 //! - Each [`Request`] carries a [`Ticket`]. Exactly one answer belongs to it: [`Session::receipt`] once it is done (for a
 //!   publish: once it is confirmed), or [`Session::error`]. The session writes the RECEIPT if the client wanted one.
 //! - DISCONNECT: its receipt is held back until every earlier ticket is answered, what `auto` subscriptions have written
@@ -29,18 +31,23 @@ use bytes::Bytes;
 use rhizomq_engine::Now;
 
 pub use error::SessionError;
-pub use request::{AckItem, AckMode, Delivery, Request, Send, SessionConfig, SubKey, Ticket};
+pub use request::{AckItem, AckMode, Delivery, Login, Request, Send, SessionConfig, SubKey, Ticket};
 
 use crate::{
     frame::{Command, Decoder, Frame, Version},
     limits::Limits,
+    users::Passcode,
 };
 use commands::Outcome;
+use handshake::Handshake;
 use heart_beat::HeartBeat;
 use output::Output;
 use subscriptions::Subscriptions;
 use temps::Temps;
 use transactions::Transactions;
+
+/// Bytes that may wait while a login is checked.
+const EARLY_BYTES: usize = 256 << 10;
 
 /// A client's session, from the first byte to the last. See the module's text for how it is driven.
 pub struct Session {
@@ -62,6 +69,8 @@ pub struct Session {
 enum State {
     /// Waits for CONNECT until this time.
     Connecting { until: u64 },
+    /// CONNECT has come, and the broker is asked whether it lets the client in.
+    Asking(Box<Asking>),
     /// Takes frames.
     Open(Box<Active>),
     /// DISCONNECT has come: takes no more frames, waits for the answers to earlier ones and for the socket.
@@ -79,6 +88,14 @@ struct Active {
     temps: Temps,
     /// Of CONNECT: whose durable subscriptions it means.
     client_id: Option<String>,
+}
+
+struct Asking {
+    /// Until the broker has taken it.
+    login: Option<Login>,
+    agreed: Handshake,
+    client_id: Option<String>,
+    until: u64,
 }
 
 struct Leaving {
@@ -107,7 +124,8 @@ impl Session {
 
     /// Bytes from the client.
     pub fn handle_bytes(&mut self, now: Now, bytes: &[u8]) {
-        if !self.takes_frames() {
+        let is_asking = matches!(self.state, State::Asking(_));
+        if !is_asking && !self.takes_frames() {
             return;
         }
         self.heart_beat.received(now.mono_ms);
@@ -115,6 +133,13 @@ impl Session {
             self.incoming_since = now.mono_ms;
         }
         self.decoder.feed(bytes);
+        if is_asking && self.decoder.buffered() > EARLY_BYTES {
+            return self.fail(&SessionError::TooEarly { limit: EARLY_BYTES }, None);
+        }
+        self.take_frames(now);
+    }
+
+    fn take_frames(&mut self, now: Now) {
         while self.takes_frames() {
             match self.decoder.poll() {
                 Ok(Some(frame)) => {
@@ -133,7 +158,7 @@ impl Session {
         let items = match &mut self.state {
             State::Open(active) => active.subscriptions.flushed(total),
             State::Leaving(leaving) => leaving.subscriptions.flushed(total),
-            State::Connecting { .. } | State::Closed => return,
+            State::Connecting { .. } | State::Asking(_) | State::Closed => return,
         };
         if !items.is_empty() {
             let ticket = self.next_ticket;
@@ -153,6 +178,9 @@ impl Session {
             State::Connecting { until } if now.mono_ms >= *until => {
                 Err(SessionError::ConnectTimeout { after_ms: self.config.connect_timeout_ms })
             }
+            State::Asking(asking) if now.mono_ms >= asking.until => {
+                Err(SessionError::LoginTimeout { after_ms: self.config.connect_timeout_ms })
+            }
             State::Leaving(leaving) if now.mono_ms >= leaving.until => {
                 let receipt = leaving.receipt.clone();
                 let (waiting, after_ms) = (self.pending.len(), self.config.linger_ms);
@@ -162,7 +190,9 @@ impl Session {
                 };
                 return self.fail(&error, receipt.as_deref());
             }
-            State::Connecting { .. } | State::Open(_) | State::Leaving(_) => self.heart_beat.check(now.mono_ms),
+            State::Connecting { .. } | State::Asking(_) | State::Open(_) | State::Leaving(_) => {
+                self.heart_beat.check(now.mono_ms)
+            }
         };
         if let Err(error) = result {
             self.fail(&error, None);
@@ -175,11 +205,26 @@ impl Session {
     pub fn deadline(&self) -> u64 {
         let state = match &self.state {
             State::Connecting { until } => *until,
+            State::Asking(asking) => asking.until,
             State::Leaving(leaving) => leaving.until,
             State::Open(_) => u64::MAX,
             State::Closed => return u64::MAX,
         };
         state.min(self.heart_beat.deadline())
+    }
+
+    /// Who the client says it is, once it has said so: to be answered by [`Session::admit`] or [`Session::error`].
+    pub fn poll_login(&mut self) -> Option<Login> {
+        let State::Asking(asking) = &mut self.state else { return None };
+        asking.login.take()
+    }
+
+    /// The broker lets the client in: CONNECTED goes out, and what the client has sent meanwhile is looked at.
+    pub fn admit(&mut self, now: Now) {
+        match std::mem::replace(&mut self.state, State::Closed) {
+            State::Asking(asking) => self.open(now, *asking),
+            other => self.state = other,
+        }
     }
 
     /// What the client wants next.
@@ -323,9 +368,21 @@ impl Session {
 
     fn connect(&mut self, now: Now, frame: &Frame) -> Result<(), SessionError> {
         let agreed = handshake::negotiate(now.mono_ms, &self.config, frame)?;
-        let (version, limits) = (agreed.version, self.config.limits);
+        let header = |name| frame.headers.get(name).filter(|value| !value.is_empty());
+        let login =
+            Login { name: header("login").map(str::to_owned), passcode: header("passcode").map(Passcode::claimed) };
+        let client_id = header("client-id").map(str::to_owned);
+        let until = now.mono_ms.saturating_add(self.config.connect_timeout_ms);
+        self.state = State::Asking(Box::new(Asking { login: Some(login), agreed, client_id, until }));
+        Ok(())
+    }
+
+    fn open(&mut self, now: Now, asking: Asking) {
+        let (version, limits) = (asking.agreed.version, self.config.limits);
         self.version = Some(version);
-        self.heart_beat = agreed.heart_beat;
+        self.heart_beat = asking.agreed.heart_beat;
+        // The client has waited for us.
+        self.heart_beat.received(now.mono_ms);
         self.decoder.start_session(version);
         self.state = State::Open(Box::new(Active {
             version,
@@ -333,12 +390,12 @@ impl Session {
             subscriptions: Subscriptions::new(version, limits.subscriptions),
             transactions: Transactions::new(limits),
             temps: Temps::new(self.config.replies.clone(), limits.subscriptions),
-            client_id: frame.headers.get("client-id").filter(|id| !id.is_empty()).map(str::to_owned),
+            client_id: asking.client_id,
         }));
         self.output.frame(Command::Connected, version, &Bytes::new(), |head| {
-            agreed.headers.iter().fold(head, |head, (name, value)| head.header(name, value))
+            asking.agreed.headers.iter().fold(head, |head, (name, value)| head.header(name, value))
         });
-        Ok(())
+        self.take_frames(now);
     }
 
     /// Hands a request out under the next ticket, which it carries already.

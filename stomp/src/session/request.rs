@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{destination::Destination, durable::DurableName, limits::Limits, transport::Peer};
+use crate::{destination::Destination, durable::DurableName, limits::Limits, transport::Peer, users::Passcode};
 
 /// A subscription of this session; never used twice in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -130,6 +130,15 @@ impl Request {
             | Self::Disconnect { ticket, .. } => *ticket,
         }
     }
+}
+
+/// Who a client says it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Login {
+    /// The header `login` of CONNECT.
+    pub name: Option<String>,
+    /// The header `passcode`.
+    pub passcode: Option<Passcode>,
 }
 
 /// A message to write to a subscription.

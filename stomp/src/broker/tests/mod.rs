@@ -5,13 +5,14 @@ mod durable;
 mod parts;
 mod receipts;
 mod temps;
+mod users;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rhizomq_engine::{Batch, Engine, Epoch, NodeId, Now, Planted, Store as _, store::MemoryStore};
 use rhizomq_net::{LinkId, Node, NodeConfig, Output as NetOutput, PeerHello, SwimConfig, Timing, rim::NetworkSecret};
 
-use super::{Broker, BrokerConfig, ConnId, Output};
+use super::{Broker, BrokerConfig, ChangeId, ConnId, LoginCheck, Output, Verdict};
 use crate::{
     frame::{Command, Decoder, Frame, Version, encode},
     limits::Limits,
@@ -47,6 +48,14 @@ struct Mesh {
     /// A host whose disk writes nothing for now, and what it is to write.
     slow_disk: Option<usize>,
     unwritten: Option<(u64, Batch)>,
+    /// Whether passcodes are not checked for now, and those that are to be.
+    holds_checks: bool,
+    checks: VecDeque<(usize, ConnId, LoginCheck)>,
+    /// Changes of users that are done, by host; false: not on disk.
+    changes: BTreeMap<(usize, ChangeId), bool>,
+    /// Clients that are not read from.
+    paused: BTreeSet<ConnId>,
+    require_login: bool,
 }
 
 fn id_of(host: usize) -> NodeId {
@@ -71,6 +80,11 @@ impl Mesh {
             lives: 0,
             slow_disk: None,
             unwritten: None,
+            holds_checks: false,
+            checks: VecDeque::new(),
+            changes: BTreeMap::new(),
+            paused: BTreeSet::new(),
+            require_login: false,
         };
         for index in 0..hosts {
             let store = MemoryStore::new();
@@ -103,7 +117,8 @@ impl Mesh {
             swim: SwimConfig::default(),
             planted,
         };
-        (Broker::new(Node::new(self.now, engine, node), BrokerConfig::default()), epoch)
+        let config = BrokerConfig { require_login: self.require_login, ..BrokerConfig::default() };
+        (Broker::new(Node::new(self.now, engine, node), config), epoch)
     }
 
     fn link_all(&mut self) {
@@ -206,7 +221,25 @@ impl Mesh {
                 }
             }
             Output::ClientClose { conn } => self.close(conn),
+            Output::Check { conn, check } => {
+                self.checks.push_back((host, conn, check));
+                if !self.holds_checks {
+                    self.check_all();
+                }
+            }
+            Output::UserChanged { change, is_kept } => drop(self.changes.insert((host, change), is_kept)),
+            Output::ClientPause { conn } => drop(self.paused.insert(conn)),
+            Output::ClientResume { conn } => drop(self.paused.remove(&conn)),
             _ => {}
+        }
+    }
+
+    /// Checks the passcodes that wait for it.
+    fn check_all(&mut self) {
+        while let Some((host, conn, check)) = self.checks.pop_front() {
+            let is_right = check.verifier.check(&check.passcode).expect("memory for a hash");
+            let verdict = if is_right { Verdict::Right } else { Verdict::Wrong };
+            self.hosts[host].broker.handle_login_checked(self.now, conn, verdict);
         }
     }
 
