@@ -314,7 +314,7 @@ impl Node {
         };
         let own = [Some(&self.config.network), self.next_network()];
         let own = own.into_iter().flatten().map(NetworkSecret::name);
-        published.into_iter().chain(awaited).chain(own).for_each(|name| drop(unused.remove(&name)));
+        published.into_iter().chain(awaited).chain(own).for_each(|name| _ = unused.remove(&name));
         unused
     }
 
