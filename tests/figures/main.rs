@@ -23,6 +23,9 @@ const QUEUE: &str = "/queue/figures";
 /// Deaths that are measured.
 const KILLS: usize = 7;
 
+/// Messages that a client has in its hands when the network parts.
+const HELD: usize = 100;
+
 /// Messages that wait while two sides heal.
 const BACKLOG: usize = 100_000;
 
@@ -192,22 +195,31 @@ fn what_was_in_flight_when_the_network_parted_comes_twice_at_most() {
     let cluster = start(&hub, 3, &[]);
     for round in 0..5 {
         let queue = format!("{QUEUE}-{round}");
-        // What waits is on all disks, so that consumers of both sides will find it: as much in flight as in a client's hand.
-        publish_all(&cluster.nodes[round % 3], &queue, &texts("waits", 200));
+        // Messages that a client has in its hands and will acknowledge, and that lie on disks of the other side, too.
+        publish_all(&cluster.nodes[0], &queue, &texts("held", HELD));
         cluster.await_convergence();
         let before = cluster.duplicates();
+        let mut holder = cluster.nodes[if round % 2 == 0 { 0 } else { 2 }].client();
+        holder.subscribe("0", &queue).expect("SUBSCRIBE");
+        let mut held: Vec<_> = (0..HELD).map(|_| holder.next_frame(support::PATIENCE).expect("a message")).collect();
         let mut load = Load::new(&queue);
         (0..3).for_each(|node| load.produce(cluster.nodes[node].stomp, &format!("n{node}")));
         [0, 2].into_iter().for_each(|node| load.consume(cluster.nodes[node].stomp));
         eventually("load", || if load.confirmed() > 200 { Ok(()) } else { Err(load.confirmed()) });
         // One more of each producer may be on its way, and is in flight as well.
-        let in_flight = 200 + load.confirmed() + 3 - load.acked().min(200 + load.confirmed());
+        let in_flight = HELD + 3 + load.confirmed().saturating_sub(load.acked());
         hub.cut(&[0, 1], &[2]);
         std::thread::sleep(Duration::from_secs(6));
+        while let Ok(frame) = holder.next_frame(Duration::from_millis(100)) {
+            held.push(frame);
+        }
+        held.iter().for_each(|frame| holder.ack(frame).expect("ACK"));
+        holder.disconnect().expect("the acknowledgements are on a disk");
         hub.heal(&[0, 1], &[2]);
         cluster.await_mesh();
         let (mut wanted, mut ledger) = load.end();
-        wanted.extend(texts("waits", 200));
+        held.iter().for_each(|frame| ledger.note(frame));
+        wanted.extend(texts("held", HELD));
         consume_all(&cluster.nodes[1], &queue, &wanted, &mut ledger);
         cluster.await_convergence();
         let unmarked = ledger.unmarked.values().filter(|count| **count > 1).count();
