@@ -88,6 +88,7 @@ fn controls() -> Vec<Control> {
         Control::Secret(Hidden([6; 32])),
         Control::Parted(crate::node::example_order()),
         Control::Healed(7),
+        Control::InStep([8; 32]),
     ]);
     registry
 }
@@ -108,6 +109,7 @@ fn extremes() -> Vec<Bytes> {
             Control::Removed { segment, slots: RangeSet::from_range(3, u32::MAX) },
             Control::Removed { segment, slots: all() },
             Control::Stored { segment, slots: all() },
+            Control::InStep([9; 32]),
             Control::Summary { registry: [1; 32], retired: [2; 32], segments: vec![(segment, [3; 32]); 10] },
             Control::Pull { segment, have: state() },
             Control::Retired(folded(segment)),

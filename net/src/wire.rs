@@ -62,6 +62,8 @@ pub(crate) enum Control {
     Parted(Vec<u8>),
     /// Answer to that: a merge has healed this split.
     Healed(u64),
+    /// In place of a summary, when the receiver's last word agreed in all: one digest of all that a summary would tell.
+    InStep([u8; 32]),
 }
 
 /// A secret, which is never printed.

@@ -1,7 +1,8 @@
 //! Anti-entropy: by request, both directions the same.
 //!
 //! Every so often each node sends each peer a *summary*: digests of the registry, of the retired set, and of every
-//! replica that the peer should hold too. In sync, that is all. Where a digest differs the receiver *pulls*: it says what
+//! replica that the peer should hold too. In sync, one digest over all of these is enough, whatever waits; who finds that it
+//! differs answers with a summary of its own. Where a digest differs the receiver *pulls*: it says what
 //! it has on disk, and gets consumed slots first, then missing blocks in bounded chunks, each asked for after the last
 //! is durable. A new or long-gone replica is the same pull from zero. What a push lost, the next summary finds.
 
@@ -40,6 +41,7 @@ impl Node {
                 self.compare(now, from, registry, retired, segments);
                 self.start_pulls(now);
             }
+            Control::InStep(theirs) => self.compare_all(now, from, theirs),
             Control::Storing(storing) => self.take_storing(from, storing),
             Control::Registry(message) => self.take_registry(from, message),
             Control::Retired(retired) => self.engine.merge_retired(&retired),
@@ -64,10 +66,9 @@ impl Node {
         }
         let due = self.peers.iter().filter(|(_, peer)| now.mono_ms >= peer.sync_at);
         for node in due.map(|(node, _)| *node).collect::<Vec<_>>() {
-            let segments = self.summary_for(node);
-            let registry = self.engine.registry().digest();
-            let retired = self.engine.retired().digest();
-            self.send_control(node, &Control::Summary { registry, retired, segments });
+            let is_in_step = self.peers.get(&node).is_some_and(|peer| peer.in_sync && !peer.dirty);
+            let message = if is_in_step { Control::InStep(self.digest_for(node)) } else { self.summary_for(node) };
+            self.send_control(node, &message);
             let rounds = (self.peers.len() as u64).div_ceil(SUMMARY_FANOUT);
             if let Some(peer) = self.peers.get_mut(&node) {
                 let rounds = if peer.in_sync && !peer.dirty { rounds } else { 1 };
@@ -82,18 +83,55 @@ impl Node {
         self.engine.segments().filter(move |id| id.node == peer || self.holds(*id, peer))
     }
 
-    /// Digests of the replicas here that the peer should hold too; where they are too many for one message, those whose
-    /// turn it is.
-    fn summary_for(&mut self, peer: NodeId) -> Vec<(SegmentId, [u8; 32])> {
+    /// Digests of the registry, the retired set, and the replicas here that the peer should hold too; where these are too many
+    /// for one message, of those whose turn it is.
+    fn summary_for(&mut self, peer: NodeId) -> Control {
         let mut ids: Vec<_> = self.shared_with(peer).collect();
-        let Some(state) = self.peers.get_mut(&peer) else { return Vec::new() };
-        if ids.len() > wire::SUMMARY_SEGMENTS {
+        if ids.len() > wire::SUMMARY_SEGMENTS
+            && let Some(state) = self.peers.get_mut(&peer)
+        {
             let start = state.summary_from.map_or(0, |from| ids.partition_point(|id| *id < from));
             ids.rotate_left(start);
             state.summary_from = ids.get(wire::SUMMARY_SEGMENTS).copied();
             ids.truncate(wire::SUMMARY_SEGMENTS);
         }
-        ids.into_iter().filter_map(|id| self.engine.segment_digest(id).map(|digest| (id, digest))).collect()
+        let digest = |id| self.engine.segment_digest(id).map(|digest| (id, digest));
+        let segments = ids.into_iter().filter_map(digest).collect();
+        let (registry, retired) = (self.engine.registry().digest(), self.engine.retired().digest());
+        Control::Summary { registry, retired, segments }
+    }
+
+    /// One digest of all that summaries would tell the peer.
+    fn digest_for(&mut self, peer: NodeId) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.engine.registry().digest()).update(&self.engine.retired().digest());
+        for id in self.shared_with(peer).collect::<Vec<_>>() {
+            if let Some(digest) = self.engine.segment_digest(id) {
+                hasher.update(&id.node.0).update(&id.epoch.0.to_le_bytes()).update(&id.number.to_le_bytes());
+                hasher.update(&digest);
+            }
+        }
+        *hasher.finalize().as_bytes()
+    }
+
+    /// A peer that found itself in step with this node tells where it is.
+    fn compare_all(&mut self, now: Now, from: NodeId, theirs: [u8; 32]) {
+        let is_in_step = self.digest_for(from) == theirs;
+        if is_in_step {
+            self.set_size_of_merge(now, from);
+            for segment in self.shared_with(from).collect::<Vec<_>>() {
+                let waiting = self.engine.waiting_in(segment);
+                self.note_stored(from, segment, &waiting);
+            }
+        }
+        if let Some(peer) = self.peers.get_mut(&from) {
+            (peer.in_sync, peer.synced_at) = (is_in_step, now.mono_ms);
+            peer.summarised |= is_in_step;
+            if !is_in_step {
+                // It finds out where the two differ from this node's summary, and then sends one as well.
+                peer.sync_at = peer.sync_at.min(now.mono_ms);
+            }
+        }
     }
 
     /// Whether an exchange with some peer may begin now; what is not begun is, if the next summary differs too.
@@ -153,6 +191,10 @@ impl Node {
             }
         }
         if let Some(peer) = self.peers.get_mut(&from) {
+            if peer.in_sync && !in_sync {
+                // It may have been told the one digest of all, and has to see where the two differ.
+                peer.sync_at = peer.sync_at.min(now.mono_ms);
+            }
             (peer.summarised, peer.in_sync, peer.synced_at) = (true, in_sync, now.mono_ms);
         }
     }
