@@ -37,8 +37,8 @@ pub(crate) const CALLERS: usize = 32;
 /// be in the making for longer: a check of the whole store takes its time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The longest body worth reading holds a path.
-pub(crate) const MAX_BODY_BYTES: usize = 8 << 10;
+/// The longest body worth reading holds all permissions of a user, each pattern for three rights.
+pub(crate) const MAX_BODY_BYTES: usize = 32 << 10;
 
 /// Pause after a failed accept: the system is out of something.
 const PAUSE: Duration = Duration::from_millis(100);

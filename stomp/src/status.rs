@@ -250,6 +250,8 @@ pub struct NodeStatus {
     pub draining: bool,
     /// Where it stands, as it says; empty until known.
     pub site: String,
+    /// The version of its program, as it says; empty until known.
+    pub version: String,
     /// `member` or `observer`: as the answering node elects, or, for a node out of its reach, as it last was.
     pub role: String,
     /// Where it is reached by others.

@@ -117,7 +117,7 @@ fn status_and_ticket_are_clients_of_the_admin_address() {
     let node = &cluster.nodes[0];
     let status = node.status().unwrap();
     assert_eq!(status["node"], node.id.as_str());
-    for key in ["name", "id", "epoch", "alive", "role", "addresses"] {
+    for key in ["name", "id", "epoch", "alive", "role", "version", "addresses"] {
         assert!(status["nodes"].as_array().unwrap().iter().all(|node| !node[key].is_null()), "{key}: {status}");
     }
     assert_eq!(status["digest"].as_str().map(str::len), Some(64), "{status}");

@@ -128,6 +128,37 @@ fn a_node_can_let_nobody_in_without_a_login_even_without_users() {
 }
 
 #[test]
+fn what_comes_with_connect_counts_although_a_websocket_closes_while_the_client_is_being_let_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(Setup::new(dir.path(), "n").with(&["--copies", "1", "--stomp-ws", "127.0.0.1:0"]));
+    node.add_user("ada", PASSCODE, &[]);
+    let mut stream = TcpStream::connect(node.listener("stomp-ws")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let upgrade = "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(upgrade.as_bytes()).unwrap();
+    let mut head = [0; 4096];
+    assert!(stream.read(&mut head).unwrap() > 0 && head.starts_with(b"HTTP/1.1 101"));
+    let frames = format!(
+        "CONNECT\naccept-version:1.2\nhost:h\nlogin:ada\npasscode:{PASSCODE}\n\n\0\
+         SEND\ndestination:/queue/once\nreceipt:sent\n\nx\0DISCONNECT\nreceipt:bye\n\n\0"
+    );
+    // A text frame and a close frame, masked with zeros.
+    let mut bytes = vec![0x81, 0x80 | 126];
+    bytes.extend((frames.len() as u16).to_be_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend(frames.as_bytes());
+    bytes.extend([0x88, 0x80, 0, 0, 0, 0]);
+    stream.write_all(&bytes).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    for part in ["CONNECTED", "receipt-id:sent", "receipt-id:bye"] {
+        assert!(answer.contains(part), "{answer}");
+    }
+}
+
+#[test]
 fn what_is_said_of_a_user_at_one_node_holds_at_all_and_at_once() {
     let cluster = Cluster::start(3);
     let [a, b, c] = &cluster.nodes[..] else { panic!("three nodes") };

@@ -377,6 +377,17 @@ impl Node {
         self.peers.contains_key(&node)
     }
 
+    /// Whether a node is on the roster.
+    pub fn is_known(&self, node: NodeId) -> bool {
+        self.is_in_roster(node)
+    }
+
+    /// A number for a text that nobody can tell who does not know the network's secret, and another one in each life: part
+    /// of names that clients must not guess.
+    pub fn token(&self, of: &str) -> u128 {
+        self.config.network.token(&format!("{} {} {of}", self.id(), self.epoch()))
+    }
+
     /// This node's opinion: itself, whoever is linked, and whom SWIM says to be active.
     pub fn is_alive(&self, node: NodeId) -> bool {
         node == self.id() || !self.is_gone(node) && (self.is_linked(node) || self.swim.is_active(node))

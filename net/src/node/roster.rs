@@ -43,6 +43,8 @@ pub struct RosterEntry {
     pub name: String,
     /// Where it stands.
     pub site: String,
+    /// The version of its program.
+    pub version: String,
     /// What it is in the cluster.
     pub role: Role,
     /// The life it last published.
@@ -87,6 +89,7 @@ impl Node {
                 id,
                 name: record.as_ref().map(|record| record.name.clone()).unwrap_or_default(),
                 site: record.as_ref().map(|record| record.site.clone()).unwrap_or_default(),
+                version: record.as_ref().map(|record| record.version.clone()).unwrap_or_default(),
                 role: self.role(id),
                 epoch: record.as_ref().map(|record| record.epoch),
                 alive: self.is_alive(id),

@@ -54,6 +54,13 @@ impl NetworkSecret {
         u64::from_le_bytes(hash[..8].try_into().unwrap_or_default())
     }
 
+    /// A number that only those can tell who know the secret, for each text another one.
+    pub(crate) fn token(&self, of: &str) -> u128 {
+        let key = blake3::derive_key("rhizomq 2026 parts of names that nobody else can guess", &self.0);
+        let hash = blake3::keyed_hash(&key, of.as_bytes());
+        u128::from_le_bytes(hash.as_bytes()[..16].try_into().unwrap_or_default())
+    }
+
     /// A fresh secret for a new network.
     ///
     /// # Errors

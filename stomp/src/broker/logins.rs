@@ -63,6 +63,8 @@ pub struct LoginCheck {
     pub passcode: Passcode,
     /// What it has to fit.
     pub verifier: Arc<Verifier>,
+    /// Whom it claims to be: equal questions about two of them are two, or who asks for both would see that one is nobody.
+    pub name: String,
     /// Who asks, as far as that is known: of many that do, each address gets its turn.
     pub address: Option<IpAddr>,
 }
@@ -165,7 +167,7 @@ impl Logins {
                 let verifier = user.as_ref().and_then(|user| user.passcode.clone());
                 let verifier = verifier.unwrap_or_else(|| Arc::new(Verifier::of_nobody()));
                 let address = peer.address.map(|address| address.ip());
-                Judged::Check(user, LoginCheck { passcode, verifier, address })
+                Judged::Check(user, LoginCheck { passcode, verifier, name, address })
             }
             (name, None) => {
                 let names = peer.certificate.iter().flat_map(|certificate| {
@@ -195,6 +197,11 @@ impl Logins {
 }
 
 impl Broker {
+    /// Whether a client's passcode is being checked.
+    pub fn is_asked(&self, conn: ConnId) -> bool {
+        self.clients.get(&conn).is_some_and(|client| client.admission.is_asked() && !client.session.should_close())
+    }
+
     /// Whether there are no users, as far as is known here.
     pub fn has_no_users(&self) -> bool {
         self.logins.directory.is_empty()
@@ -217,7 +224,8 @@ impl Broker {
 
     /// A passcode was checked. Without effect if the client is gone.
     pub fn handle_login_checked(&mut self, now: Now, conn: ConnId, verdict: Verdict) {
-        let Some(client) = self.clients.get_mut(&conn).filter(|client| !client.session.should_close()) else { return };
+        let is_served = |client: &&mut Client| self.stop.takes_clients() && !client.session.should_close();
+        let Some(client) = self.clients.get_mut(&conn).filter(is_served) else { return };
         let Admission::Asked(asked) = &client.admission else { return };
         match (verdict, asked.clone()) {
             (Verdict::Busy, _) => self.turn_out(conn, TOO_BUSY),
@@ -258,10 +266,16 @@ impl Broker {
         }
     }
 
-    /// Something is known of users that was not before: who may not stay is told so.
-    pub(super) fn review_clients(&mut self) {
+    /// Something is known of some users that was not before, or the first or last of all: who may not stay is told so.
+    pub(super) fn review_clients(&mut self, changed: &BTreeSet<Arc<str>>, all: bool) {
         let mut out = Vec::new();
+        let is_of = |client: &mut Client| {
+            all || client.admission.entered().is_none_or(|entered| changed.contains(&entered.name))
+        };
         for (&conn, client) in &mut self.clients {
+            if !is_of(client) {
+                continue;
+            }
             match review(client, &self.logins.directory) {
                 Ok(()) => {}
                 Err(Objection::Out(refusal)) => out.push((conn, refusal)),

@@ -456,6 +456,7 @@ impl Broker {
             draining: entry.draining,
             in_sync: entry.in_sync,
             site: entry.site,
+            version: entry.version,
             role: match entry.role {
                 Role::Member => "member".to_owned(),
                 Role::Observer => "observer".to_owned(),

@@ -8,7 +8,7 @@ use rhizomq_net::PublishId;
 
 use super::{Broker, ConnId, client::Answer, drain, durable::Wish, forward::GONE};
 use crate::{
-    destination::Kind,
+    destination::{Kind, REPLY_QUEUE},
     dispatch::{ConsumerId, Content},
     forward::Place,
     frame::encode_routed_head,
@@ -19,6 +19,10 @@ use crate::{
 const ACK_UNIT: usize = 4096;
 /// What a message costs besides its bytes, while its fate is open.
 const MESSAGE_COST: u64 = 256;
+
+/// What is sent to a temporary queue that there never was would lie on disks for ever.
+const NO_REPLY_QUEUE: &str = "there is no such temporary queue";
+const NO_REPLY_QUEUE_ADVICE: &str = "Answer to what the header `reply-to` of a message says.";
 
 /// A unit under way to disks.
 pub(super) struct Published {
@@ -56,7 +60,9 @@ impl Broker {
             client.asked(ticket);
             if let Some((message, body)) = self.denied(conn, &request) {
                 self.fail(conn, ticket, &message, &body);
-                continue;
+                // What came behind it, in one packet or in the next one, is not done.
+                self.clients.get_mut(&conn).into_iter().for_each(|client| client.session.forget_requests());
+                return;
             }
             match request {
                 Request::Publish { unit, acks, .. } => self.publish(now, conn, ticket, unit, &acks),
@@ -154,6 +160,12 @@ impl Broker {
     fn publish(&mut self, now: Now, conn: ConnId, ticket: Ticket, unit: Vec<Send>, acks: &[AckItem]) {
         if self.drain.is_on() && !unit.is_empty() {
             return self.fail(conn, ticket, drain::TOLD, drain::ADVICE);
+        }
+        let is_invented = |send: &&Send| {
+            send.destination.as_str().starts_with(REPLY_QUEUE) && self.is_invented(send.destination.as_str())
+        };
+        if unit.iter().any(|send| is_invented(&send)) {
+            return self.fail(conn, ticket, NO_REPLY_QUEUE, NO_REPLY_QUEUE_ADVICE);
         }
         let removals = self.settle(conn, acks);
         let (entries, topics) = self.route(unit);

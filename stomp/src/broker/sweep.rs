@@ -22,7 +22,8 @@ const SWEEP_MS: u64 = 1_000;
 /// Temporary queues in one question.
 const CHUNK: usize = 512;
 
-/// What the name of a temporary queue tells.
+/// What the name of a temporary queue tells. The last part but one is of the [`token`](rhizomq_net::Node::token) that clients can't
+/// guess: they know only the names that they were told.
 fn read_reply_queue(inbox: &str) -> Option<(NodeId, Epoch, ConnId)> {
     let mut parts = inbox.strip_prefix(REPLY_QUEUE)?.split('.');
     let node = parts.next()?.parse().ok()?;
@@ -34,7 +35,15 @@ fn read_reply_queue(inbox: &str) -> Option<(NodeId, Epoch, ConnId)> {
 impl Broker {
     /// What the names of a connection's temporary queues begin with.
     pub(super) fn replies_of(&self, conn: ConnId) -> String {
-        format!("{}.{}.{:x}", self.node.id(), self.node.epoch(), conn.0)
+        let token = self.node.token(&format!("replies of {:x}", conn.0));
+        format!("{}.{}.{:x}.{token:032x}", self.node.id(), self.node.epoch(), conn.0)
+    }
+
+    /// Whether this is the name of no temporary queue that there ever was: what is sent there nobody could read, and no node
+    /// would say that it is gone.
+    pub(super) fn is_invented(&self, inbox: &str) -> bool {
+        let is_known = |node| self.node.is_known(node) || self.node.is_linked(node) || self.met.contains(&node);
+        !read_reply_queue(inbox).is_some_and(|(node, ..)| is_known(node))
     }
 
     pub(super) fn sweep(&mut self, now: Now) {
@@ -66,7 +75,7 @@ impl Broker {
                     }
                 }
                 Some(node) => {
-                    if self.met.contains(&node) && self.node.roster().iter().all(|entry| entry.id != node) {
+                    if self.met.contains(&node) && !self.node.is_known(node) {
                         self.consume_all(now, &inbox);
                     }
                 }
@@ -99,7 +108,12 @@ impl Broker {
     /// Whether a temporary queue was this node's, and is not any more.
     fn is_gone(&self, inbox: &str) -> bool {
         let Some((node, life, conn)) = read_reply_queue(inbox) else { return false };
-        let is_open = || self.clients.get(&conn).is_some_and(|client| !client.closing);
+        let is_open = || {
+            let rest = self.clients.get(&conn).filter(|client| !client.closing).and_then(|client| {
+                inbox.strip_prefix(REPLY_QUEUE)?.strip_prefix(client.session.config().replies.as_str())
+            });
+            rest.is_some_and(|rest| rest.starts_with('.'))
+        };
         node == self.node.id() && (life != self.node.epoch() || !is_open())
     }
 

@@ -197,8 +197,9 @@ impl Broker {
         let had_none = self.logins.directory.is_empty();
         let members = self.node.shared(set);
         let changed = self.logins.directory.refresh(set, &members);
-        if !changed.is_empty() || self.logins.directory.is_empty() != had_none {
-            self.review_clients();
+        let is_empty = self.logins.directory.is_empty();
+        if !changed.is_empty() || is_empty != had_none {
+            self.review_clients(&changed, is_empty != had_none);
         }
         self.drop_orphans(now, set, &members);
         self.complete_changes(now);
@@ -267,8 +268,9 @@ impl Broker {
             needs.push((Right::Manage, wanted.clone()));
         }
         for topic in topics.into_iter().filter(|topic| topic != wanted) {
-            let is_replaced = name.has_one_topic();
-            needs.push((if is_replaced { Right::Manage } else { Right::Read }, topic));
+            // Another topic closes readers that may not read that one.
+            let is_changed = name.has_one_topic() || !is_made;
+            needs.push((if is_changed { Right::Manage } else { Right::Read }, topic));
         }
         needs
     }

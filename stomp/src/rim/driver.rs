@@ -2,7 +2,7 @@
 //! wants done is handed to the tasks that do it. The loop itself never waits for a socket or a disk to take something.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     path::PathBuf,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -29,7 +29,8 @@ use super::{
     writer::{Writer, Written},
 };
 use crate::{
-    Backlogs, Broker, ChangeId, MemoryStatus, Output, Status, StoreStatus, SubscriptionStatus, UserStatus,
+    Backlogs, Broker, ChangeId, ConnId, MemoryStatus, Output, Status, StoreStatus, SubscriptionStatus, UserStatus,
+    Verdict,
     users::{UserChange, UserError},
 };
 
@@ -235,6 +236,8 @@ pub struct Driver {
     written: mpsc::Receiver<Written>,
     clients: Clients,
     checks: Checks,
+    /// Clients that have sent all they want to, while their passcodes are being checked.
+    ended: BTreeSet<ConnId>,
     checked: mpsc::Receiver<Checked>,
     /// Who waits for a change of users to be on disk.
     changes: BTreeMap<ChangeId, oneshot::Sender<Result<bool, UserError>>>,
@@ -291,6 +294,7 @@ impl Driver {
             written,
             clients: Clients::default(),
             checks,
+            ended: BTreeSet::new(),
             checked,
             changes: BTreeMap::new(),
             client_inputs,
@@ -479,19 +483,29 @@ impl Driver {
             ClientInput::Flushed(conn, total) => self.broker.handle_client_flushed(now, conn, total),
             // Who has sent DISCONNECT is owed the receipts, and is closed when they are written.
             ClientInput::Ended(conn) if self.broker.is_leaving(conn) => {}
-            ClientInput::Ended(conn) | ClientInput::Closed(conn) => {
-                self.clients.remove(conn);
-                self.checks.forget(conn);
-                self.broker.handle_client_closed(now, conn);
-            }
+            // What it has sent behind CONNECT counts, if it is let in.
+            ClientInput::Ended(conn) if self.broker.is_asked(conn) => _ = self.ended.insert(conn),
+            ClientInput::Ended(conn) | ClientInput::Closed(conn) => self.remove_client(conn),
         }
+    }
+
+    fn remove_client(&mut self, conn: ConnId) {
+        self.ended.remove(&conn);
+        self.clients.remove(conn);
+        self.checks.forget(conn);
+        self.broker.handle_client_closed(now(self.started), conn);
     }
 
     /// A passcode was checked.
     fn handle_checked(&mut self, checked: Checked) {
         let (clients, verdict) = self.checks.finish(checked);
-        for conn in clients {
-            self.broker.handle_login_checked(now(self.started), conn, verdict);
+        clients.into_iter().for_each(|conn| self.tell_verdict(conn, verdict));
+    }
+
+    fn tell_verdict(&mut self, conn: ConnId, verdict: Verdict) {
+        self.broker.handle_login_checked(now(self.started), conn, verdict);
+        if self.ended.remove(&conn) && !self.broker.is_leaving(conn) {
+            self.remove_client(conn);
         }
     }
 
@@ -629,9 +643,9 @@ impl Driver {
                 Output::ClientPause { conn } => self.clients.pause(conn, true),
                 Output::ClientResume { conn } => self.clients.pause(conn, false),
                 Output::Check { conn, check } => {
-                    if let Some(verdict) = self.checks.ask(conn, check) {
-                        self.broker.handle_login_checked(now(self.started), conn, verdict);
-                    }
+                    let verdict = self.checks.ask(conn, check);
+                    verdict.into_iter().for_each(|verdict| self.tell_verdict(conn, verdict));
+                    self.checks.take_displaced().into_iter().for_each(|conn| self.tell_verdict(conn, Verdict::Busy));
                 }
                 Output::UserChanged { change, is_kept } => {
                     if let Some(answer) = self.changes.remove(&change) {

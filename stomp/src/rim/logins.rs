@@ -45,6 +45,8 @@ pub(super) struct Checks {
     turns: VecDeque<Option<IpAddr>>,
     /// Who waits for which.
     clients: HashMap<Tag, Vec<ConnId>>,
+    /// Who has lost its place to an address with fewer checks.
+    displaced: Vec<ConnId>,
     remembered: HashSet<Tag>,
     /// The oldest first.
     oldest: VecDeque<Tag>,
@@ -61,6 +63,7 @@ impl Checks {
             waiting: BTreeMap::new(),
             turns: VecDeque::new(),
             clients: HashMap::new(),
+            displaced: Vec::new(),
             remembered: HashSet::new(),
             oldest: VecDeque::new(),
         };
@@ -79,8 +82,8 @@ impl Checks {
         }
         let address = check.address.map(client_of);
         let of_address = self.waiting.get(&address).map_or(0, VecDeque::len);
-        let waiting = self.clients.len().saturating_sub(self.at_work);
-        if waiting >= WAITING || of_address >= WAITING_OF_ADDRESS {
+        let waiting: usize = self.waiting.values().map(VecDeque::len).sum();
+        if of_address >= WAITING_OF_ADDRESS || waiting >= WAITING && !self.displace(of_address) {
             return Some(Verdict::Busy);
         }
         self.clients.insert(tag, vec![conn]);
@@ -92,11 +95,44 @@ impl Checks {
         None
     }
 
+    /// Makes room for one of an address that has so many, at the expense of the one that has the most. Whether it could.
+    fn displace(&mut self, of_address: usize) -> bool {
+        let longest =
+            self.waiting.iter().max_by_key(|(_, queue)| queue.len()).filter(|(_, queue)| queue.len() > of_address + 1);
+        let Some(address) = longest.map(|(address, _)| *address) else { return false };
+        let last = self.waiting.get_mut(&address).and_then(VecDeque::pop_back);
+        let clients = last.and_then(|(tag, _)| self.clients.remove(&tag));
+        self.displaced.extend(clients.into_iter().flatten());
+        true
+    }
+
+    /// Whose checks gave way to others.
+    pub(super) fn take_displaced(&mut self) -> Vec<ConnId> {
+        std::mem::take(&mut self.displaced)
+    }
+
     /// A client is gone: nobody waits for what only it has asked.
     pub(super) fn forget(&mut self, conn: ConnId) {
         // Few wait, and few go while they do.
-        if let Some(clients) = self.clients.values_mut().find(|clients| clients.contains(&conn)) {
-            clients.retain(|other| *other != conn);
+        let Some((&tag, clients)) = self.clients.iter_mut().find(|(_, clients)| clients.contains(&conn)) else {
+            return;
+        };
+        clients.retain(|other| *other != conn);
+        if !clients.is_empty() {
+            return;
+        }
+        let found = self.waiting.iter_mut().find_map(|(address, queue)| {
+            let place = queue.iter().position(|(waiting, _)| *waiting == tag)?;
+            queue.remove(place);
+            Some((*address, queue.is_empty()))
+        });
+        // Else it is at work, and is done with when that is finished.
+        if let Some((address, is_empty)) = found {
+            self.clients.remove(&tag);
+            if is_empty {
+                self.waiting.remove(&address);
+                self.turns.retain(|turn| *turn != address);
+            }
         }
     }
 
@@ -126,10 +162,6 @@ impl Checks {
         while self.at_work < AT_WORK
             && let Some((tag, check)) = self.next()
         {
-            if self.clients.get(&tag).is_some_and(Vec::is_empty) {
-                self.clients.remove(&tag);
-                continue;
-            }
             self.at_work += 1;
             let done = self.done.clone();
             tokio::task::spawn_blocking(move || {
@@ -155,8 +187,10 @@ impl Checks {
 
     fn tag(&self, check: &LoginCheck) -> Tag {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        // Both have one length: where the passcode begins is clear.
-        hasher.update(check.verifier.salt()).update(check.verifier.hash()).update(check.passcode.as_bytes());
+        // Each has one length, or says it: where the passcode begins is clear.
+        hasher.update(check.verifier.salt()).update(check.verifier.hash());
+        hasher.update(&(check.name.len() as u64).to_le_bytes()).update(check.name.as_bytes());
+        hasher.update(check.passcode.as_bytes());
         *hasher.finalize().as_bytes()
     }
 }
@@ -176,7 +210,12 @@ mod tests {
 
     fn check(verifier: &Arc<Verifier>, passcode: &str, address: u8) -> LoginCheck {
         let address = Some(IpAddr::from([192, 0, 2, address]));
-        LoginCheck { passcode: Passcode::claimed(passcode), verifier: verifier.clone(), address }
+        LoginCheck {
+            passcode: Passcode::claimed(passcode),
+            verifier: verifier.clone(),
+            name: "ada".to_owned(),
+            address,
+        }
     }
 
     /// All that come out, in order.
@@ -228,6 +267,27 @@ mod tests {
         let place = order.iter().position(|(clients, _)| clients == &[ConnId(9_999)]).unwrap();
         assert!(place < 2 * AT_WORK + 2, "it was the {place}th of {}", order.len());
         assert_eq!(order[place].1, Verdict::Right);
+    }
+
+    #[tokio::test]
+    async fn a_newcomer_finds_room_where_a_few_addresses_have_taken_all() {
+        let (mut checks, mut results) = Checks::new([1; 32]);
+        let one = verifier("right", 1);
+        let mut conn = 0;
+        for address in 1..=5 {
+            for _ in 0..WAITING_OF_ADDRESS {
+                conn += 1;
+                checks.ask(ConnId(conn), check(&one, &format!("guess {conn}"), address));
+            }
+        }
+        checks.take_displaced();
+        assert_eq!(checks.ask(ConnId(9_999), check(&one, "right", 99)), None);
+        assert_eq!(checks.take_displaced().len(), 1);
+        assert_eq!(checks.waiting.values().map(VecDeque::len).sum::<usize>(), WAITING);
+        let order = all(&mut checks, &mut results).await;
+        let place = order.iter().position(|(clients, _)| clients == &[ConnId(9_999)]).unwrap();
+        assert!(place < 20, "it was the {place}th of {}", order.len());
+        assert!(checks.clients.is_empty() && checks.waiting.is_empty() && checks.turns.is_empty());
     }
 
     #[tokio::test]

@@ -227,6 +227,11 @@ impl Session {
         }
     }
 
+    /// What the client wanted behind a request that was denied is not done.
+    pub fn forget_requests(&mut self) {
+        self.requests.clear();
+    }
+
     /// What the client wants next.
     pub fn poll_request(&mut self) -> Option<Request> {
         self.requests.pop_front()

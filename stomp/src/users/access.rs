@@ -159,7 +159,7 @@ pub(crate) struct Permit(pub(crate) Arc<[Access]>);
 impl Permit {
     /// Whether this may be done.
     pub(crate) fn allows(&self, right: Right, wanted: &Destination) -> bool {
-        // Who knows the name of a reply queue was told it by whoever waits for the answer.
+        // Nobody can guess the name of a reply queue: who knows it was told it by whoever waits for the answer.
         let is_own = wanted.as_str().starts_with(REPLY_QUEUE);
         is_own || (!self.0.is_empty() && self.0.iter().all(|access| access.allows(right, wanted)))
     }

@@ -109,6 +109,34 @@ fn what_waits_for_a_connection_of_an_earlier_life_vanishes_when_its_node_is_back
 }
 
 #[test]
+fn names_that_nobody_was_told_lead_nowhere() {
+    let mut mesh = Mesh::new(2);
+    let (client, eve) = (mesh.connect(1, 0, &[]), mesh.connect(2, 1, &[]));
+    mesh.subscribe(client, "1", "/temp-queue/r", &[]);
+    mesh.subscribe(eve, "w", "/queue/work", &[]);
+    mesh.send_with(client, "/queue/work", &[("reply-to", "/temp-queue/r")], "question");
+    let told = serve(&mut mesh, eve);
+    // Of the next connection all is known but for what can't be guessed.
+    let next = mesh.connect(3, 0, &[]);
+    mesh.subscribe(next, "1", "/temp-queue/r", &[]);
+    let parts: Vec<&str> = told.split('.').collect();
+    let [node, life, _, token, index] = parts[..] else { panic!("{told}") };
+    for guess in [format!("{node}.{life}.3.{token}.{index}"), format!("{node}.{life}.3.{index}")] {
+        mesh.send(eve, &guess, "forged");
+    }
+    mesh.pass(3_000);
+    assert!(mesh.bodies(next).is_empty() && mesh.bodies(client).is_empty());
+    mesh.nothing_waits();
+    // Of a node that there never was nobody could ever say that it is gone.
+    for invented in ["/reply-queue/00112233445566778899aabbccddeeff.1.1.0", "/reply-queue/x"] {
+        let one = mesh.connect(10 + invented.len() as u64, 1, &[]);
+        mesh.frame(one, Command::Send, &[("destination", invented)]);
+        assert!(mesh.error(one).unwrap().contains("no such temporary queue"), "{invented}");
+    }
+    mesh.nothing_waits();
+}
+
+#[test]
 fn other_connections_can_send_to_a_reply_queue_but_not_read_it() {
     let mut mesh = Mesh::new(1);
     let one = mesh.connect(1, 0, &[]);

@@ -281,14 +281,14 @@ fn each_frame_needs_its_permission_for_every_destination_it_names() {
     let mut mesh = Mesh::new(1);
     let lines = ["read /queue/r.*", "read /topic/t.#", "write /queue/w", "write /topic/t.out", "manage /topic/t.*"];
     mesh.change(0, &add("ada", "lovelace", spec(&lines)));
+    let node = mesh.hosts[0].broker.node().id();
+    let reply = format!("/reply-queue/{node}.1.1.0");
     let mut conn = 0;
     let mut tries = |command, headers: &[(&str, &str)]| {
         conn += 1;
         mesh.tries(conn, &ADA, command, headers)
     };
-    for destination in
-        ["/queue/w", "/amq/queue/w", "/topic/t.out", "/queue/w,/topic/t.out", "/temp-queue/x", "/reply-queue/1"]
-    {
+    for destination in ["/queue/w", "/amq/queue/w", "/topic/t.out", "/queue/w,/topic/t.out", "/temp-queue/x", &reply] {
         assert_eq!(tries(Send, &[("destination", destination)]), Ok(()), "{destination}");
     }
     for (destination, named) in [
@@ -320,6 +320,34 @@ fn each_frame_needs_its_permission_for_every_destination_it_names() {
     let denied = mesh.asks(one, Command::Commit, &[("transaction", "t")]).unwrap_err();
     assert!(denied.contains("write permission for /queue/x"), "{denied}");
     assert_eq!(mesh.waiting(0), before);
+}
+
+#[test]
+fn what_comes_behind_a_denied_frame_in_the_same_packet_is_not_done() {
+    let mut mesh = Mesh::new(1);
+    mesh.change(0, &add("ada", "lovelace", spec(&["write /queue/a"])));
+    let one = mesh.login(1, 0, peer("192.0.2.1:1"), &ADA).unwrap();
+    let send = |queue: &str| format!("SEND\ndestination:/queue/{queue}\n\nx\0");
+    let now = mesh.now;
+    let packet = [send("a"), send("b"), send("a")].concat();
+    mesh.hosts[0].broker.handle_client_bytes(now, one, packet.as_bytes());
+    mesh.settle();
+    assert!(mesh.error(one).unwrap().contains("write permission for /queue/b"));
+    assert_eq!(mesh.waiting(0).values().sum::<u64>(), 1);
+}
+
+#[test]
+fn another_topic_for_a_shared_subscription_needs_the_right_to_manage_all_that_it_has() {
+    let mut mesh = Mesh::new(1);
+    mesh.change(0, &add("ada", "lovelace", spec(&["read /topic/#", "manage /topic/a"])));
+    mesh.change(0, &add("eve", "e", spec(&["read /topic/#", "manage /topic/m"])));
+    let eve = [("login", "eve"), ("passcode", "e")];
+    let durable = [("durable", "true"), ("auto-delete", "false"), ("x-queue-name", "shared")];
+    let subscribe = |topic| [&[("id", "1"), ("destination", topic)], &durable[..]].concat();
+    assert_eq!(mesh.tries(1, &ADA, Command::Subscribe, &subscribe("/topic/a")), Ok(()));
+    let denied = mesh.tries(2, &eve, Command::Subscribe, &subscribe("/topic/m")).unwrap_err();
+    assert_eq!(denied, "your user has no manage permission for /topic/a");
+    assert_eq!(mesh.tries(3, &eve, Command::Subscribe, &subscribe("/topic/a")), Ok(()), "whoever may read it");
 }
 
 #[test]
