@@ -18,6 +18,8 @@ pub(crate) struct Seats {
     seated: BTreeMap<usize, u32>,
     /// Seats taken and left. A seat that goes with its host's life is not left.
     changes: usize,
+    /// The same by host and life.
+    by_host: BTreeMap<(usize, u32), usize>,
 }
 
 impl World {
@@ -46,6 +48,7 @@ impl World {
             let has_changed = if is_seated { before.is_none() } else { before == Some(life) };
             if has_changed {
                 self.seats.changes += 1;
+                *self.seats.by_host.entry((host, life)).or_default() += 1;
                 if self.trace.printed {
                     let what = if is_seated { "takes a seat" } else { "leaves its seat" };
                     println!("{:>7}.{:03} h{host} {what}", self.now / 1000, self.now % 1000);
@@ -89,9 +92,10 @@ impl World {
         }
     }
 
-    /// Seats taken and left since this was last asked.
-    pub(crate) fn changes_of_seats(&mut self) -> usize {
-        std::mem::take(&mut self.seats.changes)
+    /// Seats taken and left since this was last asked; and of the host that did it most often, how often in one life.
+    pub(crate) fn changes_of_seats(&mut self) -> (usize, usize) {
+        let by_host = std::mem::take(&mut self.seats.by_host);
+        (std::mem::take(&mut self.seats.changes), by_host.into_values().max().unwrap_or_default())
     }
 
     pub(crate) fn seated(&self) -> Vec<usize> {

@@ -39,6 +39,8 @@ pub(crate) struct Parting {
     whole: BTreeSet<usize>,
     /// Of these, who was down: what such a one has of the other part stays with it.
     away: BTreeSet<usize>,
+    /// Of these, whom an operator has given up: no copy waits for such a one.
+    pub(crate) forgotten: BTreeSet<usize>,
     /// The two were seen to be apart: from now on nothing crosses, also not by a host that has not heard of it.
     is_done: bool,
 }
@@ -61,7 +63,8 @@ impl World {
             let is_in = |host: &usize| roster.iter().any(|entry| entry.id == self.hosts[*host].identity);
             let whole: BTreeSet<_> = (0..self.hosts.len()).filter(is_in).collect();
             let away = whole.iter().copied().filter(|&host| !self.hosts[host].is_up()).collect();
-            self.parting = Some(Parting { leaving: leaving.clone(), whole, away, is_done: false });
+            self.parting =
+                Some(Parting { leaving: leaving.clone(), whole, away, forgotten: BTreeSet::new(), is_done: false });
         }
         self.settle(host);
         result.is_ok()
@@ -71,7 +74,8 @@ impl World {
     pub(crate) fn part_size(&self, host: usize) -> usize {
         let Some(parting) = &self.parting else { return self.hosts.len() };
         let leaves = |host: &usize| parting.leaving.contains(host);
-        parting.whole.iter().filter(|other| leaves(other) == leaves(&host)).count()
+        let part = parting.whole.iter().filter(|other| leaves(other) == leaves(&host));
+        part.filter(|other| !parting.forgotten.contains(other)).count()
     }
 
     pub(crate) fn origin(&self, dot: Dot) -> Option<usize> {
@@ -88,7 +92,8 @@ impl World {
         if self.mended_at.is_some_and(|at| self.now < at + SETTLED_MS) {
             // A node that was away may have brought copies to nodes that are on no list: these go again.
             let disks = self.ledger.msgs().find(|(_, msg)| msg.dot == Some(dot)).map(|(_, msg)| msg.disks.len())?;
-            return Some((disks, self.settings.confirm as usize));
+            let part = self.origin(dot).map_or(self.hosts.len(), |origin| self.part_size(origin));
+            return Some((disks, part.min(self.settings.confirm as usize)));
         }
         self.parting.as_ref()?;
         let origin = self.origin(dot)?;

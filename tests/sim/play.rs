@@ -364,7 +364,9 @@ impl Play {
             self.require(text.is_none(), Kind::Members, || text.unwrap_or_default());
         }
         let needed = self.needed(&groups);
-        let changes = self.world.changes_of_seats();
+        let (changes, most) = self.world.changes_of_seats();
+        // Takes it and leaves it, or the other way round: once more, and it would go to and fro.
+        self.require(most <= 2, Kind::SeatChanges, || format!("one host changed its mind about its seat {most} times"));
         self.require(changes <= needed + spare, Kind::SeatChanges, || {
             format!("{changes} changes of seats, {needed} were needed and {spare} allowed beside")
         });

@@ -187,9 +187,12 @@ impl Node {
         self.drains.stage >= DrainStage::Going
     }
 
-    /// Whether a holder is not to be counted on: it gives its replica up, or all of them, or is of another part.
+    /// Whether a holder is not to be counted on: it gives its replica up, or all of them, or is of another part. While a
+    /// cluster is being split, whoever drains stays as it is until that is done.
     pub(super) fn goes(&self, segment: SegmentId, node: NodeId) -> bool {
-        self.holders.is_leaving(segment, node) || self.is_draining(node) || self.is_foreign(segment, node)
+        self.holders.is_leaving(segment, node)
+            || self.is_draining(node) && !self.is_splitting()
+            || self.is_foreign(segment, node)
     }
 
     /// Nodes that stay, this one not included.
@@ -239,6 +242,8 @@ impl Node {
     pub(super) fn is_surplus_in_drain(&self, segment: SegmentId) -> Option<bool> {
         match self.drains.stage {
             DrainStage::No => None,
+            // What is of the other part goes as it does from nodes that stay: the split comes first.
+            DrainStage::HandingOver if self.is_foreign(segment, self.id()) => None,
             DrainStage::HandingOver => Some(false),
             _ => {
                 let enough = if self.holds(segment, self.id()) { self.copies_elsewhere() } else { 1 };
@@ -294,7 +299,7 @@ impl Node {
                 self.name_heirs();
                 let is_time = self.drains.is_released && now.mono_ms >= self.drains.not_before;
                 let all_have_copies = || self.engine.segments().all(|segment| self.has_copies_elsewhere(segment));
-                if is_time && self.hindrance().is_none() && all_have_copies() {
+                if is_time && !self.is_splitting() && self.hindrance().is_none() && all_have_copies() {
                     self.enter(DrainStage::Leaving, now);
                 }
             }

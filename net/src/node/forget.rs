@@ -58,6 +58,7 @@ impl Node {
         if self.is_alive(node) {
             return Err(ForgetError::Alive(node));
         }
+        self.give_up_merge(node);
         self.strike_out(roster_key(), node);
         self.strike_seats(node);
         self.strike_out(draining_key(), node);

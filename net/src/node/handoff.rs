@@ -147,7 +147,7 @@ impl Node {
             self.engine.merge_removed(segment, &theirs.removed);
         }
         let me = self.id();
-        let leaving = self.goes(segment, me) && !self.config.planted.is(Mistake::DrainingVouches);
+        let leaving = (self.goes(segment, me) || self.is_frozen()) && !self.config.planted.is(Mistake::DrainingVouches);
         let has_all = self.engine.segment(segment).is_some_and(|mine| {
             theirs.known.is_subset(&mine.known)
                 && theirs.removed.is_subset(&mine.removed)
@@ -166,10 +166,10 @@ impl Node {
         let holders = self.holders.of(segment).iter().filter(|&&node| node != self.id()).count();
         let mut needed = (self.config.copies as usize).min(holders).max(1);
         let is_foreign = self.is_foreign(segment, self.id());
-        if self.drains_here() {
-            needed = needed.min(self.copies_elsewhere());
-        } else if is_foreign {
+        if is_foreign {
             needed = self.copies_inside(segment);
+        } else if self.drains_here() {
+            needed = needed.min(self.copies_elsewhere());
         }
         let Some(proofs) = self.handoffs.proofs.get_mut(&segment).filter(|proofs| proofs.nonce == nonce) else {
             return;

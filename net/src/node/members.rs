@@ -132,6 +132,7 @@ impl Node {
     /// [`SizeError::Zero`].
     pub fn set_size(&mut self, now: Now, size: &Size) -> Result<(), SizeError> {
         size.check()?;
+        self.forget_sizes_of_merges();
         self.write_register(size_key(), size.to_string().into_bytes(), now);
         self.finish(now);
         Ok(())

@@ -13,7 +13,7 @@
 //! cluster have another one then, and keep it when they come back.
 //!
 //! A number of members that is wished for along with a merge is set when the two hold the same: then it is the newest of
-//! both, whatever their clocks say. And if the merge never comes about it never is.
+//! both, whatever their clocks say. If the merge never comes about, or an operator sets another one meanwhile, it never is.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -161,9 +161,9 @@ impl Node {
         if !is_trusted && networks.len() >= MAX_TRUSTED {
             return Err(MergeError::TooManyNetworks);
         }
-        self.heal_with(ticket.node);
         let targets = self.targets();
         if let Some(size) = size.filter(|_| already) {
+            self.forget_sizes_of_merges();
             self.write_register(size_key(), size.to_string().into_bytes(), now);
         }
         let size = size.map(|size| (size.to_string(), self.id()));
@@ -259,12 +259,26 @@ impl Node {
     /// A node has the same registry as this one: what this one was to set when they are one cluster is set now.
     pub(super) fn set_size_of_merge(&mut self, now: Now, with: NodeId) {
         let me = self.id();
-        let is_due = |target: &Target| target.node == with && target.is_for(me);
+        let network = self.published_network(with);
+        let is_due = |target: &Target| {
+            target.is_for(me) && (target.node == with || target.network.is_some() && target.network == network)
+        };
         for target in self.targets().into_iter().filter(is_due) {
             if let Some((size, _)) = &target.size {
                 self.write_register(size_key(), size.clone().into_bytes(), now);
             }
             self.strike_target(&target.encode());
+        }
+    }
+
+    /// An operator has said a newer word about the size than those that merges were ordered with.
+    pub(super) fn forget_sizes_of_merges(&mut self) {
+        let roster = self.roster_ids();
+        for target in self.targets().into_iter().filter(|target| target.size.is_some()) {
+            self.strike_target(&target.encode());
+            if !roster.contains(&target.node) {
+                self.add_to(merging_key(), Target { size: None, ..target }.encode());
+            }
         }
     }
 

@@ -21,7 +21,7 @@
 //! cut, what is healed stays healed.
 //!
 //! An order may be taken back (`split/back`) by a node that is not ready: it never will be, so nobody can have cut, unless
-//! that node was forgotten meanwhile; then the cut holds.
+//! that node was forgotten meanwhile; then the cut holds. Of two orders that were given at the same time one is taken back so.
 //!
 //! This file has what leads to a cut; `split/orders.rs` what is known of orders, `split/marks.rs` the marks,
 //! `split/cut.rs` the cut itself.
@@ -203,9 +203,7 @@ impl Node {
     /// There is none, or it may be carried out already.
     pub fn cancel_split(&mut self, now: Now) -> Result<(), SplitError> {
         let Some(split) = self.open_split().cloned() else { return Err(SplitError::None) };
-        let me = self.id();
-        let is_waited_for = split.knows(me) && !split.away.contains(&me);
-        if !is_waited_for || self.is_ready_for(&split, me) {
+        if !self.may_take_back(&split) {
             return Err(SplitError::Ready(self.waits_for(&split).into_iter().collect()));
         }
         self.take_back(&split);
@@ -226,6 +224,11 @@ impl Node {
             foreign,
             lacks_secret: split.leaving.contains(&self.id()) && self.next_secret(split).is_none(),
         })
+    }
+
+    /// Whether a split is under way.
+    pub(super) fn is_splitting(&self) -> bool {
+        self.open_split().is_some()
     }
 
     /// Whether a node is of the other part than a segment's origin, while the two are still one cluster or after.
@@ -345,10 +348,28 @@ impl Node {
         }
     }
 
+    /// Of two that were ordered at the same time the one with the greater id gives way: whoever it waits for, and who is not
+    /// ready for it, takes it back. Else nodes that are ready for the one would wait for ever for those that are for the other.
+    fn settle_rivals(&mut self) {
+        let open = self.splits.orders().filter(|split| self.is_open(split.id));
+        let mine = open.skip(1).filter(|split| self.may_take_back(split)).cloned().collect::<Vec<_>>();
+        mine.iter().for_each(|split| self.take_back(split));
+        if !mine.is_empty() {
+            self.look_at_orders();
+        }
+    }
+
+    /// Whether nobody can have cut, nor ever will once this node has taken the order back: it is waited for and is not ready.
+    fn may_take_back(&self, split: &Split) -> bool {
+        let me = self.id();
+        split.knows(me) && !split.away.contains(&me) && !self.is_ready_for(split, me)
+    }
+
     /// The part of upkeep.
     pub(super) fn look_at_split(&mut self, now: Now) {
         self.close_parting(now);
         self.carry_on_with_cut(now);
+        self.settle_rivals();
         let Some(split) = self.open_split().cloned() else { return };
         if let Some(secret) = self.next_secret(&split).cloned() {
             let lacking = split.leaving.iter().copied().filter(|node| !self.splits.is_ready(&split, *node));

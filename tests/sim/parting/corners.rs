@@ -54,6 +54,7 @@ impl World {
             let is_forgotten = broker.forget(clocks, node).is_ok();
             self.settle(host);
             if is_forgotten {
+                self.parting.iter_mut().for_each(|parting| _ = parting.forgotten.insert(other));
                 return;
             }
             self.run_for(500);
@@ -166,6 +167,7 @@ fn one_that_was_to_leave_and_was_forgotten_brings_the_parts_together_by_no_means
         world.require(joined, &format!("h{host} merged with h{first}; {}", world.split_states()));
         for with in [other, lost] {
             if !world.is_linked(host, with) {
+                world.mended_at = Some(world.now);
                 world.merge(host, with);
                 world.run_for(SETTLED_MS);
             }

@@ -167,10 +167,12 @@ impl Node {
         true
     }
 
-    /// A node that this one does not see any more knows of a merge. That counts for one that was to leave and never got the
-    /// secret of its part: nobody could show it that he knows it.
+    /// A node that this one does not see any more knows of a merge. That counts for one that stayed; and for one that was to
+    /// leave and never got the secret of its part: nobody could show it that he knows it.
     pub(in crate::node) fn take_healed(&mut self, id: SplitId) {
-        if self.splits.gone.values().any(|of| *of == id) && !self.has_network_of_a_part() {
+        let is_gone = self.splits.gone.values().any(|of| *of == id);
+        let has_left = self.splits.order(id).is_some_and(|split| self.has_left_by(split));
+        if is_gone && !(has_left && self.has_network_of_a_part()) {
             self.heal(id);
         }
     }
@@ -247,7 +249,8 @@ impl Node {
     }
 
     /// A link came up. Whether it may stay: a node that was split off is let in again if it knows the secret of the part
-    /// that left, which only a merge can have brought to it; that heals the split.
+    /// that left, which only a merge can have brought to it; that heals the split. For the part that stayed it is healed when
+    /// the other one says so, and not when a merge is ordered: until then nobody dispatches what is the other's.
     pub(in crate::node) fn lets_in(&mut self, now: Now, link: LinkId, hello: &PeerHello) -> bool {
         if let Some(&id) = self.splits.gone.get(&hello.node) {
             let has_left = self.has_left(hello.node) && self.has_network_of_a_part();
@@ -269,13 +272,6 @@ impl Node {
     pub(in crate::node) fn has_left(&self, node: NodeId) -> bool {
         let split = self.splits.gone.get(&node).and_then(|id| self.splits.order(*id));
         split.is_some_and(|split| split.leaving.contains(&self.id()))
-    }
-
-    /// A merge with a node that was split off: the split is over.
-    pub(in crate::node) fn heal_with(&mut self, node: NodeId) {
-        if let Some(&id) = self.splits.gone.get(&node) {
-            self.heal(id);
-        }
     }
 
     fn heal(&mut self, id: SplitId) {

@@ -153,10 +153,7 @@ impl Node {
         let ready = self.engine.registry().set_members(&ready_key());
         self.splits.ready = ready.iter().filter_map(|mark| read_member(mark)).collect();
         self.note_gone();
-        let open = || {
-            let is_open = |split: &&Split| self.splits.state(split.id) == State::Open && !self.is_healed(split.id);
-            self.splits.orders().filter(is_open)
-        };
+        let open = || self.splits.orders().filter(|split| self.is_open(split.id));
         // Two were ordered at the same time: whoever is ready for one does nothing for the other until that is done or taken
         // back, so that no two come about; else all choose the same.
         let chosen = open().find(|split| self.is_ready_for(split, self.id())).or_else(|| open().next()).cloned();
@@ -173,6 +170,11 @@ impl Node {
             self.engine.close_segment();
         }
         self.trust_networks();
+    }
+
+    /// Whether an order is still to be carried out.
+    pub(super) fn is_open(&self, id: SplitId) -> bool {
+        self.splits.state(id) == State::Open && !self.is_healed(id)
     }
 
     fn note_gone(&mut self) {

@@ -1,6 +1,7 @@
 //! Splits, step by step; what comes of them is for the simulator (`tests/sim/parting.rs`).
 
 use super::*;
+use crate::ticket::Ticket;
 
 fn id(index: u8) -> NodeId {
     NodeId([index; 16])
@@ -29,11 +30,65 @@ fn whoever_is_ready_for_one_order_does_nothing_for_another_that_was_given_at_the
         world.run(2_000);
         let status = |world: &mut World, at| world.host(at).node.split_status();
         assert!(!status(&mut world, 2).expect("under way").waits_for.contains(&id(2)));
-        world.write(1);
-        world.run(2_000);
-        assert_eq!(status(&mut world, 2).expect("under way").name, "b", "{secrets:?}");
-        assert!(world.hosts.values().all(|host| host.node.gone().next().is_none()));
+        world.thaw(1);
+        world.run(10_000);
+        // One of them comes about, and the other one does not.
+        assert!((1..=3).all(|index| status(&mut world, index).is_none()), "{secrets:?}");
+        let gone = |index| world.hosts[&index].node.gone().collect::<Vec<_>>();
+        let off_a = (gone(1), gone(2), gone(3)) == (vec![id(3)], vec![id(3)], vec![id(1), id(2)]);
+        let off_b = (gone(1), gone(2), gone(3)) == (vec![id(2), id(3)], vec![id(1)], vec![id(1)]);
+        assert!(off_a != off_b, "{secrets:?}: {:?}", (gone(1), gone(2), gone(3)));
     }
+}
+
+/// The order to merge is no merge: as long as nobody is reached, what is of the other part is left alone.
+#[test]
+fn a_merge_heals_a_split_when_it_reaches_the_other_part_and_not_before() {
+    let mut world = World::new(3);
+    for index in 1..=4 {
+        world.start(index, MemoryStore::new());
+        world.join(index);
+    }
+    world.run(2_000);
+    let (now, secret) = (world.now, NetworkSecret::from_bytes([7; 32]));
+    world.host(1).node.split(now, order("off", 4), secret.clone()).expect("taken");
+    world.run(6_000);
+    assert_eq!(world.host(2).node.gone().collect::<Vec<_>>(), [id(4)]);
+    drop(world.kill(4));
+    let now = world.now;
+    let addresses = vec![SocketAddr::from(([127, 0, 0, 1], 4))];
+    let ticket = Ticket { secret, node: id(4), addresses };
+    world.host(1).node.merge(now, &ticket, None).expect("begins");
+    world.run(3_000);
+    for index in 1..=3 {
+        assert_eq!(world.host(index).node.gone().collect::<Vec<_>>(), [id(4)], "node {index}");
+    }
+    let now = world.now;
+    world.host(2).node.forget(now, id(4)).expect("a merge that is given up");
+    world.run(1_000);
+    assert!(world.host(1).node.merging().is_empty());
+}
+
+/// Each waits for copies that the other does not count; the split comes first.
+#[test]
+fn a_node_that_drains_takes_part_in_a_split_that_was_ordered_at_the_same_time() {
+    let mut world = World::new(3);
+    for index in 1..=4 {
+        world.start(index, MemoryStore::new());
+        world.join(index);
+    }
+    world.run(2_000);
+    (1..=4).for_each(|index| world.publish(index, "kept"));
+    world.run(2_000);
+    let now = world.now;
+    let order = SplitOrder { leaving: [id(3), id(4)].into(), ..order("off", 3) };
+    world.host(1).node.split(now, order, NetworkSecret::from_bytes([7; 32])).expect("taken");
+    world.host(2).node.drain(now);
+    world.host(2).node.release(true);
+    world.run(30_000);
+    assert_eq!(world.host(1).node.gone().collect::<Vec<_>>(), [id(3), id(4)]);
+    assert_eq!(world.host(2).node.drain_stage(), DrainStage::Left);
+    assert_eq!((world.waiting(1).len(), world.waiting(3).len()), (2, 2), "all of its part's");
 }
 
 /// It is on no list of holders, and lies everywhere: also of this the part that its origin is not of rids itself.
