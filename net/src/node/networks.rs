@@ -258,12 +258,16 @@ impl Node {
 
     /// A node has the same registry as this one: what this one was to set when they are one cluster is set now.
     pub(super) fn set_size_of_merge(&mut self, now: Now, with: NodeId) {
-        let me = self.id();
-        let network = self.published_network(with);
+        let targets = self.targets();
+        if targets.is_empty() {
+            return;
+        }
+        let (me, network) = (self.id(), self.published_network(with));
         let is_due = |target: &Target| {
-            target.is_for(me) && (target.node == with || target.network.is_some() && target.network == network)
+            let is_of_its = target.network.is_some() && target.network == network;
+            target.is_for(me) && (target.node == with || is_of_its && self.is_in_roster(target.node))
         };
-        for target in self.targets().into_iter().filter(is_due) {
+        for target in targets.into_iter().filter(is_due).collect::<Vec<_>>() {
             if let Some((size, _)) = &target.size {
                 self.write_register(size_key(), size.clone().into_bytes(), now);
             }
