@@ -180,6 +180,7 @@ impl Dispatch {
     /// This node keeps no replica of the segment any more.
     pub(crate) fn handle_dropped(&mut self, now: Now, segment: SegmentId) {
         self.owner.give_up(segment);
+        self.takeover.on_dropped(segment);
         self.takeover.look_soon(now.mono_ms);
     }
 

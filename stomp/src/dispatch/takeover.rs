@@ -169,6 +169,13 @@ impl Takeover {
         self.lives.insert(from, life);
     }
 
+    /// This node has given its replica up. Should that come back, for a drain was taken back, all of it may have been delivered.
+    pub(crate) fn on_dropped(&mut self, segment: SegmentId) {
+        if self.is_own_life(segment) {
+            self.contested.insert(segment, Slot::MAX);
+        }
+    }
+
     /// Something changed that may change an owner.
     pub(crate) fn look_soon(&mut self, at: u64) {
         self.look_at = self.look_at.min(at);
@@ -187,7 +194,7 @@ impl Takeover {
         let dropped: Vec<_> = known.copied().filter(|id| !view.has_replica(*id)).collect();
         self.owned.retain(|id| !dropped.contains(id));
         self.claims.retain(|id, _| view.has_replica(*id));
-        self.contested.retain(|id, _| view.has_replica(*id));
+        self.contested.retain(|id, up_to| view.has_replica(*id) || *up_to == Slot::MAX && !view.is_over(*id));
         let mut first_since = BTreeMap::new();
         let mut due = self.ripe_doubts(now_ms);
         for id in view.segments() {

@@ -19,6 +19,8 @@ pub(crate) trait View {
     fn segments(&self) -> Vec<SegmentId>;
     /// Whether one is kept of this segment.
     fn has_replica(&self, segment: SegmentId) -> bool;
+    /// Whether all of it is known to be over.
+    fn is_over(&self, segment: SegmentId) -> bool;
     /// Whether any of its messages waits.
     fn has_waiting(&self, segment: SegmentId) -> bool;
     /// Inboxes with waiting messages.
@@ -62,6 +64,10 @@ impl View for Node {
 
     fn has_replica(&self, segment: SegmentId) -> bool {
         self.engine().has_replica(segment)
+    }
+
+    fn is_over(&self, segment: SegmentId) -> bool {
+        self.engine().is_retired(segment)
     }
 
     fn has_waiting(&self, segment: SegmentId) -> bool {

@@ -20,6 +20,8 @@ pub(super) struct Paper {
     linked: BTreeSet<NodeId>,
     near: BTreeSet<NodeId>,
     messages: BTreeMap<Dot, Arc<str>>,
+    /// What was dropped because all of it is consumed.
+    over: BTreeSet<SegmentId>,
     removed: BTreeMap<SegmentId, RangeSet>,
     /// Removals whose commit is under way.
     staged: BTreeSet<Dot>,
@@ -57,6 +59,9 @@ impl View for Paper {
     }
     fn has_replica(&self, segment: SegmentId) -> bool {
         self.segments().contains(&segment)
+    }
+    fn is_over(&self, segment: SegmentId) -> bool {
+        self.over.contains(&segment)
     }
     fn has_waiting(&self, segment: SegmentId) -> bool {
         self.waiting().any(|(dot, _)| dot.segment == segment)
@@ -168,6 +173,7 @@ impl World {
                 linked: BTreeSet::new(),
                 near: BTreeSet::new(),
                 messages: BTreeMap::new(),
+                over: BTreeSet::new(),
                 removed: BTreeMap::new(),
                 staged: BTreeSet::new(),
                 damaged: BTreeSet::new(),
@@ -270,6 +276,7 @@ impl World {
         let segments = host.paper.segments();
         host.paper.messages.clear();
         host.paper.removed.clear();
+        host.paper.over.extend(&segments);
         segments.into_iter().for_each(|segment| host.dispatch.handle_dropped(self.now, segment));
         self.turn(index);
     }
