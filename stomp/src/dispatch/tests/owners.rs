@@ -389,3 +389,20 @@ fn of_those_that_have_places_consumers_on_the_owners_site_come_first() {
         }
     }
 }
+
+/// A drain gives a replica up, and with it all memory of what was delivered; taken back, the replica comes back alone.
+#[test]
+fn what_a_node_of_this_life_gave_up_is_marked_when_it_comes_back_until_it_is_over() {
+    let mut world = World::new(1);
+    world.publish(0);
+    let dot = *world.published.first().unwrap();
+    let marks = |world: &World| world.hosts[0].dispatch.takeover.marks(dot);
+    assert!(!marks(&world), "nobody else had it");
+    world.give_up(0, dot.segment);
+    assert!(marks(&world), "while it is elsewhere");
+    world.give_back(0, dot, "a");
+    assert!(marks(&world), "others may have delivered it");
+    world.drop_all(0);
+    world.pass(0, 60_000);
+    assert!(!marks(&world), "nothing is remembered of what is over");
+}

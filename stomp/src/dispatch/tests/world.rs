@@ -270,6 +270,29 @@ impl World {
         self.turn(index);
     }
 
+    /// A node gives its replica of a segment up to others.
+    pub(super) fn give_up(&mut self, index: usize, segment: SegmentId) {
+        let host = &mut self.hosts[index];
+        host.paper.messages.retain(|dot, _| dot.segment != segment);
+        host.paper.removed.remove(&segment);
+        host.dispatch.handle_dropped(self.now, segment);
+        self.pass(index, 60_000);
+    }
+
+    /// A message of it comes back.
+    pub(super) fn give_back(&mut self, index: usize, dot: Dot, inbox: &str) {
+        self.arrive(index, dot, &inbox.into());
+        self.pass(index, 60_000);
+    }
+
+    /// Time passes at one node, which looks at what it owns.
+    pub(super) fn pass(&mut self, index: usize, ms: u64) {
+        self.now.mono_ms += ms;
+        let host = &mut self.hosts[index];
+        host.dispatch.handle_timeout(self.now, &host.paper);
+        self.turn(index);
+    }
+
     /// A node keeps no replica of anything any more.
     pub(super) fn drop_all(&mut self, index: usize) {
         let host = &mut self.hosts[index];
