@@ -114,16 +114,18 @@ fn quiet_nodes_cost_each_other_little_however_many_there_are() {
 #[ignore = "a minute: see the top of the file"]
 fn the_table_of_costs() {
     let asked_for = std::env::var("RHIZOMQ_SCALE_NODES").unwrap_or_else(|_| "5,10,20,50,100,200".to_owned());
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
     let mut costs = Vec::new();
     for nodes in asked_for.split(',').map(|nodes| nodes.trim().parse().expect("numbers, with commas between them")) {
         let started = std::time::Instant::now();
         costs.push(measure(nodes));
         println!("{nodes} nodes: simulated in {:.1} s", started.elapsed().as_secs_f64());
+        // What is known by now is kept, should the next one take too long for somebody's patience.
+        let table = table(&costs);
+        let plot = plot::svg(&costs).expect("numbers can be drawn");
+        std::fs::write(directory.join("scale.md"), format!("{HEAD}{table}{FOOT}"))
+            .expect("the repository can be written");
+        std::fs::write(directory.join("scale.svg"), plot).expect("the repository can be written");
     }
-    let table = table(&costs);
-    print!("{table}");
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
-    std::fs::write(directory.join("scale.md"), format!("{HEAD}{table}{FOOT}")).expect("the repository can be written");
-    let plot = plot::svg(&costs).expect("numbers can be drawn");
-    std::fs::write(directory.join("scale.svg"), plot).expect("the repository can be written");
+    print!("{}", table(&costs));
 }

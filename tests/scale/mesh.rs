@@ -1,6 +1,7 @@
 //! Many nodes in one thread, linked each with each, under a virtual clock; nobody publishes anything.
 
 use std::{
+    cell::Cell,
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap},
     net::SocketAddr,
@@ -90,6 +91,8 @@ pub(crate) struct Mesh {
     happened: u64,
     /// Hosts of one cluster are linked with nobody of the other.
     parted: bool,
+    /// Where the last look at what they disagree on ended.
+    behind: Cell<usize>,
     pub(crate) sent: Sent,
 }
 
@@ -150,6 +153,7 @@ impl Mesh {
             agenda: BinaryHeap::new(),
             happened: 0,
             parted: true,
+            behind: Cell::new(0),
             sent: Sent::default(),
         };
         let mut known = [BTreeMap::new(), BTreeMap::new()];
@@ -291,10 +295,18 @@ impl Mesh {
     /// What nodes of one cluster do not agree on yet.
     fn disagreement(&self) -> Option<String> {
         let mut views: [Option<(View, [u8; 32])>; 2] = [None, None];
-        for index in (0..self.hosts.len()).filter(|index| self.hosts[*index].alive) {
+        let live = |half: usize| {
+            let is_live = |(index, host): &(usize, &Host)| host.alive && (!self.parted || index % 2 == half);
+            self.hosts.iter().enumerate().filter(is_live).count()
+        };
+        let live = [live(0), live(1)];
+        // Whoever was behind lately is so most likely.
+        let count = self.hosts.len();
+        let order = (0..count).map(|step| (self.behind.get() + step) % count);
+        for index in order.filter(|index| self.hosts[*index].alive) {
+            self.behind.set(index);
             let half = if self.parted { index % 2 } else { 0 };
-            let live = |other: &usize| self.hosts[*other].alive && (!self.parted || other % 2 == half);
-            let live = (0..self.hosts.len()).filter(live).count();
+            let live = live[half];
             let host = &self.hosts[index];
             if host.linked.len() + 1 != live {
                 return Some(format!("n{index} has {} links, {live} live", host.linked.len()));

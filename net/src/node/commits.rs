@@ -115,7 +115,9 @@ impl Node {
             if report.registry.contains(&roster_key()) {
                 self.follow_roster(now);
             }
-            self.dial_roster();
+            if report.registry.iter().any(|key| self.tells_whom_to_dial(key)) {
+                self.dial_roster();
+            }
             self.handoffs.note_registry(&report.registry);
         }
         for message in registry_sync::push(pushed) {

@@ -155,10 +155,8 @@ impl Node {
         });
         if has_all && !leaving && self.holds(segment, me) {
             self.send_control(from, &Control::Proof { segment, nonce });
-        } else if let Some(peer) = self.peers.get_mut(&from)
-            && self.holders.has(segment, me)
-        {
-            peer.wants.insert(segment);
+        } else if self.holders.has(segment, me) {
+            self.want(from, segment);
         }
     }
 

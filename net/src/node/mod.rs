@@ -280,11 +280,15 @@ pub struct Node {
     changed_keys: BTreeSet<rhizomq_engine::Key>,
     /// Exchanges of registries begun, and since when they are counted.
     exchanges: (u64, u32),
-    dialled: Vec<(NodeId, Vec<SocketAddr>)>,
+    dialled: BTreeMap<NodeId, Vec<SocketAddr>>,
     /// What the driver was last told to trust.
     trusted: Option<Keyring>,
     unused: networks::Unused,
     upkeep_at: u64,
+    /// No peer is to get a summary before: the deadline needs no look at all of them.
+    sync_due: u64,
+    /// Some peer may have something to be pulled from it.
+    wants_pulls: bool,
     committed_seq: u64,
     storing: Storing,
     damages: Damages,
@@ -314,10 +318,12 @@ impl Node {
             consumed: BTreeMap::new(),
             changed_keys: BTreeSet::new(),
             exchanges: (0, 0),
-            dialled: Vec::new(),
+            dialled: BTreeMap::new(),
             trusted: None,
             unused: networks::Unused::default(),
             upkeep_at: now.mono_ms + config.timing.upkeep_ms,
+            sync_due: u64::MAX,
+            wants_pulls: false,
             committed_seq: 0,
             storing: Storing::default(),
             damages: Damages::default(),
@@ -416,12 +422,13 @@ impl Node {
         self.links.insert(link, node);
         self.confirms.meet(node, hello.epoch);
         self.peers.insert(node, Peer::new(link, hello, now));
+        self.sync_soon(node, now.mono_ms);
         if !self.storing.is_storing() {
             self.send_control(node, &Control::Storing(false));
         }
         self.swim.add_peer(now.mono_ms, node);
         self.events.push_back(Event::LinkUp(node));
-        self.observe_liveness();
+        self.observe(node);
         self.finish(now);
     }
 
@@ -439,7 +446,7 @@ impl Node {
             self.swim.remove_peer(node);
             self.handoffs.forget_peer(node);
             self.events.push_back(Event::LinkDown(node));
-            self.observe_liveness();
+            self.observe(node);
             self.confirm_ready();
         }
     }
@@ -511,6 +518,7 @@ impl Node {
             self.stay_enrolled(now);
             self.end_merges();
             self.give_up_networks(now);
+            self.observe_all();
             self.look_at_members(now);
             self.look_at_storing(now);
             self.place(now);
@@ -526,8 +534,7 @@ impl Node {
 
     /// When [`Node::handle_timeout`] is wanted, on the monotonic clock.
     pub fn deadline(&self) -> u64 {
-        let peers = self.peers.values().map(|peer| peer.sync_at);
-        peers.chain([self.swim.deadline(), self.upkeep_at]).min().unwrap_or(u64::MAX)
+        self.swim.deadline().min(self.upkeep_at).min(self.sync_due)
     }
 
     /// Publishes and consumes, all or nothing; [`Event::Confirmed`] or [`Event::Rejected`] follows.
@@ -633,14 +640,10 @@ impl Node {
                 self.outputs.push_back(Output::Datagram { link: peer.link, bytes });
             }
         }
-        let mut changed = false;
         while let Some(event) = self.swim.poll_event() {
             match event {
-                SwimEvent::Up(_) | SwimEvent::Down(_) => changed = true,
+                SwimEvent::Up(node) | SwimEvent::Down(node) => self.observe(node),
             }
-        }
-        if changed {
-            self.observe_liveness();
         }
         self.pump(now);
     }
@@ -661,16 +664,18 @@ impl Node {
         }
     }
 
-    /// Tells the layer above whose liveness changed.
-    fn observe_liveness(&mut self) {
-        let mut nodes: BTreeSet<_> = self.roster_ids().into_iter().collect();
-        nodes.extend(self.peers.keys());
-        nodes.remove(&self.id());
-        for node in nodes {
-            let alive = self.is_alive(node);
-            if self.alive.insert(node, alive).unwrap_or(false) != alive {
-                self.events.push_back(Event::Liveness { node, alive });
-            }
+    /// Tells the layer above if a node's liveness changed.
+    fn observe(&mut self, node: NodeId) {
+        let alive = self.is_alive(node);
+        if node != self.id() && self.alive.insert(node, alive).unwrap_or(false) != alive {
+            self.events.push_back(Event::Liveness { node, alive });
+        }
+    }
+
+    /// The part of upkeep: a node whose part has been split off is alive no longer, whatever its link and SWIM say.
+    fn observe_all(&mut self) {
+        for node in self.alive.keys().copied().collect::<Vec<_>>() {
+            self.observe(node);
         }
     }
 

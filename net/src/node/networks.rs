@@ -120,7 +120,7 @@ pub(super) fn networks_key() -> Key {
     Key::set("networks")
 }
 
-fn merging_key() -> Key {
+pub(super) fn merging_key() -> Key {
     Key::set("merging")
 }
 

@@ -204,10 +204,9 @@ impl Node {
         if !self.engine.has_replica(segment) {
             return;
         }
-        for node in nodes.iter().filter(|&&node| !self.holders.has(segment, node)) {
-            if let Some(peer) = self.peers.get_mut(node) {
-                peer.sync_at = 0;
-            }
+        let new: Vec<_> = nodes.iter().copied().filter(|&node| !self.holders.has(segment, node)).collect();
+        for node in new {
+            self.sync_soon(node, 0);
         }
     }
 

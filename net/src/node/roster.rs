@@ -1,11 +1,11 @@
 //! Who is who: every node is in the roster set for ever (until an operator forgets it), and publishes a record of itself.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use rhizomq_engine::{Epoch, Key, NodeId, Now};
 use serde::{Deserialize, Serialize};
 
-use super::{Node, Output, members::Role};
+use super::{Node, Output, members::Role, networks::merging_key};
 
 const RECORD: &str = "node/";
 
@@ -159,18 +159,30 @@ impl Node {
     /// Tells the driver whom to dial, when that changed: all of the roster, and whom this cluster is to be merged with.
     pub(super) fn dial_roster(&mut self) {
         let me = self.id();
-        let roster = self.roster_ids();
-        let mut targets: Vec<_> = roster
-            .iter()
-            .filter(|&&id| id != me)
-            .filter_map(|&id| self.record(id).map(|record| (id, record.addresses)))
+        let others = self.roster_ids().into_iter().filter(|&id| id != me);
+        let mut targets: BTreeMap<_, _> = others
+            .map(|id| (id, self.published_addresses(id)))
             .filter(|(_, addresses)| !addresses.is_empty())
             .collect();
-        targets.extend(self.merging().into_iter().filter(|(node, _)| !roster.contains(node)));
+        for (node, addresses) in self.merging() {
+            targets.entry(node).or_insert_with(Vec::new).extend(addresses);
+        }
         if targets != self.dialled {
             self.dialled.clone_from(&targets);
-            self.outputs.push_back(Output::Dial(targets));
+            self.outputs.push_back(Output::Dial(targets.into_iter().collect()));
         }
+    }
+
+    /// Whether a registry key that changed tells of others to dial: most records are those of a new life at the old place.
+    pub(super) fn tells_whom_to_dial(&self, key: &Key) -> bool {
+        let is_moved = |node: NodeId| {
+            self.dialled.get(&node).map(Vec::as_slice).unwrap_or_default() != self.published_addresses(node)
+        };
+        *key == roster_key() || *key == merging_key() || record_of(key).is_some_and(is_moved)
+    }
+
+    fn published_addresses(&self, node: NodeId) -> Vec<SocketAddr> {
+        self.record(node).map(|record| record.addresses).unwrap_or_default()
     }
 
     /// The name of the network that a node has for its own, as it last published.

@@ -58,6 +58,9 @@ impl Node {
 
     /// Sends the summaries that are due and gives up pulls that nobody answers.
     pub(super) fn sync_peers(&mut self, now: Now) {
+        if now.mono_ms < self.sync_due {
+            return self.start_pulls(now);
+        }
         let timing = self.config.timing;
         for peer in self.peers.values_mut() {
             if peer.pulling.is_some_and(|(_, since)| now.mono_ms >= since + timing.pull_ms) {
@@ -75,7 +78,16 @@ impl Node {
                 peer.sync_at = now.mono_ms + rounds * timing.sync_ms;
             }
         }
+        self.sync_due = self.peers.values().map(|peer| peer.sync_at).min().unwrap_or(u64::MAX);
         self.start_pulls(now);
+    }
+
+    /// A peer is to get a summary at that time, if not before.
+    pub(super) fn sync_soon(&mut self, node: NodeId, at_ms: u64) {
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.sync_at = peer.sync_at.min(at_ms);
+            self.sync_due = self.sync_due.min(at_ms);
+        }
     }
 
     /// The replicas here that the peer should hold too, in order.
@@ -127,10 +139,10 @@ impl Node {
         if let Some(peer) = self.peers.get_mut(&from) {
             (peer.in_sync, peer.synced_at) = (is_in_step, now.mono_ms);
             peer.summarised |= is_in_step;
-            if !is_in_step {
-                // It finds out where the two differ from this node's summary, and then sends one as well.
-                peer.sync_at = peer.sync_at.min(now.mono_ms);
-            }
+        }
+        if !is_in_step {
+            // It finds out where the two differ from this node's summary, and then sends one as well.
+            self.sync_soon(from, now.mono_ms);
         }
     }
 
@@ -186,16 +198,14 @@ impl Node {
                 continue;
             }
             in_sync = false;
-            if let Some(peer) = self.peers.get_mut(&from) {
-                peer.wants.insert(segment);
-            }
+            self.want(from, segment);
         }
-        if let Some(peer) = self.peers.get_mut(&from) {
-            if peer.in_sync && !in_sync {
-                // It may have been told the one digest of all, and has to see where the two differ.
-                peer.sync_at = peer.sync_at.min(now.mono_ms);
-            }
-            (peer.summarised, peer.in_sync, peer.synced_at) = (true, in_sync, now.mono_ms);
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        let was_in_sync = peer.in_sync;
+        (peer.summarised, peer.in_sync, peer.synced_at) = (true, in_sync, now.mono_ms);
+        if was_in_sync && !in_sync {
+            // It may have been told the one digest of all, and has to see where the two differ.
+            self.sync_soon(from, now.mono_ms);
         }
     }
 
@@ -240,16 +250,25 @@ impl Node {
             && peer.note_stored(segment, slots)
             && std::mem::take(&mut peer.dirty)
         {
-            peer.sync_at = peer.sync_at.min(now.mono_ms + DIRTY_SYNC_MS);
+            self.sync_soon(from, now.mono_ms + DIRTY_SYNC_MS);
         }
         self.confirm_ready();
     }
 
+    /// A segment is to be pulled from a peer.
+    pub(super) fn want(&mut self, from: NodeId, segment: SegmentId) {
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.wants.insert(segment);
+            self.wants_pulls = true;
+        }
+    }
+
     /// One pull per peer at a time, each segment from one peer at a time, and only when the disk has what came before.
     pub(super) fn start_pulls(&mut self, now: Now) {
-        if self.is_frozen() {
+        if self.is_frozen() || !self.wants_pulls {
             return;
         }
+        self.wants_pulls = self.peers.values().any(|peer| !peer.wants.is_empty());
         let asks =
             |peer: &Peer| !peer.wants.is_empty() && peer.pulling.is_none() && peer.pull_after <= self.committed_seq;
         let asking: Vec<_> = self.peers.iter().filter(|(_, peer)| asks(peer)).map(|(node, _)| *node).collect();
@@ -328,7 +347,7 @@ impl Node {
         }
         peer.pull_after = after;
         if more {
-            peer.wants.insert(segment);
+            self.want(from, segment);
         }
     }
 }
