@@ -1,8 +1,10 @@
-//! Figures of whole clusters, of real processes: how soon others go on after a death or a heal, and what rest costs.
+//! Figures of whole clusters, of real processes: how soon others go on after a death or a heal, what rest costs, and what
+//! clients get at size (`broker.rs`).
 //!
 //! `cargo test --release --test figures -- --ignored --nocapture --test-threads 1` takes some minutes and needs root and `ip`. Printed beside each is
 //! its target; a target that is missed fails nothing, since machines differ.
 
+mod broker;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -44,6 +44,8 @@ impl fmt::Display for Frame {
 pub struct Client {
     stream: TcpStream,
     buffer: Vec<u8>,
+    /// Bytes of the buffer that were read as frames.
+    used: usize,
     /// Frames that came while another kind was waited for.
     waiting: VecDeque<Frame>,
     receipts: u64,
@@ -76,7 +78,7 @@ impl Client {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { stream, buffer: Vec::new(), waiting: VecDeque::new(), receipts: 0 })
+        Ok(Self { stream, buffer: Vec::new(), used: 0, waiting: VecDeque::new(), receipts: 0 })
     }
 
     /// Writes bytes as they are.
@@ -198,10 +200,11 @@ impl Client {
     fn read_frame(&mut self, patience: Duration) -> io::Result<Frame> {
         let deadline = Instant::now() + patience;
         loop {
-            if let Some((frame, used)) = decode(&self.buffer)? {
-                self.buffer.drain(..used);
+            if let Some((frame, used)) = decode(&self.buffer[self.used..])? {
+                self.used += used;
                 return Ok(frame);
             }
+            self.buffer.drain(..std::mem::take(&mut self.used));
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
