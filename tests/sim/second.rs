@@ -9,6 +9,10 @@ use super::{
     world::World,
 };
 
+/// Of two owners that did not see each other the lower rank gives in when it next repeats to all what it owns, so many
+/// milliseconds after a link came up that joins them.
+const GIVEN_IN_MS: u64 = 6_000;
+
 /// A consumption is known to all who keep the message within so many milliseconds of their links' coming up.
 const TOLD_MS: u64 = 6_000;
 
@@ -47,7 +51,8 @@ impl World {
             .iter()
             .all(|&a| self.hosts[a].meshed_at < since && living.iter().all(|&b| a == b || self.net.joined(a, b)));
         let owners = self.may_dispatch(id);
-        let is_seen = owners.iter().all(|&other| other == edge || self.net.joined_since(edge, other, since));
+        let settled = since.saturating_sub(GIVEN_IN_MS);
+        let is_seen = owners.iter().all(|&other| other == edge || self.net.joined_since(edge, other, settled));
         if is_meshed || is_seen {
             self.violate(Kind::NeedlessDuplicate, format!("m{id} again, at h{host}, although {owner} at h{edge}"));
         }
@@ -59,12 +64,13 @@ impl World {
         let Some((at, edge)) = self.ledger.msg(id).acked else { return };
         let long_ago = self.now.saturating_sub(TOLD_MS);
         let hinders = |host: &super::host::Host| host.disk.slowness_ms > 0 || host.disk.full_for > 0;
-        if at >= long_ago || !self.hosts[edge].is_up() || self.hosts.iter().any(hinders) || self.is_gone_for_any(edge) {
+        if at >= long_ago || self.hindered_at >= long_ago || !self.hosts[edge].is_up() || self.hosts.iter().any(hinders) || self.is_gone_for_any(edge) {
             return;
         }
         let owners = self.may_dispatch(id);
         if owners.iter().all(|&other| other == edge || self.net.joined_since(edge, other, long_ago)) {
-            let text = format!("m{id} at h{host}, and h{edge}, which confirmed its consumption, is linked with {owners:?}");
+            let text =
+                format!("m{id} at h{host}, and h{edge}, which confirmed its consumption, is linked with {owners:?}");
             self.violate(Kind::Resurrected, text);
         }
     }

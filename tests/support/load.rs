@@ -111,7 +111,8 @@ impl Load {
                             answered.insert(receipt, frame.text());
                         }
                         Ok(frame) if frame.command == "RECEIPT" => {
-                            let body = answered.remove(frame.header("receipt-id")).expect("a receipt that was asked for");
+                            let body =
+                                answered.remove(frame.header("receipt-id")).expect("a receipt that was asked for");
                             ledger.note_acked(body);
                             acked.lock().unwrap().push(Instant::now());
                         }

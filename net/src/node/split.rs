@@ -275,8 +275,8 @@ impl Node {
         };
         has_secret && self.config.planted.is(Mistake::ReadyAtOnce)
             || has_secret
-            && self.engine.segments().all(|segment| !self.keeps_foreign(segment) && is_within(segment))
-            && self.engine.open_segment().is_none_or(is_within)
+                && self.engine.segments().all(|segment| !self.keeps_foreign(segment) && is_within(segment))
+                && self.engine.open_segment().is_none_or(is_within)
     }
 
     fn next_secret(&self, split: &Split) -> Option<&NetworkSecret> {
