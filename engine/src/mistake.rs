@@ -28,6 +28,14 @@ pub enum Mistake {
     ForgetRemoteAck,
     /// A node that restarts still has the seat of its last life.
     SeatsWithoutEpoch,
+    /// What was taken over before its origin turned out to be of the other part is dispatched further.
+    ServeGone,
+    /// A node is ready for a split at once, whatever it holds of the other part and the other of it.
+    ReadyAtOnce,
+    /// Whenever other nodes would be chosen today to hold a segment than hold it, they are named.
+    PlaceAnew,
+    /// When a link falls, an owner takes all that is in flight for lost, at whichever edge.
+    RecallEverywhere,
 }
 
 /// Which mistake, if any, this node makes.

@@ -1,10 +1,11 @@
 //! A cluster cut in two: both sides go on, and grow together when the cut heals.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Instant};
 
 use crate::support::{
     cluster::{Cluster, Ledger, alive, consume_all, publish_all, texts},
     eventually,
+    load::{Load, judge},
     stomp::Client,
 };
 
@@ -65,6 +66,40 @@ fn both_sides_of_a_cut_take_and_deliver_and_heal_into_one() {
     // What was sent during the cut waited on one side only, so it cannot have come twice.
     let twice = ledger.deliveries.iter().filter(|(text, count)| **count > 1 && !before.contains(*text));
     assert_eq!(twice.collect::<Vec<_>>(), vec![]);
+}
+
+#[test]
+fn under_load_no_more_comes_twice_than_was_in_flight_at_the_cut() {
+    let cluster = Cluster::start_behind_relays(3);
+    let mut load = Load::new(QUEUE);
+    for (place, node) in cluster.nodes.iter().enumerate() {
+        load.produce(node.stomp, &format!("n{place}"));
+    }
+    [0, 2].into_iter().for_each(|place| load.consume(cluster.nodes[place].stomp));
+    let await_more = |load: &Load, more: usize| {
+        let wanted = load.acked() + more;
+        eventually("load", || if load.acked() >= wanted { Ok(()) } else { Err(load.acked()) });
+    };
+    await_more(&load, 300);
+    let from = Instant::now();
+    cluster.cut(&[0, 1], &[2]);
+    let in_flight = load.in_flight_since(from);
+    for (node, count) in cluster.nodes.iter().zip([2, 2, 1]) {
+        eventually("the cut is noticed", || match alive(node)? {
+            seen if seen.len() == count => Ok(()),
+            seen => Err(format!("{} sees {seen:?}", node.setup.name)),
+        });
+    }
+    await_more(&load, 300);
+    cluster.heal(&[0, 1], &[2]);
+    cluster.await_mesh();
+    let to = Instant::now();
+    await_more(&load, 300);
+    let (confirmed, mut ledger) = load.end();
+    consume_all(&cluster.nodes[1], QUEUE, &confirmed, &mut ledger);
+    cluster.await_convergence();
+    judge(&confirmed, &ledger, in_flight, Some((from, to)));
+    assert!(ledger.duplicates() <= cluster.duplicates(), "all are counted");
 }
 
 #[test]

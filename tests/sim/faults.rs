@@ -187,6 +187,9 @@ impl World {
             println!("{:>7}.{:03} FAULT {fault:?}", self.now / 1000, self.now % 1000);
         }
         self.disturb();
+        if matches!(fault, Fault::Slow { .. } | Fault::Full { .. }) {
+            self.hindered_at = self.now;
+        }
         match fault {
             Fault::Crash { host, keep, back } => {
                 self.crash(host, keep);

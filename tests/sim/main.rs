@@ -11,7 +11,7 @@
 //! - the world: `world` (the loop), `agenda` (what comes next), `host`, `disk`, `network`, `rng`
 //! - its clients: `sessions` (connections), `clients`, `consumers`, `topics`
 //! - what goes wrong in it: `faults`
-//! - who judges: `ledger` (what was seen), `oracle` (what must not be), `trace`
+//! - who judges: `ledger` (what was seen), `oracle` (what must not be), `second` (what may come twice), `trace`
 //! - the tests: `mixed` (random), `scenarios` (by hand), `story` and `play` (those that `tests/scenarios` tells as data),
 //!   `members` (who sits where), `places` (sites), `drains` (leaving for good), `durables` (durable subscriptions), `users` (who is let in),
 //!   `forwards` (clients of observers),
@@ -39,6 +39,7 @@ mod play;
 mod rng;
 mod runs;
 mod scenarios;
+mod second;
 mod sessions;
 mod story;
 mod topics;

@@ -98,6 +98,11 @@ impl World {
         (std::mem::take(&mut self.seats.changes), by_host.into_values().max().unwrap_or_default())
     }
 
+    /// How many members there are to be, as a host that is up sees it.
+    pub(crate) fn size_at(&self, host: usize) -> Option<usize> {
+        self.node(host).map(|node| node.members().size as usize)
+    }
+
     pub(crate) fn seated(&self) -> Vec<usize> {
         let is_seated = |host: &usize| self.node(*host).is_some_and(|node| node.is_seated(node.id()));
         (0..self.hosts.len()).filter(is_seated).collect()

@@ -9,8 +9,10 @@ use super::{
     faults::{Fault, group_ways},
     ledger::Kind,
     mixed::mixed,
+    play::play,
     rng::Rng,
     runs::{expect_caught, expect_clean},
+    story::Story,
     world::{Settings, World},
 };
 
@@ -254,6 +256,42 @@ fn owner_dies(seed: u64, printed: bool, mistake: Option<Mistake>) -> World {
 fn mistake_forget_remote_ack() {
     let expected = [Kind::Resurrected, Kind::Diverged, Kind::NeedlessDuplicate];
     check("a remote acknowledgement forgotten", Mistake::ForgetRemoteAck, &expected, holders_away);
+}
+
+#[test]
+fn mistake_place_anew() {
+    let story = Story::read("clusters_merge");
+    let script = |seed, printed| play(&story, seed, printed, Some(Mistake::PlaceAnew));
+    expect_caught("holders chosen anew after a merge", &script, &[Kind::Moved]);
+}
+
+#[test]
+fn mistake_recall_everywhere() {
+    check("recalled from everywhere", Mistake::RecallEverywhere, &[Kind::NeedlessDuplicate], links_break);
+}
+
+/// Slow consumers on all hosts hold messages while links break, and two hosts never see each other: what came over a link
+/// that broke may come again, and nothing else.
+fn links_break(seed: u64, printed: bool, mistake: Option<Mistake>) -> World {
+    let mut world = stage(seed, printed, mistake, |settings| settings.hosts = 4);
+    world.run_for(2_500);
+    let (a, b) = world.rng.two_below(4);
+    world.strike(Fault::Cut { ways: vec![(a, b), (b, a)], last: 60_000 });
+    world.run_for(5_000);
+    for host in 0..4 {
+        let work_ms = world.rng.within(100, 2_000);
+        consume(&mut world, host, work_ms);
+        produce(&mut world, host, 40);
+    }
+    for _ in 0..4 {
+        let pause = world.rng.within(500, 2_500);
+        world.run_for(pause);
+        let (a, b) = world.rng.two_below(4);
+        world.strike(Fault::Reset { a, b });
+    }
+    world.run_for(2_000);
+    world.heal_and_rest();
+    world
 }
 
 /// A message is acknowledged at a node that holds no copy while those that do are out of reach.

@@ -45,12 +45,23 @@ pub(crate) struct Network {
     pub(crate) arrived: u64,
     /// Cut directions, how often each is cut now, and since when.
     cuts: BTreeMap<(usize, usize), (u32, u64)>,
+    /// When anything last happened between two hosts: a cut or its end, a link that came up or went down at either end.
+    changed: BTreeMap<(usize, usize), u64>,
 }
 
 impl Network {
     /// Whether nothing gets from one host to the other.
     pub(crate) fn is_cut(&self, from: usize, to: usize) -> bool {
         self.cuts.contains_key(&(from, to))
+    }
+
+    fn note_change(&mut self, a: usize, b: usize, now: u64) {
+        self.changed.insert((a.min(b), a.max(b)), now);
+    }
+
+    /// Whether the two have been linked since then at the latest, and nothing happened between them.
+    pub(crate) fn joined_since(&self, a: usize, b: usize, since: u64) -> bool {
+        self.changed.get(&(a.min(b), a.max(b))).is_none_or(|at| *at < since) && self.joined(a, b)
     }
 
     fn cut_since(&self, a: usize, b: usize) -> Option<u64> {
@@ -141,6 +152,7 @@ impl World {
             }
         }
         self.disturb();
+        self.net.note_change(host, other, self.now);
         self.trace.note(self.now, "link up", &[id, end as u64], format_args!("h{host} to h{other}, tunnel {id}"));
         if let Some(tunnel) = self.net.tunnels.get_mut(&id) {
             tunnel.ends[end].state = EndState::Up;
@@ -262,6 +274,7 @@ impl World {
             self.hosts[host].meshed_at = self.now;
         }
         self.disturb();
+        self.net.note_change(host, other, self.now);
         self.trace.note(self.now, "link down", &[id, end as u64], format_args!("h{host}, tunnel {id}"));
         let clocks = self.hosts[host].clocks(self.now);
         self.hosts[host].links.remove(&link);
@@ -300,6 +313,7 @@ impl World {
         self.excused = true;
         let cut = self.net.cuts.entry((from, to)).or_insert((0, self.now));
         cut.0 += 1;
+        self.net.note_change(from, to, self.now);
         self.trace.note(self.now, "cut", &[from as u64, to as u64], format_args!("h{from} to h{to}"));
         for tunnel in self.net.between(from, to) {
             for end in 0..2 {
@@ -318,6 +332,7 @@ impl World {
         }
         self.disturb();
         self.net.cuts.remove(&(from, to));
+        self.net.note_change(from, to, self.now);
         self.trace.note(self.now, "uncut", &[from as u64, to as u64], format_args!("h{from} to h{to}"));
         for tunnel in self.net.between(from, to) {
             for end in 0..2 {

@@ -31,7 +31,7 @@ impl World {
         self.hosts[host].broker.as_ref().map(|broker| broker.node().engine())
     }
 
-    fn knows_removed(&self, host: usize, dot: Dot) -> bool {
+    pub(crate) fn knows_removed(&self, host: usize, dot: Dot) -> bool {
         self.engine(host).is_some_and(|engine| {
             engine.retired().covers(dot)
                 || engine.segment(dot.segment).is_some_and(|state| state.removed.contains(dot.slot))
@@ -163,6 +163,7 @@ impl World {
             self.ledger.order(now, conn.0, subscription, id);
         }
         self.check_holder(id, host);
+        self.check_acknowledged(id, host);
         let (excused, mark_excused) = (self.excused, self.excused || self.marks_excused);
         // Whoever may have delivered it before lives on and could be asked: its owner knows that it is not the first.
         let recalled = self.crashed_at.unwrap_or(0);
@@ -192,55 +193,6 @@ impl World {
                 Kind::NeedlessDuplicate,
                 format!("m{id} {dot:?} to c{client} at h{host}: nothing had happened"),
             );
-        }
-    }
-
-    /// Who takes over asks what is held: no second delivery while the first one's client and broker live on, and all
-    /// that happened since to the links of the living is that some of the others died. Nor when it was an `auto` client
-    /// that left in order: what was written to it before is its own.
-    fn check_holder(&mut self, id: MsgId, host: usize) {
-        let (held_by, left_at) = (self.ledger.msg(id).held_by, self.ledger.msg(id).left_at);
-        let Some(Holder { conn, subscription, since }) = held_by else { return };
-        let client = self.conns.get(&conn).map(|connection| connection.client);
-        let client = client.filter(|&client| self.clients[client].conn == Some(conn));
-        let owner = match client {
-            Some(client) if self.gives_back(client, subscription) => return,
-            // All its clients are about to be told to go.
-            Some(_)
-                if self.conns.get(&conn).is_some_and(|conn| {
-                    let host = &self.hosts[conn.host];
-                    host.stopping.is_some() || host.draining
-                }) =>
-            {
-                return;
-            }
-            Some(client) => format!("c{client} still holds it"),
-            None if left_at.is_some_and(|(host, life)| self.hosts[host].is_up() && self.hosts[host].life == life) => {
-                "the client that had it left in order".to_owned()
-            }
-            None => return,
-        };
-        // A cut is a cut, whoever makes it: the owner does not see the other any more.
-        let there = self.conns.get(&conn).map(|conn| self.hosts[conn.host].identity);
-        let parted = |node: &rhizomq_net::Node| there.is_some_and(|there| node.is_gone(there));
-        if self.hosts.iter().filter_map(|host| host.broker.as_ref()).any(|broker| parted(broker.node())) {
-            return;
-        }
-        let living: Vec<_> = (0..self.hosts.len()).filter(|&host| self.hosts[host].is_up()).collect();
-        let meshed = living
-            .iter()
-            .all(|&a| self.hosts[a].meshed_at < since && living.iter().all(|&b| a == b || self.net.joined(a, b)));
-        if meshed {
-            self.violate(Kind::NeedlessDuplicate, format!("m{id} again, at h{host}, although {owner}"));
-        }
-    }
-
-    /// Whether a client has said that it gives back what a subscription left unanswered.
-    fn gives_back(&self, client: usize, subscription: u64) -> bool {
-        match &self.clients[client].role {
-            Role::Consumer(consumer) if consumer.mode == "auto" => false,
-            Role::Consumer(consumer) if !consumer.at_work.subscriptions.contains_key(&subscription) => true,
-            _ => self.clients[client].is_leaving(),
         }
     }
 

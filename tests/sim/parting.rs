@@ -3,10 +3,11 @@
 
 mod corners;
 mod plans;
+mod planted;
 
 use std::collections::BTreeSet;
 
-use rhizomq_engine::{Dot, NodeId};
+use rhizomq_engine::{Dot, Mistake, NodeId};
 use rhizomq_net::{SplitOrder, rim::NetworkSecret};
 
 use super::{
@@ -178,7 +179,9 @@ impl World {
             (kept && !is_right)
                 .then(|| format!("{what}: m{id} {dot:?} lies on {:?}, {wanted} inside; {states}", msg.disks))
         });
-        self.require(wrong.is_none(), &wrong.clone().unwrap_or_default());
+        if let Some(text) = wrong.filter(|_| self.ledger.violation.is_none()) {
+            self.violate(Kind::TooFewCopies, text);
+        }
     }
 
     /// Every host knows all of its part, be they dead, and nobody else.
@@ -226,11 +229,16 @@ fn consume(world: &mut World, host: usize, work_ms: u64) {
 
 /// A cluster with a backlog, and some of its hosts, at least one and not all.
 fn cluster(seed: u64, printed: bool) -> (World, BTreeSet<usize>) {
+    cluster_with(seed, printed, None)
+}
+
+/// The same with a planted mistake.
+fn cluster_with(seed: u64, printed: bool, mistake: Option<Mistake>) -> (World, BTreeSet<usize>) {
     let mut rng = Rng::new(seed);
     let count = rng.within(2, 6) as usize;
     let copies = rng.within(1, 3) as u32;
     let confirm = rng.within(1, copies.into()) as u32;
-    let settings = Settings { copies, confirm, queues: QUEUES.len(), ..Settings::plain(&mut rng, count, None) };
+    let settings = Settings { copies, confirm, queues: QUEUES.len(), ..Settings::plain(&mut rng, count, mistake) };
     let mut world = World::new(settings, rng, printed);
     world.run_for(3_000);
     assert!(world.all_joined(), "the hosts find each other within 3 s");

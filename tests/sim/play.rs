@@ -1,6 +1,8 @@
 //! Lets the stories of `tests/scenarios` happen, and judges what `story` says must be: who sits where in every part of
 //! the network, how often that changed, and in the end, as after every run, all promises.
 
+mod settling;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use rhizomq_engine::Mistake;
@@ -11,7 +13,6 @@ use super::{
     consumers::Consumer,
     faults::{Fault, group_ways},
     ledger::{Kind, Msg},
-    members::SETTLED_MS,
     merging::Before,
     parting::PARTED_MS,
     rng::Rng,
@@ -34,8 +35,9 @@ struct Play {
     clusters: Vec<Vec<usize>>,
     /// A split that was ordered: which cluster, and what size the part that leaves is to have.
     split: Option<(usize, Option<usize>)>,
-    /// The fixed size that an operator wished last, by cluster; `None` for a rule.
-    sizes: Vec<Option<usize>>,
+    /// The fixed size that an operator wished last, by cluster; of clusters that merged any of theirs may be it; none for a
+    /// rule.
+    sizes: Vec<BTreeSet<usize>>,
     /// Who was seated when seats were last looked at, and in which life.
     seated: BTreeMap<usize, u32>,
     /// Whom the last step happened to.
@@ -70,7 +72,7 @@ impl Play {
             let (first, hosts) = (world.hosts.len(), hosts.draw(&mut world.rng));
             clusters.push((0..hosts).map(|at| world.add_host_of(network, (at > 0).then_some(first))).collect());
         }
-        let sizes = vec![None; count];
+        let sizes = vec![BTreeSet::new(); count];
         let (seated, copied) = (BTreeMap::new(), BTreeSet::new());
         let mut play = Self { world, clusters, split: None, sizes, seated, last: None, before: None, copied };
         play.wait(2_500);
@@ -150,6 +152,19 @@ impl Play {
                     let pause = self.draw(every_ms);
                     self.wait(pause);
                 }
+            }
+            Step::Flicker { times, down_ms, up_ms } => {
+                let (a, b) = self.world.rng.two_below(self.world.hosts.len());
+                for _ in 0..self.draw(times) {
+                    let (down, up) = (self.draw(down_ms), self.draw(up_ms));
+                    let ways = self.world.rng.pick(&[&[(a, b), (b, a)][..], &[(a, b)], &[(b, a)]]).to_vec();
+                    self.world.strike(Fault::Cut { ways, last: down });
+                    self.wait(down + up);
+                }
+            }
+            Step::Newcomer { seated } => {
+                let is_seated = self.draw(seated) > 0;
+                self.await_newcomer(is_seated);
             }
             Step::Size { any } => {
                 let size = any[self.world.rng.below(any.len())].clone();
@@ -248,11 +263,7 @@ impl Play {
         if self.world.parting.take().is_some() {
             self.world.mended_at = Some(self.world.now);
         }
-        // Of more than two others may come with what they had after it was set.
-        let size_of_both = match &wish {
-            Some(Size::Fixed(size)) if these.len() == 2 => Some(*size as usize),
-            _ => None,
-        };
+        let sizes = self.sizes_of_merged(&these, wish.as_ref());
         for place in 1..these.len() {
             let Some(host) = self.one_of(these[place]) else { continue };
             // Any cluster that is there already, with any of its nodes.
@@ -269,8 +280,7 @@ impl Play {
             let hosts = std::mem::take(&mut self.clusters[place]);
             self.clusters[first].extend(hosts);
         }
-        // One register: whichever was written last holds.
-        self.sizes[first] = size_of_both;
+        self.sizes[first] = sizes;
         for &place in these.iter().filter(|&&place| place != first) {
             self.clusters.remove(place);
             self.sizes.remove(place);
@@ -297,8 +307,8 @@ impl Play {
         let (left, stayed) = hosts.into_iter().partition(|host| parting.leaving.contains(host));
         self.clusters[cluster] = left;
         self.clusters.insert(cluster + 1, stayed);
-        let before = self.sizes[cluster];
-        self.sizes[cluster] = size.or(before);
+        let before = self.sizes[cluster].clone();
+        self.sizes[cluster] = size.map_or_else(|| before.clone(), |size| BTreeSet::from([size]));
         self.sizes.insert(cluster + 1, before);
     }
 
@@ -355,79 +365,9 @@ impl Play {
         }
     }
 
-    fn settle(&mut self, step: &Step) {
-        let Step::Settle { spare, members, calm, steady } = step else { return };
-        self.wait(SETTLED_MS);
-        let groups = self.parts();
-        for (cluster, hosts) in self.clusters.clone().iter().enumerate() {
-            let text = self.world.wrong_seats(hosts, &groups, self.sizes[cluster]);
-            self.require(text.is_none(), Kind::Members, || text.unwrap_or_default());
-        }
-        let needed = self.needed(&groups);
-        let (changes, most) = self.world.changes_of_seats();
-        // Takes it and leaves it, or the other way round: once more, and it would go to and fro.
-        self.require(most <= 2, Kind::SeatChanges, || format!("one host changed its mind about its seat {most} times"));
-        self.require(changes <= needed + spare, Kind::SeatChanges, || {
-            format!("{changes} changes of seats, {needed} were needed and {spare} allowed beside")
-        });
-        let found = self.seats_of_parts(&groups);
-        let is_as_told = members.as_ref().is_none_or(|members| *members == found);
-        self.require(is_as_told, Kind::Members, || format!("the parts have {found:?} members, not {members:?}"));
-        let now = self.seated_now();
-        let before = std::mem::replace(&mut self.seated, now);
-        let is_steady = !steady || before.keys().eq(self.seated.keys());
-        self.require(is_steady, Kind::SeatChanges, || format!("{before:?} were seated, and others now"));
-        if *calm && let Some(before) = self.before.take() {
-            let joined = self.world.all_joined();
-            self.require(joined, Kind::Members, || "not all are linked after a merge".to_owned());
-            self.world.check_calm(&before);
-        }
-    }
-
-    /// The part of the network, within its cluster, that each host is in: those that it reaches, be it over others.
-    fn parts(&self) -> Vec<usize> {
-        let mut groups: Vec<usize> = self.hosts().collect();
-        for hosts in &self.clusters {
-            let reach = |a: usize, b: usize| !(self.world.net.is_cut(a, b) || self.world.net.is_cut(b, a));
-            let is_up = |host: &&usize| self.world.hosts[**host].is_up();
-            for &a in hosts.iter().filter(is_up) {
-                for &b in hosts.iter().filter(is_up).filter(|&&b| reach(a, b)) {
-                    let (from, to) = (groups[a].max(groups[b]), groups[a].min(groups[b]));
-                    groups.iter_mut().filter(|group| **group == from).for_each(|group| *group = to);
-                }
-            }
-        }
-        groups
-    }
-
-    /// How many changes of seats it takes, in all parts, to come from who was seated to as many as there are to be.
-    fn needed(&self, groups: &[usize]) -> usize {
-        let now = self.seated_now();
-        let parts: BTreeSet<_> =
-            self.hosts().filter(|&host| self.world.hosts[host].is_up()).map(|h| groups[h]).collect();
-        let of = |seated: &BTreeMap<usize, u32>, part: usize| {
-            let stays =
-                |(host, life): &(&usize, &u32)| groups[**host] == part && self.world.hosts[**host].life == **life;
-            seated.iter().filter(stays).filter(|(host, _)| self.world.hosts[**host].is_up()).count()
-        };
-        parts.into_iter().map(|part| of(&self.seated, part).abs_diff(of(&now, part))).sum()
-    }
-
-    fn seats_of_parts(&self, groups: &[usize]) -> Vec<usize> {
-        let mut counts = BTreeMap::new();
-        self.seated_now().keys().for_each(|&host| *counts.entry(groups[host]).or_insert(0) += 1);
-        let mut counts: Vec<usize> = counts.into_values().collect();
-        counts.sort_unstable_by(|a, b| b.cmp(a));
-        counts
-    }
-
-    fn seated_now(&self) -> BTreeMap<usize, u32> {
-        self.world.seated().into_iter().map(|host| (host, self.world.hosts[host].life)).collect()
-    }
-
     fn set_size(&mut self, host: usize, size: &str) {
         let cluster = self.clusters.iter().position(|hosts| hosts.contains(&host)).unwrap_or(0);
-        self.sizes[cluster] = size.parse().ok();
+        self.sizes[cluster] = size.parse().into_iter().collect();
         self.world.strike(Fault::Size { host, size: size.parse().expect("a lawful size") });
     }
 
@@ -506,8 +446,10 @@ stories! {
     a_member_restarts_for_ever
     clocks
     clusters_merge
+    many_one_way_cuts
     members_fail_at_once
     members_fail_one_by_one
+    members_leave_for_good
     merge_after_a_month
     merge_while_members_fail
     merge_with_a_size

@@ -150,6 +150,14 @@ pub(crate) enum Step {
     },
     /// The link of two hosts breaks, again and again.
     Reset { times: Amount, every_ms: Amount },
+    /// The way between two hosts is cut and comes back, again and again: in one direction, in the other, or in both.
+    Flicker { times: Amount, down_ms: Amount, up_ms: Amount },
+    /// Until an observer has been elected and has no seat yet; or until it has just taken one, if `seated` is 1. It must
+    /// come to that within a while, and the next steps happen to that host.
+    Newcomer {
+        #[serde(default = "none")]
+        seated: Amount,
+    },
     /// All cuts end.
     Heal {},
     /// An operator sets the size, on any host.

@@ -88,6 +88,8 @@ pub(crate) struct World {
     pub(crate) marks_excused: bool,
     /// When a disk was last replaced by an older or empty one.
     pub(crate) replaced_at: Option<u64>,
+    /// When a disk last became slow or full, or was no longer.
+    pub(crate) hindered_at: u64,
     /// Who is seated, and how often that changed.
     pub(crate) seats: Seats,
     /// How the cluster is split, if it is.
@@ -122,6 +124,7 @@ impl World {
             crashed_at: None,
             marks_excused: false,
             replaced_at: None,
+            hindered_at: 0,
             seats: Seats::default(),
             parting: None,
             mended_at: None,

@@ -132,6 +132,10 @@ fn state(node: &Node) -> Result<(String, String), String> {
 pub struct Ledger {
     pub deliveries: BTreeMap<String, u32>,
     pub unmarked: BTreeMap<String, u32>,
+    /// Each body as it came, in time, and whether it was marked.
+    log: Vec<(String, Instant, bool)>,
+    /// When the receipt for the acknowledgement of a body came first: from then on it is consumed for good.
+    pub acked: BTreeMap<String, Instant>,
     /// Each message-id names one body for ever.
     ids: BTreeMap<String, String>,
 }
@@ -144,15 +148,32 @@ impl Ledger {
         let known = self.ids.entry(id).or_insert_with(|| body.clone());
         assert_eq!(*known, body, "one message-id for two messages");
         *self.deliveries.entry(body.clone()).or_default() += 1;
+        self.log.push((body.clone(), Instant::now(), frame.header("redelivered") == "true"));
         if frame.header("redelivered") != "true" {
             *self.unmarked.entry(body).or_default() += 1;
         }
+    }
+
+    /// Takes in that the acknowledgement of a body is confirmed.
+    pub fn note_acked(&mut self, body: String) {
+        self.acked.entry(body).or_insert_with(Instant::now);
+    }
+
+    /// What came again although its acknowledgement had been confirmed: when, and whether it was marked.
+    pub fn again_after_ack(&self) -> Vec<(&String, Instant, bool)> {
+        let is_late = |(body, at, _): &&(String, Instant, bool)| self.acked.get(body).is_some_and(|acked| acked < at);
+        self.log.iter().filter(is_late).map(|(body, at, marked)| (body, *at, *marked)).collect()
     }
 
     /// Adds what another consumer got.
     pub fn absorb(&mut self, other: Ledger) {
         for (into, from) in [(&mut self.deliveries, other.deliveries), (&mut self.unmarked, other.unmarked)] {
             from.into_iter().for_each(|(body, count)| *into.entry(body).or_default() += count);
+        }
+        self.log.extend(other.log);
+        for (body, at) in other.acked {
+            let first = self.acked.entry(body).or_insert(at);
+            *first = at.min(*first);
         }
         for (id, body) in other.ids {
             assert_eq!(*self.ids.entry(id).or_insert_with(|| body.clone()), body, "one message-id for two messages");
@@ -178,6 +199,7 @@ pub fn consume_all(node: &Node, queue: &str, wanted: &BTreeSet<String>, ledger: 
     let mut client = node.client();
     client.subscribe("0", queue).expect("SUBSCRIBE");
     let mut missing: BTreeSet<String> = ledger.missing(wanted).into_iter().cloned().collect();
+    let mut answered = Vec::new();
     let mut last = Instant::now();
     while !missing.is_empty() {
         let frame = match client.next_frame(Duration::from_secs(1)) {
@@ -191,11 +213,13 @@ pub fn consume_all(node: &Node, queue: &str, wanted: &BTreeSet<String>, ledger: 
         assert_eq!(frame.command, "MESSAGE", "{frame}");
         ledger.note(&frame);
         client.ack(&frame).expect("ACK");
+        answered.push(frame.text());
         if missing.remove(&frame.text()) {
             last = Instant::now();
         }
     }
     client.sync().expect("the ACKs are taken in");
+    answered.into_iter().for_each(|body| ledger.note_acked(body));
     client.disconnect().expect("DISCONNECT");
 }
 

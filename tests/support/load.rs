@@ -1,7 +1,7 @@
 //! Clients at work while something happens: what they know to be confirmed, and what they got.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -16,6 +16,12 @@ use super::{cluster::Ledger, stomp::Client};
 /// Between two messages of a producer.
 const PACE: Duration = Duration::from_millis(4);
 
+/// An acknowledgement that was confirmed is known to the other nodes after that.
+const ON_ITS_WAY: Duration = Duration::from_millis(250);
+
+/// How long a consumer that stops waits for the receipts of its acknowledgements.
+const LAST_RECEIPTS: Duration = Duration::from_secs(10);
+
 /// Between two tries to connect.
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -25,8 +31,8 @@ pub struct Load {
     stop: Arc<AtomicBool>,
     /// How often a client lost its connection.
     broken: Arc<AtomicUsize>,
-    /// How many messages were acknowledged.
-    acked: Arc<AtomicUsize>,
+    /// When receipts for acknowledgements came.
+    acked: Arc<Mutex<Vec<Instant>>>,
     confirmed: Arc<Mutex<Vec<(String, Instant)>>>,
     producers: Vec<JoinHandle<()>>,
     consumers: Vec<JoinHandle<Ledger>>,
@@ -84,15 +90,31 @@ impl Load {
                 if client.subscribe("0", &queue).is_err() {
                     continue;
                 }
-                while !stop.load(Ordering::Relaxed) {
+                // By receipt, what was acknowledged.
+                let (mut answered, mut number) = (BTreeMap::new(), 0);
+                let mut done = None;
+                while done.is_none_or(|done: Instant| !answered.is_empty() && done.elapsed() < LAST_RECEIPTS) {
+                    if stop.load(Ordering::Relaxed) {
+                        done.get_or_insert_with(Instant::now);
+                    }
                     match client.next_frame(Duration::from_millis(100)) {
+                        // It goes back unread, to whoever consumes the rest.
+                        Ok(frame) if frame.command == "MESSAGE" && done.is_some() => {}
                         Ok(frame) if frame.command == "MESSAGE" => {
                             ledger.note(&frame);
-                            if client.ack(&frame).is_err() {
+                            number += 1;
+                            let receipt = number.to_string();
+                            if client.ack_with_receipt(&frame, &receipt).is_err() {
                                 broken.fetch_add(1, Ordering::Relaxed);
                                 break;
                             }
-                            acked.fetch_add(1, Ordering::Relaxed);
+                            answered.insert(receipt, frame.text());
+                        }
+                        Ok(frame) if frame.command == "RECEIPT" => {
+                            let body =
+                                answered.remove(frame.header("receipt-id")).expect("a receipt that was asked for");
+                            ledger.note_acked(body);
+                            acked.lock().unwrap().push(Instant::now());
                         }
                         Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {}
                         // An ERROR, or the end of the connection.
@@ -102,7 +124,6 @@ impl Load {
                         }
                     }
                 }
-                let _ = client.sync();
             }
             ledger
         }));
@@ -113,9 +134,17 @@ impl Load {
         self.broken.load(Ordering::Relaxed)
     }
 
-    /// Acknowledgements by now.
+    /// Confirmed acknowledgements by now.
     pub fn acked(&self) -> usize {
-        self.acked.load(Ordering::Relaxed)
+        self.acked.lock().unwrap().len()
+    }
+
+    /// What may be in flight at a cut or a death that came about between that moment and now: what was confirmed, or about to
+    /// be, and whose consumption may not have got around then.
+    pub fn in_flight_since(&self, moment: Instant) -> u64 {
+        let around = moment.checked_sub(ON_ITS_WAY).unwrap_or(moment);
+        let acked = self.acked.lock().unwrap().iter().filter(|at| **at < around).count();
+        (self.confirmed() + self.producers.len()).saturating_sub(acked) as u64
     }
 
     /// Texts that are confirmed by now.
@@ -152,4 +181,27 @@ impl Load {
         let confirmed = self.confirmed.lock().unwrap().iter().map(|(text, _)| text.clone()).collect();
         (confirmed, ledger)
     }
+}
+
+/// What a load has seen must be as promised: all that was confirmed came; what came again was in flight when something
+/// happened, at most once for each time, and is marked, but for what two sides delivered while neither saw the other.
+///
+/// # Panics
+/// It is not.
+pub fn judge(confirmed: &BTreeSet<String>, ledger: &Ledger, in_flight: u64, apart: Option<(Instant, Instant)>) {
+    assert_eq!(ledger.missing(confirmed), Vec::<&String>::new());
+    let unmarked: Vec<_> = ledger.unmarked.iter().filter(|(_, count)| **count > 1).collect();
+    assert!(unmarked.is_empty(), "second deliveries without the mark: {unmarked:?}");
+    let again = ledger.again_after_ack();
+    println!(
+        "{} confirmed, {} acknowledged, {} delivered again, {} of them after their acknowledgement; {in_flight} were in flight",
+        confirmed.len(),
+        ledger.acked.len(),
+        ledger.duplicates(),
+        again.len(),
+    );
+    assert!(ledger.duplicates() <= in_flight, "{} came again, {in_flight} were in flight", ledger.duplicates());
+    let is_apart = |at: Instant| apart.is_some_and(|(from, to)| (from..to).contains(&at));
+    let wrong: Vec<_> = again.iter().filter(|(_, at, marked)| !marked && !is_apart(*at)).map(|one| one.0).collect();
+    assert!(wrong.is_empty(), "consumed for good, and delivered as if for the first time: {wrong:?}");
 }

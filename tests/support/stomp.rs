@@ -170,6 +170,11 @@ impl Client {
         self.write("ACK", &[("id", message.header("ack"))], b"")
     }
 
+    /// The same with a receipt, which comes among the other frames.
+    pub fn ack_with_receipt(&mut self, message: &Frame, receipt: &str) -> io::Result<()> {
+        self.write("ACK", &[("id", message.header("ack")), ("receipt", receipt)], b"")
+    }
+
     /// Waits until everything written before has been taken in (for ACKs: is durable at this node).
     pub fn sync(&mut self) -> io::Result<()> {
         self.receipts += 1;

@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use rhizomq_engine::{Engine, Epoch, Key, NodeId, Now, SegmentId};
+use rhizomq_engine::{Engine, Epoch, Key, Mistake, NodeId, Now, SegmentId};
 
 use super::{
     Node,
@@ -329,6 +329,8 @@ impl Node {
             };
             let stay: Vec<_> = named.iter().copied().filter(|node| stays(&node)).collect();
             let named: Vec<_> = named.into_iter().collect();
+            let is_anew = self.config.planted.is(Mistake::PlaceAnew);
+            let (named, stay) = if is_anew { (vec![segment.node], vec![segment.node]) } else { (named, stay) };
             let shape = self.shape();
             // No more sites than there were: what is there stays where it is. And receipts are near while there are any.
             let home = if self.engine.open_segment() == Some(segment) { shape.home } else { 0 };

@@ -32,7 +32,7 @@ mod orders;
 
 use std::collections::BTreeSet;
 
-use rhizomq_engine::{Key, NodeId, Now, SegmentId};
+use rhizomq_engine::{Key, Mistake, NodeId, Now, SegmentId};
 
 pub(super) use self::orders::Splits;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -273,9 +273,10 @@ impl Node {
             !self.looks_after(segment)
                 || !self.named(segment).iter().any(|&node| self.is_foreign(segment, node) && self.is_linked(node))
         };
-        has_secret
-            && self.engine.segments().all(|segment| !self.keeps_foreign(segment) && is_within(segment))
-            && self.engine.open_segment().is_none_or(is_within)
+        has_secret && self.config.planted.is(Mistake::ReadyAtOnce)
+            || has_secret
+                && self.engine.segments().all(|segment| !self.keeps_foreign(segment) && is_within(segment))
+                && self.engine.open_segment().is_none_or(is_within)
     }
 
     fn next_secret(&self, split: &Split) -> Option<&NetworkSecret> {

@@ -114,7 +114,7 @@ impl Node {
     }
 
     /// One digest of all that summaries would tell the peer.
-    fn digest_for(&mut self, peer: NodeId) -> [u8; 32] {
+    pub(super) fn digest_for(&mut self, peer: NodeId) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.engine.registry().digest()).update(&self.engine.retired().digest());
         for id in self.shared_with(peer).collect::<Vec<_>>() {

@@ -135,6 +135,9 @@ impl Dispatch {
     /// A node can't be sent to any more.
     pub(crate) fn handle_link_down(&mut self, now: Now, peer: NodeId) {
         self.owner.link_down(peer);
+        if self.planted.is(Mistake::RecallEverywhere) {
+            self.owner.recall_all();
+        }
         self.edge.link_down(peer);
         self.topics.link_down(peer);
         self.census.link_down(peer);
@@ -341,6 +344,7 @@ impl Dispatch {
 
     /// Does what has become possible: takes in the node's messages to itself, dispatches, grants.
     pub(crate) fn run(&mut self, now: Now, view: &dyn View) {
+        self.let_go(&self.split_off(view));
         loop {
             for (segment, held) in self.takeover.finished(now.mono_ms) {
                 self.owner.adopt(view, segment, &held);
@@ -396,6 +400,7 @@ impl Dispatch {
                 let refusal = match () {
                     () if view.is_removed(dot) => Some(Refusal::Consumed),
                     () if !self.takeover.may_deliver(from, dot.segment) => Some(Refusal::NotOwner),
+                    () if self.split_off(view).contains(&dot.segment.node) => Some(Refusal::NotOwner),
                     () => None,
                 };
                 let arrival = Arrival { inbox, dot, tag, redelivered, content };
@@ -496,6 +501,22 @@ impl Dispatch {
             self.takeover.begin(now.mono_ms, segment, &linked, &held);
         }
         claim(&linked, segments, true, out);
+    }
+
+    /// Nodes of the other part, if the cluster was split.
+    fn split_off(&self, view: &dyn View) -> Vec<NodeId> {
+        if self.planted.is(Mistake::ServeGone) { Vec::new() } else { view.split_off() }
+    }
+
+    /// What nodes took that turn out to be of another part is not dispatched here any more: it was taken over as that of
+    /// dead ones.
+    fn let_go(&mut self, split_off: &[NodeId]) {
+        if split_off.is_empty() {
+            return;
+        }
+        for segment in self.takeover.part_from(split_off) {
+            self.owner.give_up(segment);
+        }
     }
 
     /// Remembers what is dispatched here in place of others.

@@ -207,6 +207,14 @@ impl Owner {
         }
     }
 
+    /// The planted mistake of one who asks nobody what became of deliveries; see [`rhizomq_engine::Mistake::RecallEverywhere`].
+    pub(crate) fn recall_all(&mut self) {
+        let edges: Vec<_> = self.edges.keys().copied().collect();
+        for dot in edges.into_iter().flat_map(|edge| self.flights.at(edge)).collect::<Vec<_>>() {
+            self.put_back(dot, true);
+        }
+    }
+
     /// Whether nothing is dispatched here any more.
     pub(crate) fn retire(&mut self, retired: bool) {
         if self.retired != retired {

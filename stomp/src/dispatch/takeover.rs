@@ -176,6 +176,16 @@ impl Takeover {
         }
     }
 
+    /// These nodes were split off. Returns the segments that were owned or being claimed here.
+    pub(crate) fn part_from(&mut self, nodes: &[NodeId]) -> Vec<SegmentId> {
+        let is_theirs = |id: &SegmentId| nodes.contains(&id.node);
+        let theirs = self.owned.iter().chain(self.claims.keys()).copied().filter(is_theirs).collect();
+        self.owned.retain(|id| !is_theirs(id));
+        self.claims.retain(|id, _| !is_theirs(id));
+        self.first_since.retain(|id, _| !is_theirs(id));
+        theirs
+    }
+
     /// Something changed that may change an owner.
     pub(crate) fn look_soon(&mut self, at: u64) {
         self.look_at = self.look_at.min(at);

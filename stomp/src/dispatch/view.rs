@@ -9,6 +9,8 @@ use rhizomq_net::Node;
 pub(crate) trait View {
     /// Nodes that can be sent to.
     fn linked(&self) -> Vec<NodeId>;
+    /// Nodes that were split off: what they took is none of this node's business.
+    fn split_off(&self) -> Vec<NodeId>;
     /// Whether the node is held alive; this one always is.
     fn is_alive(&self, node: NodeId) -> bool;
     /// Whether the node stands on the same site as this one.
@@ -44,6 +46,10 @@ pub(crate) trait View {
 impl View for Node {
     fn linked(&self) -> Vec<NodeId> {
         Node::linked(self)
+    }
+
+    fn split_off(&self) -> Vec<NodeId> {
+        self.gone().collect()
     }
 
     fn is_alive(&self, node: NodeId) -> bool {

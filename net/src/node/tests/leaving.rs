@@ -191,3 +191,28 @@ fn nobody_proves_to_know_consumptions_that_are_not_on_its_disk_yet() {
     world.thaw(2);
     assert_eq!(prove(&mut world, 8), 1);
 }
+
+/// What a node that leaves holds stays as it is until others have proven to have it: any news would void that.
+#[test]
+fn who_is_leaving_takes_no_consumptions_from_questions_for_proofs_and_vouches_for_nobody() {
+    let mut world = three();
+    world.publish(1, "x");
+    world.run(3_000);
+    let (dot, _) = world.waiting(1)[0].clone();
+    let now = world.now;
+    world.freeze(3);
+    world.host(3).node.drain(now);
+    world.host(3).node.release(true);
+    world.run(1_000);
+    assert_eq!(world.host(3).node.drain_stage(), DrainStage::Leaving);
+    let slot = RangeSet::from_range(dot.slot, dot.slot);
+    let ask = |world: &mut World, removed: RangeSet| {
+        let state = SegmentState { known: slot.clone(), removed, length: None };
+        tell(world, 2, 3, wire::control(&Control::Prove { segment: dot.segment, nonce: 7, state }));
+        let proof = |message: &Wire| matches!(message, Wire::Control(Control::Proof { nonce: 7, .. })).then_some(());
+        world.told(3, 2, proof).len()
+    };
+    assert_eq!(ask(&mut world, RangeSet::default()), 0, "it has all of it, and goes");
+    assert_eq!(ask(&mut world, slot.clone()), 0);
+    assert!(!world.host(3).node.engine().is_removed(dot), "it would be news");
+}

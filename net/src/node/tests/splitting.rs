@@ -139,3 +139,103 @@ fn what_is_left_of_a_node_that_is_off_the_roster_goes_at_the_next_start() {
     assert_eq!(keys(&mut world), [false, false]);
     assert!(!world.host(1).node.members().observers.contains(&id(3)) && !world.host(1).node.members().contains(id(3)));
 }
+
+/// Three nodes, of which the third was split off: the order as one node tells it another, and its id.
+fn parted() -> (World, Vec<u8>, u64) {
+    let mut world = World::new(3);
+    for index in 1..=3 {
+        world.start(index, MemoryStore::new());
+        world.join(index);
+    }
+    world.run(2_000);
+    let (now, secret) = (world.now, NetworkSecret::from_bytes([7; 32]));
+    let id_of_split = secret.name();
+    world.host(1).node.split(now, order("off", 3), secret).expect("taken");
+    world.run(6_000);
+    let told = |message: &Wire| match message {
+        Wire::Control(Control::Parted(order)) => Some(order.clone()),
+        _ => None,
+    };
+    let told = [(1, 3), (2, 3), (3, 1), (3, 2)].into_iter().find_map(|(from, to)| world.told(from, to, told).pop());
+    (world, told.expect("whoever cuts tells the other part"), id_of_split)
+}
+
+fn gone(world: &World, index: u8) -> Vec<NodeId> {
+    world.hosts[&index].node.gone().collect()
+}
+
+/// That a split is healed counts at the part that stayed. A node that left has shown that it knows its part's secret, or is
+/// not let in; but one that never got it can't.
+#[test]
+fn the_word_of_a_merge_heals_a_split_for_those_who_stayed_and_for_who_left_without_a_secret() {
+    let (mut world, told, split) = parted();
+    world.host(1).node.take_healed(split + 1);
+    world.run(1_000);
+    assert_eq!(gone(&world, 1), [id(3)], "another split");
+    assert!(!world.host(1).node.engine().registry().keys().any(|key| key.set_name() == Some("split/over")));
+    // The driver goes on with the secret that it was given.
+    assert_eq!(world.host(3).node.config.network.name(), split);
+    world.host(3).node.take_healed(split);
+    world.run(1_000);
+    assert_eq!(gone(&world, 3), [id(1), id(2)], "it left");
+    world.host(1).node.take_healed(split);
+    world.run(1_000);
+    assert_eq!((gone(&world, 1), gone(&world, 2)), (vec![], vec![]), "one of those who stayed tells the other");
+
+    // One of the same name and place that hears of the cut before it has heard of the order, or got the secret.
+    let mut late = World::new(3);
+    late.start(3, MemoryStore::new());
+    late.run(100);
+    let now = late.now;
+    late.host(3).node.take_parted(now, id(1), &told);
+    late.run(100);
+    assert_eq!(gone(&late, 3), [id(1), id(2)]);
+    late.host(3).node.take_healed(split);
+    late.run(100);
+    assert_eq!(gone(&late, 3), [], "nobody could show it more");
+}
+
+/// A cluster merges with one that has merged with the part that left: nobody of that has to know this node's secret.
+#[test]
+fn who_is_told_of_a_split_by_one_that_it_merges_with_takes_it_for_healed_and_says_so() {
+    for is_merging in [false, true] {
+        let (mut world, told, split) = parted();
+        if is_merging {
+            let addresses = vec![SocketAddr::from(([127, 0, 0, 1], 3))];
+            let ticket = Ticket { secret: NetworkSecret::from_bytes([7; 32]), node: id(3), addresses };
+            let now = world.now;
+            world.host(1).node.merge(now, &ticket, None).expect("begins");
+            world.drain();
+        }
+        let now = world.now;
+        world.host(1).node.take_parted(now, id(3), &told);
+        world.run(1_000);
+        assert_eq!(gone(&world, 1).is_empty(), is_merging);
+        assert_eq!(gone(&world, 2).is_empty(), is_merging, "as it hears from node 1");
+        let over = world.host(1).node.engine().set_members(&rhizomq_engine::Key::set("split/over"));
+        assert_eq!(over.contains(&split.to_le_bytes().to_vec()), is_merging);
+    }
+}
+
+/// While the order is open: there is no list of holders, and those of the other part are none.
+#[test]
+fn nobody_of_the_other_part_is_to_keep_what_turned_up_of_a_folded_segment() {
+    let (mut world, dot) = turned_up();
+    let segment = dot.segment;
+    let holders = |world: &mut World| {
+        let node = &world.host(1).node;
+        let of_all: Vec<_> = (1..=4).filter(|&index| node.holds(segment, id(index))).collect();
+        let mut listed: Vec<_> = node.holders_of(segment).iter().map(|node| node.0[0]).collect();
+        listed.sort_unstable();
+        assert_eq!(of_all, listed);
+        listed
+    };
+    assert_eq!(holders(&mut world), [1, 2, 3, 4]);
+    // Whose disk takes nothing is not ready.
+    world.freeze(3);
+    let now = world.now;
+    world.host(1).node.split(now, order("off", 4), NetworkSecret::from_bytes([7; 32])).expect("taken");
+    world.run(2_000);
+    assert!(world.host(1).node.split_status().is_some(), "under way");
+    assert_eq!(holders(&mut world), [1, 2, 3]);
+}

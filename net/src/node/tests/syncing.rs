@@ -195,3 +195,70 @@ fn what_is_consumed_in_the_commit_that_ends_its_segment_is_confirmed() {
     assert!(world.host(1).node.engine().segments().next().is_none(), "it is finished");
     assert_eq!(world.copies_confirmed(1), [1, 1]);
 }
+
+/// Summaries of the long and of the short kind that one node sent another since then.
+fn summaries(world: &World, since: usize, from: u8, to: u8) -> (usize, usize) {
+    let sent = world.sent[since..].iter().filter(|(here, there, _)| (*here, *there) == (from, to));
+    let (mut long, mut short) = (0, 0);
+    for (.., message) in sent {
+        match message {
+            Wire::Control(Control::Summary { .. }) => long += 1,
+            Wire::Control(Control::InStep(_)) => short += 1,
+            _ => {}
+        }
+    }
+    (long, short)
+}
+
+#[test]
+fn nodes_in_step_tell_each_other_one_digest_until_one_of_them_finds_that_it_differs() {
+    let mut world = three();
+    (0..3).for_each(|n| world.publish(1, &n.to_string()));
+    world.run(5_000);
+    let since = world.sent.len();
+    world.run(3_500);
+    for (from, to) in [(1, 2), (2, 1), (3, 1)] {
+        let (long, short) = summaries(&world, since, from, to);
+        assert!(long == 0 && short >= 2, "{from} to {to}: {long} summaries, {short} digests");
+    }
+    let since = world.sent.len();
+    tell(&mut world, 2, 1, wire::control(&Control::InStep([0; 32])));
+    world.run(20);
+    assert_eq!(summaries(&world, since, 1, 2).0, 1, "at once, so that node 2 sees where the two differ");
+    world.run(5_000);
+    let since = world.sent.len();
+    world.run(2_500);
+    assert_eq!(summaries(&world, since, 1, 2).0, 0, "they are in step again");
+}
+
+#[test]
+fn the_one_digest_is_of_all_that_both_are_to_hold_and_of_nothing_else() {
+    let mut world = World::new(2);
+    for index in 1..=3 {
+        world.start(index, MemoryStore::new());
+        world.join(index);
+        world.run(1_000);
+    }
+    world.publish(1, "x");
+    world.run(5_000);
+    let (dot, _) = world.waiting(1)[0].clone();
+    let holder = world.host(1).node.candidates(dot.segment)[1].0[0];
+    let other = 5 - holder;
+    let digest = |world: &mut World, at: u8, of: u8| world.host(at).node.digest_for(NodeId([of; 16]));
+    assert_eq!(digest(&mut world, 1, holder), digest(&mut world, holder, 1));
+    assert_eq!(digest(&mut world, 1, other), digest(&mut world, other, 1));
+    let before = [holder, other].map(|node| digest(&mut world, 1, node));
+    assert_ne!(before[0], before[1], "one of them holds what waits");
+    // The holder's disk takes nothing, so it does not get as far as node 1.
+    world.freeze(holder);
+    world.publish(1, "y");
+    assert_ne!(digest(&mut world, 1, holder), digest(&mut world, holder, 1));
+    let published = digest(&mut world, 1, holder);
+    assert_ne!(published, before[0]);
+    assert_eq!(digest(&mut world, 1, other), before[1], "it has nothing to do with that");
+    world.consume(1, dot);
+    assert_ne!(digest(&mut world, 1, holder), published, "consumption counts too");
+    world.thaw(holder);
+    world.run(3_000);
+    assert_eq!(digest(&mut world, 1, holder), digest(&mut world, holder, 1));
+}

@@ -406,3 +406,31 @@ fn what_a_node_of_this_life_gave_up_is_marked_when_it_comes_back_until_it_is_ove
     world.pass(0, 60_000);
     assert!(!marks(&world), "nothing is remembered of what is over");
 }
+
+/// A node was away when its cluster was split, and comes back alone: it takes over as from the dead, until it hears.
+#[test]
+fn what_was_taken_over_from_a_node_that_was_split_off_is_let_go() {
+    let mut world = taken_over_by_node_1(1);
+    world.subscribe_to_both(1, 1);
+    assert_eq!(world.deliveries.len(), 2, "one for each consumer, as if the other one were dead");
+    world.split_off(1, 0);
+    world.ack_all(1);
+    world.let_time_pass(300);
+    assert_eq!(world.deliveries.len(), 2, "no more once it has heard");
+}
+
+#[test]
+fn who_has_heard_that_a_node_was_split_off_takes_no_deliveries_of_its_messages() {
+    let mut world = taken_over_by_node_1(1);
+    world.replicates = false;
+    world.link(1, 2);
+    world.let_time_pass(300);
+    world.split_off(2, 0);
+    world.subscribe_to_both(2, 1);
+    world.let_time_pass(300);
+    assert_eq!(world.deliveries.len(), 0, "node 1 has not heard");
+    world.split_off(1, 0);
+    world.subscribe_to_both(1, 1);
+    world.let_time_pass(300);
+    assert_eq!(world.deliveries.len(), 0, "both have");
+}

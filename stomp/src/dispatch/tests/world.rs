@@ -19,6 +19,7 @@ pub(super) struct Paper {
     id: NodeId,
     linked: BTreeSet<NodeId>,
     near: BTreeSet<NodeId>,
+    split_off: BTreeSet<NodeId>,
     messages: BTreeMap<Dot, Arc<str>>,
     /// What was dropped because all of it is consumed.
     over: BTreeSet<SegmentId>,
@@ -41,6 +42,9 @@ impl Paper {
 impl View for Paper {
     fn linked(&self) -> Vec<NodeId> {
         self.linked.iter().copied().collect()
+    }
+    fn split_off(&self) -> Vec<NodeId> {
+        self.split_off.iter().copied().collect()
     }
     fn is_alive(&self, node: NodeId) -> bool {
         node == self.id || self.linked.contains(&node)
@@ -172,6 +176,7 @@ impl World {
                 id,
                 linked: BTreeSet::new(),
                 near: BTreeSet::new(),
+                split_off: BTreeSet::new(),
                 messages: BTreeMap::new(),
                 over: BTreeSet::new(),
                 removed: BTreeMap::new(),
@@ -267,6 +272,12 @@ impl World {
         host.paper.damaged.remove(&dot);
         let slots = RangeSet::from_range(dot.slot, dot.slot);
         host.dispatch.handle_arrived(self.now, &host.paper, dot.segment, &slots);
+        self.turn(index);
+    }
+
+    /// A node hears that another one is of the other part of a split cluster.
+    pub(super) fn split_off(&mut self, index: usize, other: usize) {
+        self.hosts[index].paper.split_off.insert(id_of(other));
         self.turn(index);
     }
 

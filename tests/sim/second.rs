@@ -1,0 +1,98 @@
+//! What excuses a second delivery. Whatever else happened in a run: only what was in flight over a link that broke, or what
+//! its consumer gave back, may come again, and once for each time that it happened.
+
+use std::collections::BTreeSet;
+
+use super::{
+    clients::Role,
+    ledger::{Holder, Kind, MsgId},
+    world::World,
+};
+
+/// Of two owners that did not see each other the lower rank gives in when it next repeats to all what it owns, so many
+/// milliseconds after a link came up that joins them.
+const GIVEN_IN_MS: u64 = 6_000;
+
+/// A consumption is known to all who keep the message within so many milliseconds of their links' coming up.
+const TOLD_MS: u64 = 6_000;
+
+impl World {
+    /// Who takes over asks what is held: no second delivery while the first one's client and broker live on, and that is
+    /// linked with all who may dispatch the message, as it was when it was delivered. Nor when it was an `auto` client that
+    /// left in order: what was written to it before is its own.
+    pub(crate) fn check_holder(&mut self, id: MsgId, host: usize) {
+        let (held_by, left_at) = (self.ledger.msg(id).held_by, self.ledger.msg(id).left_at);
+        let Some(Holder { conn, subscription, since }) = held_by else { return };
+        let client = self.conns.get(&conn).map(|connection| connection.client);
+        let client = client.filter(|&client| self.clients[client].conn == Some(conn));
+        let (edge, owner) = match client {
+            Some(client) if self.gives_back(client, subscription) => return,
+            Some(client) => {
+                let edge = self.conns[&conn].host;
+                // All its clients are about to be told to go.
+                if self.hosts[edge].stopping.is_some() || self.hosts[edge].draining {
+                    return;
+                }
+                (edge, format!("c{client} still holds it"))
+            }
+            None => match left_at {
+                Some((edge, life)) if self.hosts[edge].is_up() && self.hosts[edge].life == life => {
+                    (edge, "the client that had it left in order".to_owned())
+                }
+                _ => return,
+            },
+        };
+        // A cut is a cut, whoever makes it: the owner does not see the other any more.
+        if self.is_gone_for_any(edge) {
+            return;
+        }
+        let living: Vec<_> = (0..self.hosts.len()).filter(|&host| self.hosts[host].is_up()).collect();
+        let is_meshed = living
+            .iter()
+            .all(|&a| self.hosts[a].meshed_at < since && living.iter().all(|&b| a == b || self.net.joined(a, b)));
+        let owners = self.may_dispatch(id);
+        let settled = since.saturating_sub(GIVEN_IN_MS);
+        let is_seen = owners.iter().all(|&other| other == edge || self.net.joined_since(edge, other, settled));
+        if is_meshed || is_seen {
+            self.violate(Kind::NeedlessDuplicate, format!("m{id} again, at h{host}, although {owner} at h{edge}"));
+        }
+    }
+
+    /// A consumption that was confirmed is told by the one that did: nobody delivers the message who has been linked with it
+    /// long enough, whatever happens elsewhere.
+    pub(crate) fn check_acknowledged(&mut self, id: MsgId, host: usize) {
+        let Some((at, edge)) = self.ledger.msg(id).acked else { return };
+        let long_ago = self.now.saturating_sub(TOLD_MS);
+        let hinders = |host: &super::host::Host| host.disk.slowness_ms > 0 || host.disk.full_for > 0;
+        if at >= long_ago || self.hindered_at >= long_ago || !self.hosts[edge].is_up() || self.hosts.iter().any(hinders) || self.is_gone_for_any(edge) {
+            return;
+        }
+        let owners = self.may_dispatch(id);
+        if owners.iter().all(|&other| other == edge || self.net.joined_since(edge, other, long_ago)) {
+            let text =
+                format!("m{id} at h{host}, and h{edge}, which confirmed its consumption, is linked with {owners:?}");
+            self.violate(Kind::Resurrected, text);
+        }
+    }
+
+    /// Hosts that run and may have a message to dispatch: who took it, and on whose disks it ever lay.
+    fn may_dispatch(&self, id: MsgId) -> BTreeSet<usize> {
+        let Some((_, msg)) = self.ledger.msgs().nth(id as usize) else { return BTreeSet::new() };
+        let origin = msg.dot.and_then(|dot| self.origin(dot));
+        msg.ever.iter().copied().chain(origin).filter(|&host| self.hosts[host].is_up()).collect()
+    }
+
+    fn is_gone_for_any(&self, host: usize) -> bool {
+        let identity = self.hosts[host].identity;
+        self.hosts.iter().filter_map(|host| host.broker.as_ref()).any(|broker| broker.node().is_gone(identity))
+    }
+
+    /// Whether a client has said that it gives back what a subscription left unanswered.
+    fn gives_back(&self, client: usize, subscription: u64) -> bool {
+        match &self.clients[client].role {
+            Role::Consumer(consumer) if consumer.mode == "auto" => false,
+            Role::Consumer(consumer) if !consumer.at_work.subscriptions.contains_key(&subscription) => true,
+            _ => self.clients[client].is_leaving(),
+        }
+    }
+}
