@@ -19,6 +19,7 @@ mod observers;
 mod parting;
 mod special_files;
 mod split;
+mod spring;
 mod suspended;
 mod transports;
 mod users;
