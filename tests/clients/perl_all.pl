@@ -29,11 +29,18 @@ sub session {
     return $stomp;
 }
 
+# Messages may come before the receipt that is waited for.
+my %early;
+
 sub next_frame {
     my ($stomp, $command) = @_;
-    my $frame = $stomp->receive_frame({ timeout => $PATIENCE_S }) or die "too slow: $command\n";
-    expect('frame', $frame->command, $command);
-    return $frame;
+    return shift @{ $early{$stomp} } if $command eq 'MESSAGE' && @{ $early{$stomp} || [] };
+    while (1) {
+        my $frame = $stomp->receive_frame({ timeout => $PATIENCE_S }) or die "too slow: $command\n";
+        return $frame if $frame->command eq $command;
+        expect('frame', $frame->command, 'MESSAGE');
+        push @{ $early{$stomp} }, $frame;
+    }
 }
 
 sub publish {
@@ -63,6 +70,7 @@ sub leave {
     $stomp->send_frame(Net::Stomp::Frame->new({ command => 'DISCONNECT', headers => { receipt => 'bye' } }));
     expect('receipt', next_frame($stomp, 'RECEIPT')->headers->{'receipt-id'}, 'bye');
     $stomp->_close_socket;
+    delete $early{$stomp};
 }
 
 my $producer;

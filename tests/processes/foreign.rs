@@ -58,7 +58,8 @@ const STOMP_PY: Foreign = Foreign {
     lacks: &[],
 };
 
-const STOMPJS: Foreign = Foreign { name: "stompjs over TCP", command: || stompjs("stompjs_all.mjs"), listener: TCP, lacks: &[] };
+const STOMPJS: Foreign =
+    Foreign { name: "stompjs over TCP", command: || stompjs("stompjs_all.mjs"), listener: TCP, lacks: &[] };
 
 const STOMPJS_WEBSOCKET: Foreign = Foreign {
     name: "stompjs over WebSocket",
@@ -130,7 +131,8 @@ const RUST: Foreign = Foreign {
     name: "Rust iridium-stomp",
     command: || {
         let program = std::env::var("RHIZOMQ_TEST_RUST_CLIENT").ok().filter(|program| Path::new(program).is_file());
-        let program = program.ok_or("RHIZOMQ_TEST_RUST_CLIENT does not name a program; .ci/run builds it and sets it")?;
+        let program =
+            program.ok_or("RHIZOMQ_TEST_RUST_CLIENT does not name a program; .ci/run builds it and sets it")?;
         Ok(Command::new(program))
     },
     listener: TCP,
@@ -354,9 +356,7 @@ fn clients_that_only_beat_stay_connected() {
     let beat = ALL.iter().filter(|client| ![PERL.name, PHP.name].contains(&client.name));
     let begin = Instant::now();
     let runs: Vec<Run> = beat
-        .filter_map(|client| {
-            Some(Run::start(client.name, client.find()?, "idle", &[client.host(&cluster.nodes[0])]))
-        })
+        .filter_map(|client| Some(Run::start(client.name, client.find()?, "idle", &[client.host(&cluster.nodes[0])])))
         .collect();
     let some = !runs.is_empty();
     for mut run in runs {
