@@ -249,9 +249,10 @@ fn take_frame(wire: &mut Vec<u8>) -> Option<Written> {
         Some(len) => len.parse().unwrap(),
         None => wire[start..].iter().position(|byte| *byte == 0)?,
     };
-    assert_eq!(wire[start + len], 0, "{lines:?} does not end where it says");
+    // Each frame with the line feed that some clients count on.
+    assert_eq!(wire.get(start + len..start + len + 2), Some(&b"\0\n"[..]), "{lines:?} does not end where it says");
     let body = wire[start..start + len].to_vec();
-    wire.drain(..start + len + 1);
+    wire.drain(..start + len + 2);
     Some(Written::Frame { lines, body })
 }
 

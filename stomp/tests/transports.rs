@@ -188,7 +188,7 @@ fn stomp_is_served_over_websocket_on_any_path_with_and_without_a_subprotocol() {
         assert_eq!(answer.as_deref(), chosen);
         socket.send(Message::text(CONNECT)).unwrap();
         let Message::Text(text) = socket.read().unwrap() else { panic!("no text") };
-        assert!(text.starts_with("CONNECTED\n") && text.ends_with('\0'), "{text}");
+        assert!(text.starts_with("CONNECTED\n") && text.ends_with("\0\n"), "{text}");
     }
 }
 
@@ -215,14 +215,14 @@ fn split_and_joined<S: Read + Write>(mut socket: WebSocket<S>) {
     socket.send(Message::binary(b"\0".to_vec())).unwrap();
     assert!(socket.read().unwrap().into_text().unwrap().starts_with("CONNECTED"));
     let text = socket.read().unwrap();
-    assert!(text.is_text() && text.to_text().unwrap().ends_with("\n\ntext\0"), "{text}");
+    assert!(text.is_text() && text.to_text().unwrap().ends_with("\n\ntext\0\n"), "{text}");
     let binary = socket.read().unwrap();
-    assert!(binary.is_binary() && binary.into_data().ends_with(b"\n\n\xff\0\xfe\0"));
+    assert!(binary.is_binary() && binary.into_data().ends_with(b"\n\n\xff\0\xfe\0\n"));
     // A large body is one message, in parts.
     let large = "\u{e4}\u{20ac}".repeat(1 << 20);
     socket.send(Message::text(format!("SEND\ndestination:/queue/a\n\n{large}\0"))).unwrap();
     let message = socket.read().unwrap().into_text().unwrap();
-    assert!(message.ends_with(&format!("\n\n{large}\0")), "{} bytes", message.len());
+    assert!(message.ends_with(&format!("\n\n{large}\0\n")), "{} bytes", message.len());
 }
 
 #[test]

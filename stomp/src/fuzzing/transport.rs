@@ -171,7 +171,8 @@ pub(super) fn websocket_seeds() -> Vec<Vec<u8>> {
         })
         .collect();
     let joined = [frame(0x82, &frames.concat()), frame(0x88, b"\x03\xe8bye")].concat();
-    let ours = frames.concat();
+    // As a session writes them.
+    let ours = frames.iter().flat_map(|stomp| [&stomp[..], b"\n"].concat()).collect();
     let text = [frame(0x01, b"\xe2\x82"), frame(0x80, b"\xac\n")].concat();
     [each, parts, joined, text, ours].into_iter().map(|bytes| [&[7][..], &bytes].concat()).collect()
 }

@@ -59,7 +59,7 @@ pub(super) enum EntryError {
 /// What is said in STOMP to who is one too many.
 const TOO_MANY: &[u8] =
     b"ERROR\nmessage:too many connections; close one, or try again later\ncontent-type:text/plain\n\n\
-    This node has as many client connections as it takes, in all or from your address.\n\0";
+    This node has as many client connections as it takes, in all or from your address.\n\0\n";
 
 /// Tells who is one too many so, if that takes no time.
 pub(super) fn turn_away(stream: &TcpStream, listener: &Listener) {

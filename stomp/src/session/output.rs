@@ -11,6 +11,10 @@ const OWN_CHUNK_FROM: usize = 4 << 10;
 /// The buffer is cut into chunks of about this size.
 const CHUNK: usize = 64 << 10;
 
+/// What every frame ends with. The line feed is free to us, but not to some clients (PHP's extension is one): they take
+/// whatever follows the NUL for it, since the brokers that they were written for send it.
+const FRAME_END: &[u8] = b"\0\n";
+
 /// Bytes to send, in order.
 #[derive(Default)]
 pub(super) struct Output {
@@ -38,7 +42,7 @@ impl Output {
             self.sealed += body.len() as u64;
             self.chunks.push_back(body.clone());
         }
-        self.tail.put_u8(0);
+        self.tail.put_slice(FRAME_END);
         if self.tail.len() >= CHUNK {
             self.seal();
         }
@@ -95,8 +99,8 @@ mod tests {
         assert!(chunks.iter().any(|chunk| chunk.as_ptr() == long.as_ptr()));
         let all = chunks.concat();
         assert_eq!(all.len() as u64, output.written());
-        assert_eq!(all[..first as usize], *b"MESSAGE\ncontent-length:2\n\nhi\0");
-        assert_eq!(all[second as usize - 1..], *b"\0\n");
+        assert_eq!(all[..first as usize], *b"MESSAGE\ncontent-length:2\n\nhi\0\n");
+        assert_eq!(all[second as usize - 2..], *b"\0\n\n");
         assert_eq!(output.waiting(), 0);
     }
 }

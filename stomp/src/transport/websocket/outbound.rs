@@ -53,6 +53,8 @@ enum State {
     Head,
     /// So many bytes of body are to come, and a NUL.
     Body(usize),
+    /// The line feed after the NUL is to come.
+    End,
 }
 
 impl Outbound {
@@ -82,6 +84,10 @@ impl Outbound {
                     }
                 }
                 State::Body(0) => {
+                    self.add(bytes.split_to(1));
+                    self.state = State::End;
+                }
+                State::End => {
                     self.add(bytes.split_to(1));
                     self.state = State::Between;
                     self.message();

@@ -5,6 +5,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::frame::{Command, Frame, Version, encode};
 
+/// A frame as a session writes it.
+fn whole(frame: &Frame) -> Bytes {
+    [&encode(frame, Version::V1_2)[..], b"\n"].concat().into()
+}
+
 /// The messages in what a server wrote, and how many frames each has.
 fn messages(bytes: &[u8]) -> Vec<(OpCode, Vec<u8>, usize)> {
     let mut cursor = Cursor::new(bytes);
@@ -53,7 +58,8 @@ proptest! {
             .into_iter()
             .flat_map(|body| {
                 let message = Frame::new(Command::Message, [("a", "1"), ("b", "content-length:7")]).with_body(body);
-                [encode(&message, Version::V1_2), Bytes::from_static(b"\n"), encode(&Frame::new(Command::Receipt, [("receipt-id", "r")]), Version::V1_2)]
+                let receipt = Frame::new(Command::Receipt, [("receipt-id", "r")]);
+                [whole(&message), Bytes::from_static(b"\n"), whole(&receipt)]
             })
             .collect();
         let mut outbound = Outbound::default();
@@ -74,7 +80,7 @@ fn a_long_frame_goes_in_parts_and_is_one_message() {
     // A character of two bytes, so that parts end within characters.
     let body = "\u{e4}".repeat(PART_BYTES + 1);
     for (body, text) in [(body.into_bytes(), true), (vec![0xe4; 3 * PART_BYTES], false)] {
-        let frame = encode(&Frame::new(Command::Message, [("a", "1")]).with_body(body), Version::V1_2);
+        let frame = whole(&Frame::new(Command::Message, [("a", "1")]).with_body(body));
         let mut outbound = Outbound::default();
         outbound.push(frame.slice(..PART_BYTES));
         assert_eq!(outbound.waiting(), 0, "whether it is text is not known");
@@ -93,8 +99,8 @@ fn pings_are_answered_between_messages() {
     let mut outbound = Outbound::default();
     outbound.push(Bytes::from_static(b"RECEIPT\nreceipt-id:1\n"));
     outbound.pong(b"p");
-    outbound.push(Bytes::from_static(b"\n\0"));
+    outbound.push(Bytes::from_static(b"\n\0\n"));
     let messages = messages(&written(&mut outbound).0);
     assert_eq!(messages[0], (OpCode::Control(Control::Pong), b"p".to_vec(), 1));
-    assert_eq!(messages[1].1, b"RECEIPT\nreceipt-id:1\n\n\0");
+    assert_eq!(messages[1].1, b"RECEIPT\nreceipt-id:1\n\n\0\n");
 }
