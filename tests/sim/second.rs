@@ -63,8 +63,17 @@ impl World {
     pub(crate) fn check_acknowledged(&mut self, id: MsgId, host: usize) {
         let Some((at, edge)) = self.ledger.msg(id).acked else { return };
         let long_ago = self.now.saturating_sub(TOLD_MS);
+        // Who is no holder forgets it when holders have proven to know: an older copy of such a holder's disk does not.
+        if self.replaced_at.is_some_and(|replaced| replaced >= at) {
+            return;
+        }
         let hinders = |host: &super::host::Host| host.disk.slowness_ms > 0 || host.disk.full_for > 0;
-        if at >= long_ago || self.hindered_at >= long_ago || !self.hosts[edge].is_up() || self.hosts.iter().any(hinders) || self.is_gone_for_any(edge) {
+        if at >= long_ago
+            || self.hindered_at >= long_ago
+            || !self.hosts[edge].is_up()
+            || self.hosts.iter().any(hinders)
+            || self.is_gone_for_any(edge)
+        {
             return;
         }
         let owners = self.may_dispatch(id);
