@@ -360,9 +360,9 @@ fn clients_that_only_beat_stay_connected() {
         .collect();
     let some = !runs.is_empty();
     for mut run in runs {
-        let lines: Vec<String> = std::iter::from_fn(|| run.line()).collect();
-        assert_eq!(lines, ["ok heart-beats"], "{}", run.name);
+        let (name, lines) = (run.name, std::iter::from_fn(|| run.line()).collect::<Vec<_>>());
         run.end();
+        assert_eq!(lines, ["ok heart-beats"], "{name}");
     }
     assert!(!some || begin.elapsed() >= IDLE);
 }
