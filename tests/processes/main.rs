@@ -16,6 +16,7 @@ mod durable;
 mod merge;
 mod observers;
 mod parting;
+mod policies;
 mod special_files;
 mod split;
 mod suspended;

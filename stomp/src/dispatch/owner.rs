@@ -14,22 +14,32 @@
 //! - An edge that holds credit either gets a message or hears that there is none (`Backlog { waiting: 0 }`), so that its
 //!   places are not kept from other owners. That is said at the end of every turn in which the inbox was looked at.
 //!
+//! - What is set aside (see [`super::returns`]) is in flight at this node itself, under a name that no edge knows.
+//!
 //! The node's own edge is served first, then those on its site in turn, then the others in turn.
+
+mod peeks;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
-use rhizomq_engine::{Dot, NodeId, RangeSet, SegmentId, Slot};
+use rhizomq_engine::{Dot, NodeId, Now, RangeSet, SegmentId, Slot};
 
 use super::{
     Effect, View,
     demand::{Credit, EdgeState},
     flights::{Flight, Flights},
-    msg::{Content, Depth, DispatchMsg, Name},
+    msg::{Content, Depth, DispatchMsg, Name, Return},
+    returns::{Fate, Leave, Returns, Rulebook},
     takeover::Takeover,
 };
+use crate::expiry;
+use peeks::Peeks;
+
+/// The name of a delivery to nobody; others begin with 1.
+const ASIDE: u64 = 0;
 
 /// Inboxes that one edge may be interested in; more are ignored.
 const MAX_INTEREST: usize = 1 << 20;
@@ -46,6 +56,8 @@ pub(crate) struct Owner {
     again: BTreeMap<Dot, bool>,
     /// Could not be read; left out until they arrive anew.
     unreadable: BTreeSet<Dot>,
+    returns: Returns,
+    peeks: Peeks,
     next_tag: u64,
     /// Rounds are never used twice, so a grant for an interest that has ended can't be taken for one of the next.
     next_round: u32,
@@ -65,6 +77,8 @@ impl Owner {
             cursors: BTreeMap::new(),
             again: BTreeMap::new(),
             unreadable: BTreeSet::new(),
+            returns: Returns::default(),
+            peeks: Peeks::default(),
             next_tag: 1,
             next_round: 1,
             duplicates: 0,
@@ -135,6 +149,39 @@ impl Owner {
         }
     }
 
+    /// A client has had it, or has not because it was too late.
+    pub(crate) fn on_returned(&mut self, from: NodeId, dot: Dot, tag: u64, why: Return) {
+        if self.flights.is(dot, from, tag) && self.flights.pass_on(dot, self.me, ASIDE) {
+            self.returns.take_in(dot, why);
+        }
+    }
+
+    /// Whether this message is on its way out of its queue: see [`Effect::Leave`].
+    pub(crate) fn is_leaving(&self, dot: Dot) -> bool {
+        self.returns.is_leaving(dot)
+    }
+
+    /// A message that was to leave its queue is dispatched again.
+    pub(crate) fn stay(&mut self, dot: Dot) {
+        if self.returns.end_leave(dot) {
+            self.put_back(dot, false);
+            self.dirty.extend(self.returns.take_unstalled());
+        }
+    }
+
+    /// When [`Owner::handle_timeout`] is wanted.
+    pub(crate) fn deadline(&self) -> u64 {
+        self.returns.deadline().min(if self.retired { u64::MAX } else { self.peeks.at })
+    }
+
+    /// Time passed: what was to wait so long is dispatched again, and what nobody asks for may have expired.
+    pub(crate) fn handle_timeout(&mut self, now: Now, view: &dyn View, takeover: &Takeover, out: &mut Vec<Effect>) {
+        while let Some(dot) = self.returns.poll_due(now.mono_ms) {
+            self.put_back(dot, false);
+        }
+        self.peek(now, view, takeover, out);
+    }
+
     /// Whether this delivery is in flight.
     pub(crate) fn is_in_flight(&self, edge: NodeId, dot: Dot, tag: u64) -> bool {
         self.flights.is(dot, edge, tag)
@@ -153,6 +200,8 @@ impl Owner {
 
     /// Messages are known to be consumed.
     pub(crate) fn removed(&mut self, segment: SegmentId, slots: &RangeSet) {
+        self.returns.removed(segment, slots);
+        self.dirty.extend(self.returns.take_unstalled());
         let landed = self.flights.remove_all(segment, slots);
         let found = landed.len() as u64;
         self.dirty.extend(landed);
@@ -191,6 +240,7 @@ impl Owner {
     /// The segment is someone else's now.
     pub(crate) fn give_up(&mut self, segment: SegmentId) {
         self.flights.remove_segment(segment);
+        self.returns.forget(segment);
         self.again.retain(|dot, _| dot.segment != segment);
         self.unreadable.retain(|dot| dot.segment != segment);
         for segments in self.cursors.values_mut() {
@@ -202,7 +252,9 @@ impl Owner {
     /// The segment stays this node's, but where its messages are is asked anew: what no edge turns out to hold waits again,
     /// and may have been delivered.
     pub(crate) fn recall(&mut self, segment: SegmentId) {
-        for dot in self.flights.within(segment) {
+        for dot in
+            self.flights.within(segment).into_iter().filter(|dot| !self.returns.is_aside(*dot)).collect::<Vec<_>>()
+        {
             self.put_back(dot, true);
         }
     }
@@ -221,10 +273,18 @@ impl Owner {
     }
 
     /// Dispatches what can be, and keeps the edges' picture of the backlog fresh.
-    pub(crate) fn serve(&mut self, view: &dyn View, takeover: &Takeover, out: &mut Vec<Effect>) {
+    pub(crate) fn serve(
+        &mut self,
+        now: Now,
+        view: &dyn View,
+        rules: &dyn Rulebook,
+        takeover: &Takeover,
+        out: &mut Vec<Effect>,
+    ) {
+        self.judge_returns(now, rules, out);
         while let Some(inbox) = self.dirty.pop_first() {
             if self.interested.contains_key(&inbox) {
-                self.serve_inbox(&inbox, view, takeover, out);
+                self.serve_inbox(&inbox, now, view, takeover, out);
             } else {
                 self.cursors.remove(&inbox);
             }
@@ -238,7 +298,7 @@ impl Owner {
 
     /// Whether an inbox is to be looked at.
     pub(crate) fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || self.returns.has_news()
     }
 
     /// How full the inboxes are, as far as segments go that this node answers for.
@@ -282,11 +342,35 @@ impl Owner {
             ("cursors", self.cursors.len()),
             ("again", self.again.len()),
             ("unreadable", self.unreadable.len()),
+            ("returns", self.returns.remembered()),
+            ("peeks", self.peeks.len()),
             ("dirty", self.dirty.len()),
         ]
     }
 
-    fn serve_inbox(&mut self, inbox: &Arc<str>, view: &dyn View, takeover: &Takeover, out: &mut Vec<Effect>) {
+    /// Decides about what has come back.
+    fn judge_returns(&mut self, now: Now, rules: &dyn Rulebook, out: &mut Vec<Effect>) {
+        while let Some(dot) = self.returns.poll_news() {
+            let Some(inbox) = self.flights.inbox(dot).cloned() else { continue };
+            match self.returns.judge(dot, &rules.rules_of(&inbox), now.mono_ms) {
+                Fate::Again => self.put_back(dot, false),
+                Fate::Later => drop(self.again.entry(dot).or_insert(false)),
+                Fate::Leave(why) => self.leave(dot, &inbox, why, out),
+            }
+        }
+    }
+
+    /// A message is to leave its queue. Until it is consumed nobody gets it.
+    fn leave(&mut self, dot: Dot, inbox: &Arc<str>, why: Leave, out: &mut Vec<Effect>) {
+        if !self.flights.pass_on(dot, self.me, ASIDE) {
+            self.flights.insert(dot, Flight { edge: self.me, tag: ASIDE, inbox: Arc::clone(inbox) });
+        }
+        self.returns.begin_leave(dot);
+        out.push(Effect::Leave { inbox: Arc::clone(inbox), dot, why, deliveries: self.returns.count(dot) });
+    }
+
+    /// The segments that an inbox's messages are dispatched from, with their number, in order.
+    fn served_segments(&self, inbox: &str, view: &dyn View, takeover: &Takeover) -> Vec<(SegmentId, u64)> {
         let mut segments = view.inbox_segments(inbox);
         // In their order: behind one that waits for answers, later ones of the same life wait too.
         let mut held_back = None;
@@ -298,12 +382,24 @@ impl Owner {
         });
         // What is left of other lives first: it is finite, and old.
         segments.sort_by_key(|(id, _)| (takeover.is_own_life(*id), *id));
+        segments
+    }
+
+    fn serve_inbox(&mut self, inbox: &Arc<str>, now: Now, view: &dyn View, takeover: &Takeover, out: &mut Vec<Effect>) {
+        let segments = self.served_segments(inbox, view, takeover);
         let mut cursors = self.cursors.remove(inbox).unwrap_or_default();
         cursors.retain(|id, _| segments.iter().any(|(segment, _)| segment == id));
         let mut next = self.next_waiting(inbox, &segments, &mut cursors, view);
         while let Some(dot) = next {
+            if self.returns.is_full() {
+                self.returns.stall(inbox);
+                break;
+            }
             let Some(edge) = self.next_edge(inbox, view) else { break };
             match view.message(dot) {
+                Ok(Some(message)) if expiry::is_over(&message.head, now.wall_ms) => {
+                    self.leave(dot, inbox, Leave::Expired, out);
+                }
                 Ok(Some(message)) => {
                     let content = Content::new(message.head, message.body);
                     out.push(self.send(dot, edge, inbox, content, takeover));
@@ -394,11 +490,12 @@ impl Owner {
             self.duplicates += 1;
         }
         self.flights.insert(dot, Flight { edge, tag, inbox: Arc::clone(inbox) });
-        let redelivered = marked || again.is_some();
-        Effect::Send {
-            to: edge,
-            message: DispatchMsg::Deliver { inbox: Name::from(inbox), dot, tag, redelivered, content },
-        }
+        let (inbox, redelivered) = (Name::from(inbox), marked || again.is_some());
+        let message = match self.returns.count(dot) {
+            0 => DispatchMsg::Deliver { inbox, dot, tag, redelivered, content },
+            returns => DispatchMsg::DeliverAgain { inbox, dot, tag, redelivered, returns, content },
+        };
+        Effect::Send { to: edge, message }
     }
 
     /// Tells the edges of an inbox what waits, where their picture is too far from it.

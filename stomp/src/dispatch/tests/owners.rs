@@ -370,13 +370,13 @@ fn of_those_that_have_places_consumers_on_the_owners_site_come_first() {
             owner.link_up(edge);
             owner.on_interest(edge, vec![(Name("a".into()), 1), (Name("b".into()), 1)], &mut out);
         }
-        owner.serve(view, &takeover, &mut out);
+        owner.serve(world.now, view, &world.rules, &takeover, &mut out);
         for effect in std::mem::take(&mut out) {
             if let Effect::Send { to, message: DispatchMsg::Backlog { inbox, round, .. } } = effect {
                 owner.on_grant(to, &inbox, 2, round);
             }
         }
-        owner.serve(view, &takeover, &mut out);
+        owner.serve(world.now, view, &world.rules, &takeover, &mut out);
         let mut order: Vec<_> = Vec::new();
         for effect in &out {
             if let Effect::Send { to, message: DispatchMsg::Deliver { inbox, .. } } = effect {
