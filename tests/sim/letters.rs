@@ -126,10 +126,9 @@ impl World {
 
     fn hang_up_on(&mut self, reader: &Reader) {
         self.probes.remove(&reader.conn);
-        let clocks = self.hosts[reader.host].clocks(self.now);
-        if let Some(broker) =
-            self.hosts[reader.host].broker.as_mut().filter(|_| self.hosts[reader.host].life == reader.life)
-        {
+        let host = &mut self.hosts[reader.host];
+        let (clocks, is_same) = (host.clocks(self.now), host.life == reader.life);
+        if let Some(broker) = host.broker.as_mut().filter(|_| is_same) {
             broker.handle_client_closed(clocks, reader.conn);
         }
         self.settle(reader.host);
