@@ -74,14 +74,13 @@ impl World {
         self.hosts[host].broker.as_mut()?.handle_client_open(clocks, conn);
         self.probes.insert(conn, Vec::new());
         let life = self.hosts[host].life;
-        let mut reader = Reader { conn, host, life, decoder: Decoder::new(Limits::default()), heard: 0 };
+        let reader = Reader { conn, host, life, decoder: Decoder::new(Limits::default()), heard: 0 };
         self.tell(&reader, &Frame::new(Command::Connect, [("accept-version", "1.2"), ("host", "sim")]));
         for queue in queues {
             let headers =
                 [("id", *queue), ("destination", queue), ("ack", "client-individual"), ("prefetch-count", "5")];
             self.tell(&reader, &Frame::new(Command::Subscribe, headers));
         }
-        self.hear(&mut reader);
         Some(reader)
     }
 
