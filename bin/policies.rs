@@ -16,7 +16,7 @@ use axum::{
     routing::get,
 };
 use clap::{ArgGroup, Args, Subcommand};
-use rhizomq_stomp::policies::{Policy, PolicyChange};
+use rhizomq_stomp::policies::{Overflow, Policy, PolicyChange};
 use serde_json::Value;
 
 use crate::{
@@ -51,7 +51,7 @@ pub(crate) enum PolicyCommand {
 /// Options of `policy set`.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).multiple(true)
-    .args(["ttl", "max_deliveries", "redelivery_delay", "dead_letter", "prefetch"]))]
+    .args(["ttl", "max_deliveries", "redelivery_delay", "dead_letter", "max_length", "prefetch"]))]
 pub(crate) struct SetArgs {
     /// Which destinations
     #[arg(value_name = "PATTERN")]
@@ -75,6 +75,12 @@ pub(crate) struct SetArgs {
     /// /queue/DLQ.NAME; what has expired is dropped]
     #[arg(long, value_name = "QUEUE|none")]
     dead_letter: Option<String>,
+    /// So many messages may wait, as far as nodes within reach tell each other: about so many [without a policy: any number]
+    #[arg(long, value_name = "N")]
+    max_length: Option<u64>,
+    /// What becomes of more: reject (their SEND gets an ERROR), drop-oldest, or dead-letter (the oldest) [default: reject]
+    #[arg(long, value_name = "reject|drop-oldest|dead-letter", value_parser = overflow, requires = "max_length")]
+    overflow: Option<Overflow>,
     /// Messages that a consumer holds at a time whose SUBSCRIBE does not say how many [without a policy: 128]
     #[arg(long, value_name = "N")]
     prefetch: Option<u32>,
@@ -91,6 +97,8 @@ impl SetArgs {
             redelivery_backoff_percent: self.redelivery_backoff,
             redelivery_max_delay_ms: self.redelivery_max_delay,
             dead_letter: self.dead_letter.clone(),
+            max_length: self.max_length,
+            overflow: self.overflow,
             prefetch: self.prefetch,
         }
     }
@@ -121,7 +129,7 @@ fn time(text: &str) -> Result<u64, String> {
 
 /// The longest unit in which it is a whole number.
 fn show_time(ms: u64) -> String {
-    let unit = UNITS.iter().find(|(_, unit)| ms >= *unit && ms % unit == 0);
+    let unit = UNITS.iter().find(|(_, unit)| ms >= *unit && ms.is_multiple_of(*unit));
     unit.map_or_else(|| format!("{ms}ms"), |(name, unit)| format!("{}{name}", ms / unit))
 }
 
@@ -133,6 +141,11 @@ fn factor(text: &str) -> Result<u32, String> {
         .then(|| format!("{whole}{part:0<2}").parse::<u32>().ok())
         .flatten();
     hundredths.ok_or_else(|| "it is a number such as 2 or 1.5, with two digits behind the point at most".to_owned())
+}
+
+fn overflow(text: &str) -> Result<Overflow, String> {
+    let parsed = serde_json::from_value(Value::String(text.to_owned()));
+    parsed.map_err(|_| "it is reject, drop-oldest or dead-letter".to_owned())
 }
 
 /// Runs one of the commands.
@@ -250,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_policy_is_what_is_said_and_it_is_told_in_the_same_words() {
-        let said = "--dead-letter /queue/bad --max-deliveries 5 --prefetch 10 --redelivery-backoff 1.5 \
+        let said = "--dead-letter /queue/bad --max-deliveries 5 --max-length 1000 --overflow drop-oldest --prefetch 10 --redelivery-backoff 1.5 \
                     --redelivery-delay 1s --redelivery-max-delay 90s --ttl 1h";
         let policy = set(&format!("rhizomq policy set orders.* {said}")).unwrap();
         assert_eq!((policy.ttl_ms, policy.redelivery_backoff_percent), (Some(3_600_000), Some(150)));
@@ -271,7 +284,8 @@ mod tests {
             "--redelivery-backoff 2",
             "--redelivery-delay 1s --redelivery-backoff 1.234",
             "--redelivery-delay 1s --redelivery-max-delay 1m",
-            "--max-length 5",
+            "--overflow reject",
+            "--max-length 5 --overflow maybe",
             "--priority 3",
         ] {
             assert!(set(&format!("rhizomq policy set a {options}")).is_err(), "{options}");
@@ -285,6 +299,6 @@ mod tests {
         let body = json!({ "set": { "pattern": "a", "policy": { "ttl_ms": 5 } } });
         assert_eq!(serde_json::to_value(&change).unwrap(), body);
         assert_eq!(serde_json::from_value::<PolicyChange>(body).unwrap(), change);
-        assert!(serde_json::from_value::<Policy>(json!({ "max_length": 5 })).is_err(), "what is not carried out");
+        assert!(serde_json::from_value::<Policy>(json!({ "max_bytes": 5 })).is_err(), "what is not carried out");
     }
 }

@@ -33,6 +33,7 @@ fn what_an_operator_says_at_one_node_holds_at_all_and_outlasts_them() {
         ("a.>.b --ttl 1s", "can only be the last one"),
         ("a --dead-letter /topic/b", "go to a queue"),
         ("a --ttl 5", "500ms"),
+        ("a --max-length 5 --overflow maybe", "drop-oldest"),
     ] {
         let refused = set(&cluster.nodes[0], words).expect_err(words);
         assert!(refused.contains(why), "{words}: {refused}");
@@ -82,7 +83,8 @@ fn what_an_operator_says_at_one_node_holds_at_all_and_outlasts_them() {
     assert_eq!(dead, expected);
     undertaker.sync().expect("consumed");
 
-    // What has expired is gone, though nobody asked for it.
+    // What has expired is gone, though nobody asked for it. The status tells so a second later than it is.
+    std::thread::sleep(Duration::from_millis(2_500));
     eventually("empty queues", || {
         let status = cluster.nodes[2].status()?;
         let waiting: Vec<_> =

@@ -10,6 +10,7 @@
 //! | message | goes to |
 //! |---|---|
 //! | a dead letter that has come back too often | nowhere: it stays, for somebody is to see it |
+//! | the oldest of too many, with the policy `overflow drop-oldest` | nowhere: it is consumed |
 //! | a dead letter, a message of a temporary queue, one with the policy `dead-letter none` | nowhere: it is consumed |
 //! | one whose policy names a queue | there, unless that is where it is |
 //! | one that has expired | nowhere: it is consumed |
@@ -30,7 +31,7 @@ use crate::{
     dispatch::Leave,
     expiry,
     frame::{decode_routed_head, edit_stored_head, stored_header},
-    policies::NO_DEAD_LETTERS,
+    policies::{NO_DEAD_LETTERS, Overflow},
 };
 
 /// Copies on their way to disks at a time.
@@ -171,11 +172,14 @@ impl Broker {
     }
 
     fn goal(&self, leaver: &Leaver, destination: &str, head: &[u8]) -> Goal {
-        let policy = self.policy_of(&leaver.inbox).and_then(|(_, policy)| policy.dead_letter.clone());
+        let all = self.policy_of(&leaver.inbox).map(|(_, policy)| policy);
+        let drops = all.as_ref().and_then(|policy| policy.overflow) == Some(Overflow::DropOldest);
+        let policy = all.and_then(|policy| policy.dead_letter.clone());
         let is_dead_letter = stored_header(head, REASON).is_some() || policy.as_deref() == Some(&*leaver.inbox);
         match policy {
             _ if is_dead_letter && leaver.why == Leave::Deliveries => Goal::Stays,
             _ if is_dead_letter || leaver.inbox.starts_with(REPLY_QUEUE) => Goal::Consumed,
+            _ if leaver.why == Leave::Overflow && drops => Goal::Consumed,
             Some(queue) if queue == NO_DEAD_LETTERS => Goal::Consumed,
             Some(queue) => Goal::Queue(queue),
             None if leaver.why == Leave::Expired => Goal::Consumed,
@@ -193,6 +197,7 @@ impl Broker {
             Leave::Expired => "expired",
             Leave::Rejected => "rejected",
             Leave::Deliveries => "max-deliveries",
+            Leave::Overflow => "max-length",
         };
         let (id, deliveries) = (leaver.dot.to_string(), leaver.deliveries.to_string());
         let (time, origin) = (now.wall_ms.to_string(), leaver.dot.segment.node.to_string());

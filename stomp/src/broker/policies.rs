@@ -1,15 +1,15 @@
 //! What operators do about policies, following what the registry says of them, and what of them holds where.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use rhizomq_engine::Now;
 
 use super::{Broker, ChangeId, book::Book as Bindings};
 use crate::{
-    destination::{DURABLE, Destination},
+    destination::{DURABLE, Destination, Kind},
     dispatch::{Rulebook, Rules},
     expiry,
-    policies::{self, Book, MAX_POLICIES, Policy, PolicyChange, PolicyError, Statement},
+    policies::{self, Book, MAX_POLICIES, Overflow, Policy, PolicyChange, PolicyError, Statement},
     session::Send,
     status::PolicyStatus,
 };
@@ -42,6 +42,7 @@ impl Rulebook for Sight<'_> {
             delay_ms: policy.redelivery_delay_ms.unwrap_or(default.delay_ms),
             backoff_percent: policy.redelivery_backoff_percent.unwrap_or(default.backoff_percent),
             max_delay_ms: policy.redelivery_max_delay_ms.unwrap_or(policies::MAX_DELAY_MS),
+            keeps: policy.max_length.filter(|_| policy.overflow.unwrap_or_default() != Overflow::Reject),
         }
     }
 }
@@ -108,6 +109,33 @@ impl Broker {
     pub(super) fn policy_of(&self, inbox: &str) -> Option<(Arc<str>, Arc<Policy>)> {
         let sight = Sight { policies: &self.policies, bindings: &self.durables.book };
         sight.policy_of(inbox).map(|(pattern, policy)| (pattern, Arc::clone(policy)))
+    }
+
+    /// What a client is told who sends to a queue that takes no more: the number is that of the reachable cluster, as far as
+    /// its nodes have told each other.
+    pub(super) fn refusal(&self, unit: &[Send]) -> Option<String> {
+        if self.policies.len() == 0 {
+            return None;
+        }
+        let mut counts: BTreeMap<Arc<str>, u64> = BTreeMap::new();
+        for send in unit {
+            let inboxes: Vec<Arc<str>> = match send.destination.kind() {
+                Kind::Queue => vec![send.destination.to_shared()],
+                Kind::Topic => self.durables.book.targets(&send.destination).into_iter().map(Arc::from).collect(),
+            };
+            inboxes.into_iter().for_each(|inbox| *counts.entry(inbox).or_insert(0) += 1);
+        }
+        counts.into_iter().find_map(|(inbox, count)| {
+            let (pattern, policy) = self.policy_of(&inbox)?;
+            let max = policy.max_length.filter(|_| policy.overflow.unwrap_or_default() == Overflow::Reject)?;
+            let depth = self.dispatch.depth(&self.node, &inbox);
+            (depth.saturating_add(count) > max).then(|| {
+                format!(
+                    "{depth} messages wait in {inbox}, and by the policy for `{pattern}` there may be {max}. Send again when \
+                     some are consumed."
+                )
+            })
+        })
     }
 
     /// Writes into the header sections when the messages expire.

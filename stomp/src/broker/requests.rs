@@ -24,6 +24,9 @@ const MESSAGE_COST: u64 = 256;
 const NO_REPLY_QUEUE: &str = "there is no such temporary queue";
 const NO_REPLY_QUEUE_ADVICE: &str = "Answer to what the header `reply-to` of a message says.";
 
+/// What a client is told who sends to a queue that takes no more.
+const FULL: &str = "the queue has reached its greatest length";
+
 /// A unit under way to disks.
 pub(super) struct Published {
     pub(super) conn: ConnId,
@@ -168,6 +171,9 @@ impl Broker {
         };
         if unit.iter().any(|send| is_invented(&send)) {
             return self.fail(conn, ticket, NO_REPLY_QUEUE, NO_REPLY_QUEUE_ADVICE);
+        }
+        if let Some(why) = self.refusal(&unit) {
+            return self.fail(conn, ticket, FULL, &why);
         }
         let removals = self.settle(conn, acks);
         self.set_ends(now, &mut unit);

@@ -50,7 +50,7 @@ pub(crate) use view::View;
 use crate::broker::ConnId;
 use census::{Census, Figures};
 use edge::{Arrival, Edge, Refusal};
-use owner::Owner;
+use owner::{Owner, Turn};
 use standins::StandIns;
 use syncs::Syncs;
 use takeover::{Takeover, Verdict};
@@ -210,7 +210,7 @@ impl Dispatch {
             self.census.tell(now.mono_ms, own, &view.linked(), &mut out);
         }
         self.syncs.expire(now.mono_ms, &mut out);
-        self.owner.handle_timeout(now, view, &self.takeover, &mut out);
+        self.owner.handle_timeout(now);
         self.absorb(out);
     }
 
@@ -235,6 +235,12 @@ impl Dispatch {
         let id = self.syncs.begin(now.mono_ms, inbox, &mut out);
         self.absorb(out);
         id
+    }
+
+    /// How many messages wait in an inbox of the reachable cluster, as its owners told within the last second.
+    pub(crate) fn depth(&self, view: &dyn View, inbox: &Arc<str>) -> u64 {
+        let segments = view.inbox_segments(inbox).into_iter().filter(|(id, _)| self.takeover.answers_for(*id));
+        segments.map(|(_, count)| count).sum::<u64>() + self.census.depth_elsewhere(inbox)
     }
 
     /// Whether anybody within reach reads an inbox.
@@ -372,7 +378,8 @@ impl Dispatch {
                 self.owner.adopt(view, segment, &held);
             }
             let mut out = Vec::new();
-            self.owner.serve(now, view, rules, &self.takeover, &mut out);
+            let turn = Turn { now, view, rules, takeover: &self.takeover, census: &self.census };
+            self.owner.serve(turn, &mut out);
             self.note_stand_ins(&out);
             self.absorb(out);
             // Grants come after the messages that use credit up are taken in.

@@ -18,6 +18,7 @@
 //!
 //! The node's own edge is served first, then those on its site in turn, then the others in turn.
 
+mod excess;
 mod peeks;
 
 use std::{
@@ -29,6 +30,7 @@ use rhizomq_engine::{Dot, NodeId, Now, RangeSet, SegmentId, Slot};
 
 use super::{
     Effect, View,
+    census::Census,
     demand::{Credit, EdgeState},
     flights::{Flight, Flights},
     msg::{Content, Depth, DispatchMsg, Name, Return},
@@ -36,6 +38,7 @@ use super::{
     takeover::Takeover,
 };
 use crate::expiry;
+use excess::Targets;
 use peeks::Peeks;
 
 /// The name of a delivery to nobody; others begin with 1.
@@ -43,6 +46,16 @@ const ASIDE: u64 = 0;
 
 /// Inboxes that one edge may be interested in; more are ignored.
 const MAX_INTEREST: usize = 1 << 20;
+
+/// What an owner looks at while it dispatches.
+#[derive(Clone, Copy)]
+pub(crate) struct Turn<'a> {
+    pub(crate) now: Now,
+    pub(crate) view: &'a dyn View,
+    pub(crate) rules: &'a dyn Rulebook,
+    pub(crate) takeover: &'a Takeover,
+    pub(crate) census: &'a Census,
+}
 
 /// See the module docs.
 pub(crate) struct Owner {
@@ -58,6 +71,8 @@ pub(crate) struct Owner {
     unreadable: BTreeSet<Dot>,
     returns: Returns,
     peeks: Peeks,
+    /// How many messages of inboxes that hold too many are to stay here.
+    targets: Targets,
     next_tag: u64,
     /// Rounds are never used twice, so a grant for an interest that has ended can't be taken for one of the next.
     next_round: u32,
@@ -79,6 +94,7 @@ impl Owner {
             unreadable: BTreeSet::new(),
             returns: Returns::default(),
             peeks: Peeks::default(),
+            targets: Targets::default(),
             next_tag: 1,
             next_round: 1,
             duplicates: 0,
@@ -165,7 +181,7 @@ impl Owner {
     pub(crate) fn stay(&mut self, dot: Dot) {
         if self.returns.end_leave(dot) {
             self.put_back(dot, false);
-            self.dirty.extend(self.returns.take_unstalled());
+            self.unstall();
         }
     }
 
@@ -175,11 +191,11 @@ impl Owner {
     }
 
     /// Time passed: what was to wait so long is dispatched again, and what nobody asks for may have expired.
-    pub(crate) fn handle_timeout(&mut self, now: Now, view: &dyn View, takeover: &Takeover, out: &mut Vec<Effect>) {
+    pub(crate) fn handle_timeout(&mut self, now: Now) {
         while let Some(dot) = self.returns.poll_due(now.mono_ms) {
             self.put_back(dot, false);
         }
-        self.peek(now, view, takeover, out);
+        self.peeks.is_due |= now.mono_ms >= self.peeks.at;
     }
 
     /// Whether this delivery is in flight.
@@ -201,7 +217,7 @@ impl Owner {
     /// Messages are known to be consumed.
     pub(crate) fn removed(&mut self, segment: SegmentId, slots: &RangeSet) {
         self.returns.removed(segment, slots);
-        self.dirty.extend(self.returns.take_unstalled());
+        self.unstall();
         let landed = self.flights.remove_all(segment, slots);
         let found = landed.len() as u64;
         self.dirty.extend(landed);
@@ -241,6 +257,7 @@ impl Owner {
     pub(crate) fn give_up(&mut self, segment: SegmentId) {
         self.flights.remove_segment(segment);
         self.returns.forget(segment);
+        self.unstall();
         self.again.retain(|dot, _| dot.segment != segment);
         self.unreadable.retain(|dot| dot.segment != segment);
         for segments in self.cursors.values_mut() {
@@ -252,9 +269,9 @@ impl Owner {
     /// The segment stays this node's, but where its messages are is asked anew: what no edge turns out to hold waits again,
     /// and may have been delivered.
     pub(crate) fn recall(&mut self, segment: SegmentId) {
-        for dot in
-            self.flights.within(segment).into_iter().filter(|dot| !self.returns.is_aside(*dot)).collect::<Vec<_>>()
-        {
+        let mut dots = self.flights.within(segment);
+        dots.retain(|dot| !self.returns.is_aside(*dot));
+        for dot in dots {
             self.put_back(dot, true);
         }
     }
@@ -273,18 +290,12 @@ impl Owner {
     }
 
     /// Dispatches what can be, and keeps the edges' picture of the backlog fresh.
-    pub(crate) fn serve(
-        &mut self,
-        now: Now,
-        view: &dyn View,
-        rules: &dyn Rulebook,
-        takeover: &Takeover,
-        out: &mut Vec<Effect>,
-    ) {
-        self.judge_returns(now, rules, out);
+    pub(crate) fn serve(&mut self, turn: Turn<'_>, out: &mut Vec<Effect>) {
+        self.judge_returns(turn, out);
+        self.peek(turn, out);
         while let Some(inbox) = self.dirty.pop_first() {
             if self.interested.contains_key(&inbox) {
-                self.serve_inbox(&inbox, now, view, takeover, out);
+                self.serve_inbox(&inbox, turn, out);
             } else {
                 self.cursors.remove(&inbox);
             }
@@ -298,7 +309,7 @@ impl Owner {
 
     /// Whether an inbox is to be looked at.
     pub(crate) fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty() || self.returns.has_news()
+        !self.dirty.is_empty() || self.returns.has_news() || (self.peeks.is_due && !self.retired)
     }
 
     /// How full the inboxes are, as far as segments go that this node answers for.
@@ -344,15 +355,16 @@ impl Owner {
             ("unreadable", self.unreadable.len()),
             ("returns", self.returns.remembered()),
             ("peeks", self.peeks.len()),
+            ("targets", self.targets.len()),
             ("dirty", self.dirty.len()),
         ]
     }
 
     /// Decides about what has come back.
-    fn judge_returns(&mut self, now: Now, rules: &dyn Rulebook, out: &mut Vec<Effect>) {
+    fn judge_returns(&mut self, turn: Turn<'_>, out: &mut Vec<Effect>) {
         while let Some(dot) = self.returns.poll_news() {
             let Some(inbox) = self.flights.inbox(dot).cloned() else { continue };
-            match self.returns.judge(dot, &rules.rules_of(&inbox), now.mono_ms) {
+            match self.returns.judge(dot, &turn.rules.rules_of(&inbox), turn.now.mono_ms) {
                 Fate::Again => self.put_back(dot, false),
                 Fate::Later => drop(self.again.entry(dot).or_insert(false)),
                 Fate::Leave(why) => self.leave(dot, &inbox, why, out),
@@ -360,12 +372,18 @@ impl Owner {
         }
     }
 
+    /// Room was made for what is to leave.
+    fn unstall(&mut self) {
+        self.peeks.go_on(self.returns.is_full());
+        self.dirty.extend(self.returns.take_unstalled());
+    }
+
     /// A message is to leave its queue. Until it is consumed nobody gets it.
     fn leave(&mut self, dot: Dot, inbox: &Arc<str>, why: Leave, out: &mut Vec<Effect>) {
         if !self.flights.pass_on(dot, self.me, ASIDE) {
             self.flights.insert(dot, Flight { edge: self.me, tag: ASIDE, inbox: Arc::clone(inbox) });
         }
-        self.returns.begin_leave(dot);
+        self.returns.begin_leave(dot, inbox);
         out.push(Effect::Leave { inbox: Arc::clone(inbox), dot, why, deliveries: self.returns.count(dot) });
     }
 
@@ -385,7 +403,8 @@ impl Owner {
         segments
     }
 
-    fn serve_inbox(&mut self, inbox: &Arc<str>, now: Now, view: &dyn View, takeover: &Takeover, out: &mut Vec<Effect>) {
+    fn serve_inbox(&mut self, inbox: &Arc<str>, turn: Turn<'_>, out: &mut Vec<Effect>) {
+        let Turn { now, view, takeover, .. } = turn;
         let segments = self.served_segments(inbox, view, takeover);
         let mut cursors = self.cursors.remove(inbox).unwrap_or_default();
         cursors.retain(|id, _| segments.iter().any(|(segment, _)| segment == id));

@@ -34,6 +34,8 @@ pub(crate) struct Rules {
     pub(crate) backoff_percent: u32,
     /// How long at most.
     pub(crate) max_delay_ms: u64,
+    /// So many messages may wait; older ones leave. `None`: any number, or more are not taken.
+    pub(crate) keeps: Option<u64>,
 }
 
 /// Deliveries of a message that nobody consumes, where no policy says otherwise.
@@ -41,7 +43,13 @@ pub(crate) const MAX_DELIVERIES: u32 = 20;
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { max_deliveries: Some(MAX_DELIVERIES), delay_ms: 0, backoff_percent: 100, max_delay_ms: u64::MAX }
+        Self {
+            max_deliveries: Some(MAX_DELIVERIES),
+            delay_ms: 0,
+            backoff_percent: 100,
+            max_delay_ms: u64::MAX,
+            keeps: None,
+        }
     }
 }
 
@@ -76,6 +84,8 @@ pub(crate) enum Leave {
     Rejected,
     /// It came back too often.
     Deliveries,
+    /// There are too many.
+    Overflow,
 }
 
 /// What is to become of a message that came back.
@@ -89,7 +99,7 @@ pub(super) enum Fate {
 enum Aside {
     Returned(Return),
     Until(u64),
-    Leaving,
+    Leaving(Arc<str>),
 }
 
 /// See the module docs.
@@ -102,6 +112,8 @@ pub(super) struct Returns {
     /// Those that wait, by their time.
     due: BTreeSet<(u64, Dot)>,
     leaving: usize,
+    /// By inbox.
+    leaving_of: BTreeMap<Arc<str>, u64>,
     /// Inboxes that wait until fewer leave.
     stalled: BTreeSet<Arc<str>>,
 }
@@ -117,7 +129,7 @@ impl Returns {
     }
 
     pub(super) fn is_leaving(&self, dot: Dot) -> bool {
-        matches!(self.asides.get(&dot), Some(Aside::Leaving))
+        matches!(self.asides.get(&dot), Some(Aside::Leaving(_)))
     }
 
     /// It has come back.
@@ -157,11 +169,17 @@ impl Returns {
         }
     }
 
-    /// It leaves.
-    pub(super) fn begin_leave(&mut self, dot: Dot) {
+    /// It leaves this inbox.
+    pub(super) fn begin_leave(&mut self, dot: Dot, inbox: &Arc<str>) {
         self.forget_aside(dot);
-        self.asides.insert(dot, Aside::Leaving);
+        self.asides.insert(dot, Aside::Leaving(Arc::clone(inbox)));
+        *self.leaving_of.entry(Arc::clone(inbox)).or_insert(0) += 1;
         self.leaving += 1;
+    }
+
+    /// How many leave an inbox.
+    pub(super) fn leaving_of(&self, inbox: &str) -> u64 {
+        self.leaving_of.get(inbox).copied().unwrap_or(0)
     }
 
     /// It stays after all. Whether it was about to leave.
@@ -225,14 +243,28 @@ impl Returns {
         match self.asides.remove(&dot) {
             Some(Aside::Returned(_)) => drop(self.news.remove(&dot)),
             Some(Aside::Until(until)) => drop(self.due.remove(&(until, dot))),
-            Some(Aside::Leaving) => self.leaving -= 1,
+            Some(Aside::Leaving(inbox)) => {
+                self.leaving -= 1;
+                if let Some(count) = self.leaving_of.get_mut(&inbox) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.leaving_of.remove(&inbox);
+                    }
+                }
+            }
             None => {}
         }
     }
 
     #[cfg(test)]
     pub(super) fn remembered(&self) -> usize {
-        self.counts.len() + self.asides.len() + self.news.len() + self.due.len() + self.leaving + self.stalled.len()
+        self.counts.len()
+            + self.asides.len()
+            + self.news.len()
+            + self.due.len()
+            + self.leaving
+            + self.leaving_of.len()
+            + self.stalled.len()
     }
 }
 
@@ -286,8 +318,9 @@ mod tests {
     #[test]
     fn only_so_many_leave_at_a_time_and_whoever_waits_for_that_is_told() {
         let mut returns = Returns::default();
-        (0..MAX_LEAVING as Slot).for_each(|slot| returns.begin_leave(dot(slot + 1)));
+        (0..MAX_LEAVING as Slot).for_each(|slot| returns.begin_leave(dot(slot + 1), &"a".into()));
         returns.stall(&"a".into());
+        assert_eq!((returns.leaving_of("a"), returns.leaving_of("b")), (MAX_LEAVING as u64, 0));
         assert!(returns.is_full() && returns.is_leaving(dot(1)) && returns.take_unstalled().is_empty());
         returns.removed(SEGMENT, &RangeSet::from_range(3, 3));
         assert_eq!(returns.take_unstalled(), BTreeSet::from(["a".into()]));

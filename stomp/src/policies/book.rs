@@ -112,6 +112,8 @@ mod tests {
         let ttl = |book: &Book| book.find(&Destination::parse("a").unwrap()).and_then(|(_, policy)| policy.ttl_ms);
         book.refresh(&set, &[statement("a", 5, 50), statement("a", 9, 90), vec![7, 7]]);
         assert_eq!((ttl(&book), book.len()), (Some(90), 1));
+        book.refresh(&set, &[statement("a", 9, 90), statement("a", 5, 50)]);
+        assert_eq!(ttl(&book), Some(90), "in whatever order they stand there");
         book.refresh(&set, &[statement("a", 5, 50), statement("a", 5, 60)]);
         assert_eq!(ttl(&book), Some(60), "at the same time: all nodes choose the same");
         assert_ne!(set_of("b"), set);

@@ -46,6 +46,9 @@ pub const MAX_TTL_MS: u64 = 100 * 366 * 24 * 3_600_000;
 /// The longest delay of a redelivery, in ms: a day, for it is kept in memory.
 pub const MAX_DELAY_MS: u64 = 24 * 3_600_000;
 
+/// The greatest length of a queue that can be asked for.
+pub const MAX_LENGTH: u64 = 1 << 40;
+
 /// In the place of a dead-letter queue: dead letters are dropped.
 pub const NO_DEAD_LETTERS: &str = "none";
 
@@ -71,9 +74,28 @@ pub struct Policy {
     /// Where dead letters go: a queue, or `none`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<String>,
+    /// Messages that wait at a time, as far as nodes within reach tell each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<u64>,
+    /// What becomes of more; [`Overflow::Reject`] if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overflow: Option<Overflow>,
     /// Messages that a consumer holds at a time, if its SUBSCRIBE does not say how many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefetch: Option<u32>,
+}
+
+/// What becomes of messages that are too many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overflow {
+    /// Their SEND is refused.
+    #[default]
+    Reject,
+    /// The oldest are dropped.
+    DropOldest,
+    /// The oldest are dead letters.
+    DeadLetter,
 }
 
 /// What an operator wants done.
@@ -116,6 +138,9 @@ pub enum PolicyError {
     /// It says nothing.
     #[error("the policy says nothing: name at least one thing that is to hold")]
     Empty,
+    /// What becomes of too many, without how many these are.
+    #[error("what becomes of messages that are too many says nothing without the largest number")]
+    OverflowAlone,
     /// Not a queue.
     #[error("`{queue}` is no dead-letter queue: {source}")]
     DeadLetter {
@@ -158,12 +183,16 @@ impl Policy {
             ("the delay of redeliveries in ms", self.redelivery_delay_ms, 1, MAX_DELAY_MS),
             ("the longest delay of redeliveries in ms", self.redelivery_max_delay_ms, 1, MAX_DELAY_MS),
             ("the back-off in percent", self.redelivery_backoff_percent.map(u64::from), 100, 10_000),
+            ("the length", self.max_length, 1, MAX_LENGTH),
             ("the prefetch", self.prefetch.map(u64::from), 1, u64::from(Limits::default().max_prefetch)),
         ];
         for (what, given, least, most) in ranges {
             if let Some(given) = given.filter(|given| !(least..=most).contains(given)) {
                 return Err(PolicyError::Range { what, given, least, most });
             }
+        }
+        if self.overflow.is_some() && self.max_length.is_none() {
+            return Err(PolicyError::OverflowAlone);
         }
         if *self == Self::default() { Err(PolicyError::Empty) } else { Ok(()) }
     }
@@ -211,6 +240,8 @@ mod tests {
         assert!(is_range(with(|policy| policy.redelivery_delay_ms = Some(MAX_DELAY_MS + 1))));
         assert!(is_range(with(|policy| policy.redelivery_max_delay_ms = Some(0))));
         assert!(is_range(with(|policy| policy.redelivery_backoff_percent = Some(99))));
+        assert!(is_range(with(|policy| policy.max_length = Some(0))));
+        assert_eq!(with(|policy| policy.overflow = Some(Overflow::DropOldest)), Err(PolicyError::OverflowAlone));
         assert!(with(|policy| policy.max_deliveries = Some(0)).is_ok());
     }
 

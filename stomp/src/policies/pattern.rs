@@ -112,6 +112,7 @@ mod tests {
             "*.b",
             "#.b",
             "#.*",
+            "/queue/#",
             "#",
         ];
         for pair in ordered.windows(2) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Policy, normal};
+use super::{Overflow, Policy, normal};
 use crate::spread;
 
 /// Registry sets that policies are spread over: whole sets travel when one changes.
@@ -34,6 +34,8 @@ enum Setting {
     RedeliveryBackoffPercent(u32),
     RedeliveryMaxDelayMs(u64),
     DeadLetter(String),
+    MaxLength(u64),
+    Overflow(Overflow),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -75,6 +77,8 @@ fn settings(policy: &Policy) -> Vec<Setting> {
         redelivery_backoff_percent,
         redelivery_max_delay_ms,
         dead_letter,
+        max_length,
+        overflow,
     } = policy.clone();
     let all = [
         ttl_ms.map(Setting::TtlMs),
@@ -84,6 +88,8 @@ fn settings(policy: &Policy) -> Vec<Setting> {
         redelivery_backoff_percent.map(Setting::RedeliveryBackoffPercent),
         redelivery_max_delay_ms.map(Setting::RedeliveryMaxDelayMs),
         dead_letter.map(Setting::DeadLetter),
+        max_length.map(Setting::MaxLength),
+        overflow.map(Setting::Overflow),
     ];
     all.into_iter().flatten().collect()
 }
@@ -99,6 +105,8 @@ fn policy(settings: &[Setting]) -> Policy {
             Setting::RedeliveryBackoffPercent(percent) => policy.redelivery_backoff_percent = Some(percent),
             Setting::RedeliveryMaxDelayMs(ms) => policy.redelivery_max_delay_ms = Some(ms),
             Setting::DeadLetter(queue) => policy.dead_letter = Some(queue),
+            Setting::MaxLength(length) => policy.max_length = Some(length),
+            Setting::Overflow(overflow) => policy.overflow = Some(overflow),
         }
     }
     policy
@@ -139,6 +147,8 @@ pub(crate) mod samples {
             redelivery_backoff_percent: Some(200),
             redelivery_max_delay_ms: Some(60_000),
             dead_letter: Some("/queue/bad".to_owned()),
+            max_length: Some(1_000),
+            overflow: Some(Overflow::DeadLetter),
         };
         let little = Policy { ttl_ms: Some(1), ..Policy::default() };
         let statement = |pattern: &str, policy| Statement { pattern: pattern.into(), at: 1_000, policy };

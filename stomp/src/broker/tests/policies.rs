@@ -1,7 +1,7 @@
 //! Policies over nodes, and what they say: when messages expire, how often they come again, where dead letters go.
 
 use super::*;
-use crate::policies::{Policy, PolicyChange, PolicyError};
+use crate::policies::{Overflow, Policy, PolicyChange, PolicyError};
 
 fn policy(change: impl FnOnce(&mut Policy)) -> Policy {
     let mut policy = Policy::default();
@@ -148,11 +148,16 @@ fn what_expires_while_a_consumer_is_busy_or_on_its_way_does_not_come() {
     mesh.frame(reader, Command::Ack, &[("id", header(&first, "ack"))]);
     assert_eq!(mesh.bodies(reader), ["last"]);
 
-    // It leaves its owner in time and arrives too late; the owner's clock has not got there.
+    // One leaves its owner in time and arrives too late; the owner's clock has not got there.
+    mesh.send(sender, "/queue/a", "first");
+    let first = mesh.message(reader).expect("the first");
+    mesh.send_with(sender, "/queue/a", &[("expiration", "5000")], "slow");
     mesh.held.insert((0, 1));
-    mesh.send_with(sender, "/queue/a", &[("expiration", "1000"), ("persistent", "false")], "slow");
+    mesh.frame(reader, Command::Ack, &[("id", header(&first, "ack"))]);
     let now = mesh.now;
-    mesh.now.wall_ms += 2_000;
+    mesh.now.wall_ms += 6_000;
+    let sight = mesh.hosts[0].broker.dispatch.remembered();
+    assert!(sight.contains(&("flights", 1)), "it is on its way: {sight:?}");
     mesh.held.clear();
     mesh.settle();
     mesh.now = now;
@@ -428,4 +433,81 @@ fn so_many_policies_and_no_more() {
     let more = mesh.hosts[0].broker.change_policy(mesh.now, &one("more"));
     assert_eq!(more, Err(PolicyError::TooMany));
     assert!(mesh.hosts[0].broker.change_policy(mesh.now, &one("q7")).is_ok(), "one that is there can be changed");
+}
+
+#[test]
+fn a_full_queue_takes_no_more_and_says_so_wherever_its_messages_are() {
+    let mut mesh = Mesh::new(2);
+    mesh.set_policy(0, "/queue/a", |policy| policy.max_length = Some(3));
+    let (one, two) = (mesh.connect(1, 0, &[]), mesh.connect(2, 1, &[]));
+    mesh.send(one, "/queue/a", "1");
+    mesh.send(one, "/queue/a", "2");
+    mesh.send(two, "/queue/a", "3");
+    mesh.pass(1_500);
+    mesh.frame(two, Command::Send, &[("destination", "/queue/a"), ("receipt", "r")]);
+    assert_eq!(mesh.error(two).as_deref(), Some("the queue has reached its greatest length"));
+    // Each of a transaction counts, and none of it is taken.
+    let two = mesh.connect(3, 1, &[]);
+    mesh.send(two, "/queue/b", "another queue");
+    mesh.drain_queue(4, 0, "/queue/a");
+    mesh.pass(1_500);
+    mesh.frame(two, Command::Begin, &[("transaction", "t")]);
+    for queue in ["/queue/b", "/queue/a", "/queue/a", "/queue/a", "/queue/a"] {
+        mesh.frame(two, Command::Send, &[("destination", queue), ("transaction", "t")]);
+    }
+    mesh.frame(two, Command::Commit, &[("transaction", "t")]);
+    assert!(mesh.error(two).is_some());
+    assert_eq!(mesh.drain_queue(5, 0, "/queue/b").len(), 1);
+    let again = mesh.connect(6, 1, &[]);
+    (0..3).for_each(|_| mesh.send(again, "/queue/a", "x"));
+}
+
+#[test]
+fn the_oldest_of_too_many_leave_and_the_owners_share_that() {
+    for overflow in [Overflow::DropOldest, Overflow::DeadLetter] {
+        let mut mesh = Mesh::new(2);
+        let change = |policy: &mut Policy| (policy.max_length, policy.overflow) = (Some(10), Some(overflow));
+        mesh.set_policy(0, "/queue/a", change);
+        mesh.set_policy(0, "/queue/b", change);
+        let (one, two) = (mesh.connect(1, 0, &[]), mesh.connect(2, 1, &[]));
+        for number in 0..20 {
+            mesh.send(one, "/queue/a", &format!("one {number}"));
+            if number < 10 {
+                mesh.send(two, "/queue/a", &format!("two {number}"));
+            }
+        }
+        mesh.send(one, "/queue/b", "few");
+        mesh.pass(10_000);
+        let left = mesh.drain_queue(3, 0, "/queue/a");
+        // What an owner knows of the others is a little old.
+        assert!((8..=12).contains(&left.len()), "{overflow:?}: {} left", left.len());
+        let bodies: Vec<_> = left.iter().map(|frame| String::from_utf8(frame.body.to_vec()).unwrap()).collect();
+        for number in 16..20 {
+            assert!(bodies.contains(&format!("one {number}")), "{overflow:?}: the newest stay: {bodies:?}");
+        }
+        assert!(bodies.contains(&"two 9".to_owned()) && !bodies.contains(&"two 0".to_owned()), "{bodies:?}");
+        let graves = mesh.drain_queue(4, 1, "/queue/DLQ.a");
+        let dead = if overflow == Overflow::DropOldest { 0 } else { 30 - left.len() };
+        assert_eq!(graves.len(), dead, "{overflow:?}");
+        assert!(graves.iter().all(|frame| header(frame, "dead-letter-reason") == "max-length"));
+        assert_eq!(mesh.drain_queue(5, 1, "/queue/b").len(), 1);
+        mesh.pass(2_000);
+        mesh.nothing_waits();
+    }
+}
+
+#[test]
+fn a_backlog_of_thousands_is_shed_as_fast_as_the_disk_goes_and_what_a_consumer_holds_stays_with_it() {
+    let mut mesh = Mesh::new(1);
+    let (sender, reader) = (mesh.connect(1, 0, &[]), mesh.connect(2, 0, &[]));
+    mesh.subscribe(reader, "1", "/queue/a", &ONE_BY_ONE);
+    for number in 0..5_000 {
+        mesh.frame(sender, Command::Send, &[("destination", "/queue/a"), ("n", &number.to_string())]);
+    }
+    let first = mesh.message(reader).expect("the first");
+    mesh.set_policy(0, "a", |policy| (policy.max_length, policy.overflow) = (Some(100), Some(Overflow::DropOldest)));
+    mesh.pass(1_100);
+    assert_eq!(mesh.waiting(0), BTreeMap::from([("/queue/a".to_owned(), 100)]));
+    mesh.frame(reader, Command::Ack, &[("id", header(&first, "ack"))]);
+    assert_eq!((header(&first, "n"), header(&mesh.message(reader).unwrap(), "n")), ("0", "4901"));
 }

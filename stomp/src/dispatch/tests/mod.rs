@@ -64,7 +64,8 @@ fn nothing_is_stuck_or_delivered_wrongly_whatever_the_order_of_events() {
 #[test]
 fn nothing_is_stuck_where_what_comes_back_waits_and_leaves() {
     for seed in 0..200 {
-        let rules = Rules { max_deliveries: Some(3), delay_ms: 30, backoff_percent: 300, max_delay_ms: 100 };
+        let rules =
+            Rules { max_deliveries: Some(3), delay_ms: 30, backoff_percent: 300, max_delay_ms: 100, keeps: None };
         let mut world = World::new(seed);
         world.rules = rules;
         let mut world = live(world, 600, seed % 2 == 0);
