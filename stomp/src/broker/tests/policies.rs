@@ -402,6 +402,25 @@ fn the_original_goes_only_when_the_copy_is_on_as_many_disks_as_a_receipt_wants()
 }
 
 #[test]
+fn a_copy_that_a_full_disk_refuses_is_tried_again() {
+    let mut mesh = Mesh::new(1);
+    let (sender, reader) = (mesh.connect(1, 0, &[]), mesh.connect(2, 0, &[]));
+    mesh.subscribe(reader, "1", "/queue/a", &ONE_BY_ONE);
+    mesh.send(sender, "/queue/a", "bad");
+    mesh.slow_disk = Some(0);
+    mesh.refuse(reader, &[("requeue", "false")]).expect("a delivery");
+    let (seq, _) = mesh.unwritten.take().expect("the copy");
+    let full = Err(rhizomq_net::CommitError::Refused("full".to_owned()));
+    mesh.hosts[0].broker.handle_committed(mesh.now, seq, full);
+    mesh.settle();
+    mesh.let_write();
+    assert_eq!(mesh.waiting(0), BTreeMap::from([("/queue/a".to_owned(), 1)]));
+    assert!(mesh.message(reader).is_none(), "nobody gets it meanwhile");
+    mesh.pass(1_500);
+    assert_eq!(mesh.waiting(0), BTreeMap::from([("/queue/DLQ.a".to_owned(), 1)]));
+}
+
+#[test]
 fn a_death_between_copy_and_removal_doubles_and_never_loses() {
     let mut mesh = Mesh::new(3);
     let (sender, reader) = (mesh.connect(1, 0, &[]), mesh.connect(2, 0, &[]));
