@@ -14,6 +14,7 @@
 //! | `POST /split` with `{"name":"west","nodes":["ID"],"size":2,"dry_run":true}`, the last two left out or not; or `{"cancel":true}` | parts the cluster into two, or only says what would come of it: who leaves and stays, and what of each backlog; or takes that back; `splitting` in the status tells how it goes; same machine only |
 //! | `POST /merge` with `{"ticket":"...","size":"5"}`, the size left out or not | which node of the other cluster is dialled, where, and whether it is known already; `merging` in the status tells how it goes; same machine only |
 //! | `GET /users`, `POST /users` | who may log in, see `users.rs`; same machine only |
+//! | `GET /policies`, `POST /policies` | what holds for the messages of destinations, see `policies.rs`; changes from the same machine only |
 //! | `POST /backup` with `{"dir":"/absolute/path"}` | node, number of files and bytes; same machine only |
 //!
 //! Every refusal is `{"error":"..."}`. The commands `ticket` and `status` are clients of this (see `client.rs`).
@@ -37,11 +38,11 @@ use tokio::net::TcpListener;
 
 use crate::{
     door::{self, Caller, Door},
-    users,
+    policies, users,
 };
 
 /// What the admin interface asks of the running node.
-pub(crate) trait Source: users::Source {
+pub(crate) trait Source: users::Source + policies::Source {
     /// The status object, or None once the node is stopping.
     fn status(&self) -> impl Future<Output = Option<Value>> + Send;
     /// A join ticket.
@@ -101,18 +102,19 @@ fn router<S: Source>(source: S) -> Router {
         .route("/merge", post(merge::<S>))
         .route("/split", post(split::<S>))
         .merge(users::routes())
+        .merge(policies::routes())
         .fallback(|| async {
             refusal(
                 StatusCode::NOT_FOUND,
-                "there are GET /health, /status, /subscriptions, /users and POST /ticket, /verify, /backup, /forget, /size, /merge, \
-                 /split, /drain, /unsubscribe, /users",
+                "there are GET /health, /status, /subscriptions, /users, /policies and POST /ticket, /verify, /backup, /forget, /size, /merge, \
+                 /split, /drain, /unsubscribe, /users, /policies",
             )
         })
         .method_not_allowed_fallback(|| async {
             refusal(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "GET for /health, /status, /subscriptions and /users, POST for /ticket, /verify, /backup, /forget, /size, /merge, \
-                 /split, /drain, /unsubscribe and /users",
+                "GET for /health, /status, /subscriptions, /users and /policies, POST for /ticket, /verify, /backup, /forget, /size, /merge, \
+                 /split, /drain, /unsubscribe, /users and /policies",
             )
         })
         .layer(middleware::from_fn(door::take_whole))
@@ -387,6 +389,16 @@ mod tests {
 
         async fn change_user(&self, change: rhizomq_stomp::users::UserChange) -> Result<Value, String> {
             Ok(json!({ "user": change.name() }))
+        }
+    }
+
+    impl policies::Source for Fake {
+        async fn policies(&self) -> Result<Value, String> {
+            Ok(json!({ "policies": [] }))
+        }
+
+        async fn change_policy(&self, change: rhizomq_stomp::policies::PolicyChange) -> Result<Value, String> {
+            Ok(json!({ "pattern": change.pattern() }))
         }
     }
 

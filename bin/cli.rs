@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench, config, limits::LimitArgs, listen::ListenArgs, users::UserCommand};
+use crate::{bench, config, limits::LimitArgs, listen::ListenArgs, policies::PolicyCommand, users::UserCommand};
 
 const ABOUT: &str = "A leaderless message broker: every node takes messages, keeps copies of the others', and delivers \
     them when others die.\n\nClients speak STOMP (1.0, 1.1 or 1.2).";
@@ -157,6 +157,9 @@ pub(crate) enum Command {
     /// Users: who may log in, with a passcode or a certificate, and what they may do
     #[command(subcommand)]
     User(UserCommand),
+    /// Policies: what holds for the messages of destinations, such as how long they live and what becomes of bad ones
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Measure this machine: durable commits and replication, each beside its limit
     #[command(subcommand)]
     Bench(bench::BenchCommand),

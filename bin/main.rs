@@ -18,6 +18,7 @@ mod log;
 mod memory;
 mod merge;
 mod passcode;
+mod policies;
 mod quarantine;
 mod serve;
 mod split;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
             client::remove_subscription(&args).map_err(anyhow::Error::from)
         }
         Command::User(command) => users::run(&command),
+        Command::Policy(command) => policies::run(&command),
         Command::Bench(command) => bench::run(&command),
     };
     match done {

@@ -21,6 +21,7 @@ use rhizomq_net::{
 };
 use rhizomq_stomp::{
     Broker, BrokerConfig, DrainingStatus, StoreStatus, UnaccountedStatus,
+    policies::PolicyChange,
     rim::{Driver, DriverConfig, DriverError, Handle},
     users::UserChange,
 };
@@ -41,7 +42,7 @@ use crate::{
     listen::{Doors, ListenError},
     lives::Attempts,
     log::{self, FilterError},
-    quarantine, users,
+    policies, quarantine, users,
 };
 
 /// Places found broken on opening that are remembered; beyond that they are counted again in the next life.
@@ -479,6 +480,23 @@ impl users::Source for Source {
         }
         let users = handle.users().await.ok_or("the node is stopping")?;
         Ok(json!({ "user": name, "users": users.len() }))
+    }
+}
+
+impl policies::Source for Source {
+    async fn policies(&self) -> Result<Value, String> {
+        let list = self.handle()?.policies().await.ok_or("the node is stopping")?;
+        // Plain data always has a JSON form.
+        Ok(json!({ "policies": serde_json::to_value(list).unwrap_or_default() }))
+    }
+
+    async fn change_policy(&self, change: PolicyChange) -> Result<Value, String> {
+        let (handle, pattern) = (self.handle()?, change.pattern().to_owned());
+        let is_kept = handle.change_policy(change).await.ok_or("the node is stopping")?;
+        if !is_kept.map_err(|error| error.to_string())? {
+            return Err("the change is not on disk after 10 s; it may be later".to_owned());
+        }
+        Ok(json!({ "pattern": pattern }))
     }
 }
 

@@ -32,9 +32,10 @@ pub(crate) fn render(status: &Value) -> String {
     out.push('\n');
     let queues = list(&status["queues"]);
     let rows = queues.iter().take(MAX_QUEUES).map(|queue| {
-        vec![text(&queue["name"]), text(&queue["depth"]), text(&queue["in_flight"]), text(&queue["consumers"])]
+        let figures = ["depth", "in_flight", "consumers", "policy"].map(|figure| text(&queue[figure]));
+        [text(&queue["name"])].into_iter().chain(figures).collect()
     });
-    table(&mut out, &["QUEUE", "WAITING", "IN FLIGHT", "CONSUMERS"], rows.collect());
+    table(&mut out, &["QUEUE", "WAITING", "IN FLIGHT", "CONSUMERS", "POLICY"], rows.collect());
     if queues.is_empty() {
         out.push_str("(none: a queue appears with its first message or subscriber)\n");
     } else if queues.len() > MAX_QUEUES {

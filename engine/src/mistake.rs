@@ -26,6 +26,8 @@ pub enum Mistake {
     TakeoverUnasked,
     /// A non-holder's ACK is not kept locally when the holders are out of reach.
     ForgetRemoteAck,
+    /// A dead letter's original is removed before the copy is on disks.
+    RemoveBeforeCopy,
     /// A node that restarts still has the seat of its last life.
     SeatsWithoutEpoch,
     /// What was taken over before its origin turned out to be of the other part is dispatched further.

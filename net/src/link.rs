@@ -5,10 +5,10 @@ use rhizomq_engine::{Epoch, NodeId};
 use serde::{Deserialize, Serialize};
 
 /// The oldest version of the protocol between nodes that this program speaks.
-pub const MIN_VERSION: u16 = 8;
+pub const MIN_VERSION: u16 = 9;
 
 /// The newest version of the protocol between nodes that this program speaks.
-pub const MAX_VERSION: u16 = 8;
+pub const MAX_VERSION: u16 = 9;
 
 /// The longest name of a node, in bytes of UTF-8.
 pub const MAX_NAME_BYTES: usize = 255;

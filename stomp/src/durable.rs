@@ -22,7 +22,7 @@ use std::sync::Arc;
 use rhizomq_engine::Epoch;
 use serde::{Deserialize, Serialize};
 
-use crate::destination::DURABLE;
+use crate::{destination::DURABLE, spread};
 
 /// Bytes of the longest name, as text.
 pub const MAX_DURABLE_NAME_LEN: usize = 255;
@@ -153,12 +153,9 @@ impl Binding {
     }
 }
 
-/// The registry set that a subscription is in: FNV-1a of its name, so that all nodes look in the same one.
+/// The registry set that a subscription is in.
 pub(crate) fn set_of(name: &str) -> String {
-    let hash = name
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    set_name(hash % SETS)
+    set_name(spread::number_of(name, SETS))
 }
 
 fn set_name(number: u64) -> String {

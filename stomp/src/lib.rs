@@ -5,7 +5,9 @@
 //! | [`frame`] | STOMP frames to and from bytes |
 //! | [`session`] | one client, from CONNECT to DISCONNECT |
 //! | [`destination`], [`topic`], [`durable`] | what clients name: queues, topics and patterns over them, durable subscriptions |
+//! | `expiry` | when a message expires |
 //! | [`users`] | who may log in, and what they may do |
+//! | [`policies`] | what operators decide about the messages of destinations |
 //! | [`limits`] | what they are held to |
 //! | `dispatch` | owners and edges: who gets which message, and who takes over from whom |
 //! | `forward` | messages of an observer's clients on their way to a member |
@@ -15,7 +17,9 @@
 //! | [`rim`] | sockets, the store's writer, the clocks: the only part with IO |
 
 mod dispatch;
+mod expiry;
 mod forward;
+mod spread;
 mod status;
 
 pub mod broker;
@@ -26,6 +30,7 @@ pub mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod limits;
+pub mod policies;
 pub mod rim;
 pub mod session;
 pub mod topic;
@@ -35,6 +40,6 @@ pub mod users;
 pub use broker::{Backlogs, Broker, BrokerConfig, ChangeId, ConnId, LoginCheck, Output, Verdict};
 pub use dispatch::TakeoverTiming;
 pub use status::{
-    DamageStatus, DrainingStatus, MemoryStatus, MergingStatus, NodeStatus, QueueStatus, SplittingStatus, Status,
-    StoreStatus, SubscriptionStatus, UnaccountedStatus, UserAccess, UserStatus,
+    DamageStatus, DrainingStatus, MemoryStatus, MergingStatus, NodeStatus, PolicyStatus, QueueStatus, SplittingStatus,
+    Status, StoreStatus, SubscriptionStatus, UnaccountedStatus, UserAccess, UserStatus,
 };

@@ -7,6 +7,8 @@ use rhizomq_engine::{NodeId, Unaccounted};
 use rhizomq_net::{DrainStage, DrainStatus, SplitStatus};
 use serde::Serialize;
 
+use crate::policies::Policy;
+
 /// A node's view of itself and the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Status {
@@ -60,6 +62,15 @@ pub struct SubscriptionStatus {
     pub in_flight: u64,
     /// Who reads it now.
     pub consumers: u64,
+}
+
+/// A policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PolicyStatus {
+    /// Which destinations it is for.
+    pub pattern: String,
+    /// What is to hold; what it does not say is left out.
+    pub policy: Policy,
 }
 
 /// A user, without anything that would help to be taken for it.
@@ -274,6 +285,8 @@ pub struct SiteStatus {
 pub struct QueueStatus {
     /// The destination, as clients write it.
     pub name: String,
+    /// The pattern of the policy that holds for it; `null` if none does.
+    pub policy: Option<String>,
     /// Messages not consumed, those in flight included.
     pub depth: u64,
     /// Messages that consumers have and have not acknowledged.

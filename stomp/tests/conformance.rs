@@ -4,7 +4,7 @@ use std::{collections::VecDeque, fs, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use rhizomq_engine::Now;
-use rhizomq_stomp::session::{AckItem, AckMode, Delivery, Request, Session, SessionConfig, SubKey, Ticket};
+use rhizomq_stomp::session::{AckItem, AckMode, Delivery, Fate, Request, Session, SessionConfig, SubKey, Ticket};
 
 /// A case file must not get lost unnoticed.
 const LEAST_CASES: usize = 100;
@@ -204,6 +204,7 @@ impl Player {
         let head: Bytes =
             head.split('|').filter(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect::<String>().into();
         let delivery = Delivery {
+            count: Some(1 + u32::from(redelivered)),
             message_id: front.next().unwrap(),
             redelivered,
             destination: front.next().unwrap(),
@@ -332,7 +333,9 @@ fn show(request: &Request) -> String {
                     let head = String::from_utf8_lossy(&send.head).trim_end_matches('\n').replace('\n', "|");
                     let body = send.body.escape_ascii();
                     let mark = if send.persistent { "" } else { " transient" };
-                    format!("{} {{{head}}} {body}{mark}", send.destination)
+                    let expires = send.lifetime.expires.map(|at| format!(" until {at}")).unwrap_or_default();
+                    let ttl = send.lifetime.ttl_ms.map(|ms| format!(" for {ms}")).unwrap_or_default();
+                    format!("{} {{{head}}} {body}{mark}{expires}{ttl}", send.destination)
                 })
                 .collect();
             parts.extend(acks.iter().map(show_ack));
@@ -364,5 +367,10 @@ fn show(request: &Request) -> String {
 }
 
 fn show_ack(item: &AckItem) -> String {
-    format!("{}{}/{}", if item.ack { '+' } else { '-' }, item.subscription.0, item.message_id)
+    let sign = match item.fate {
+        Fate::Consumed => "+",
+        Fate::Requeued => "-",
+        Fate::Rejected => "x",
+    };
+    format!("{sign}{}/{}", item.subscription.0, item.message_id)
 }

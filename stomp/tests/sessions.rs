@@ -114,6 +114,7 @@ fn play(version: Version, steps: &[Step], leaves: bool) {
             Step::Deliver(sub) => {
                 let message_id = format!("m{number}");
                 let delivery = Delivery {
+                    count: None,
                     message_id: &message_id,
                     redelivered: false,
                     destination: "/queue/x",
@@ -376,8 +377,14 @@ fn a_partial_flush_acknowledges_whole_messages_only() {
     session.poll_request();
     let body = Bytes::from_static(b"x");
     let mut deliver = |message_id| {
-        let delivery =
-            Delivery { message_id, redelivered: false, destination: "/queue/a", head: &Bytes::new(), body: &body };
+        let delivery = Delivery {
+            message_id,
+            redelivered: false,
+            count: None,
+            destination: "/queue/a",
+            head: &Bytes::new(),
+            body: &body,
+        };
         session.deliver(SubKey(0), delivery).unwrap()
     };
     let (first, second) = (deliver("m1"), deliver("m2"));

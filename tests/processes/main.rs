@@ -17,6 +17,7 @@ mod foreign;
 mod merge;
 mod observers;
 mod parting;
+mod policies;
 mod special_files;
 mod split;
 mod spring;

@@ -310,7 +310,7 @@ impl World {
                 Output::ClientPause { conn } => self.pause(conn, true),
                 Output::ClientResume { conn } => self.pause(conn, false),
                 Output::Check { conn, check } => self.check_login(index, conn, &check),
-                Output::UserChanged { .. } => {}
+                Output::Changed { .. } => {}
                 Output::Stopped if self.hosts[index].stopping.is_none() => self.drained(index),
                 Output::Stopped => {
                     if self.hosts[index].disk.is_writing() {

@@ -50,6 +50,11 @@ impl InboxIndex {
         names.take_while(move |name| name.starts_with(prefix))
     }
 
+    pub(super) fn inboxes_after(&self, last: Option<&str>) -> impl Iterator<Item = &Arc<str>> {
+        let from = last.map_or(Unbounded, Bound::Excluded);
+        self.inboxes.range::<str, _>((from, Unbounded)).map(|(name, _)| name)
+    }
+
     pub(super) fn segments(&self, inbox: &str) -> impl Iterator<Item = (SegmentId, u64)> + use<'_> {
         self.inboxes.get(inbox).into_iter().flatten().map(|(id, slots)| (*id, slots.len()))
     }

@@ -263,6 +263,11 @@ impl Engine {
         self.index.inboxes_from(prefix)
     }
 
+    /// Inboxes with waiting messages behind this name, in order; all of them without one.
+    pub fn inboxes_after(&self, last: Option<&str>) -> impl Iterator<Item = &Arc<str>> {
+        self.index.inboxes_after(last)
+    }
+
     /// Segments that hold waiting messages of an inbox, with their number.
     pub fn inbox_segments(&self, inbox: &str) -> impl Iterator<Item = (SegmentId, u64)> + use<'_> {
         self.index.segments(inbox)

@@ -118,7 +118,11 @@ impl Broker {
 
     /// Whether nobody waits for an answer of this node.
     pub(super) fn is_answered(&self) -> bool {
-        self.published.is_empty() && self.acks.is_empty() && self.outbox.is_empty() && self.intake.is_empty()
+        self.published.is_empty()
+            && self.moves.is_quiet()
+            && self.acks.is_empty()
+            && self.outbox.is_empty()
+            && self.intake.is_empty()
     }
 
     /// The node beneath holds nothing and is off the roster.

@@ -13,6 +13,8 @@
 //! - `durable.rs`, `book.rs`: durable subscriptions of topics, and what is known of them
 //! - `logins.rs`: who is let in, and stays
 //! - `users.rs`: what operators do about users, and what a request needs
+//! - `policies.rs`: what operators do about policies, and what of them holds where
+//! - `moves.rs`: messages that leave their queues: dead letters
 //! - `sweep.rs`: messages that nobody will ever consume
 //!
 //! What always holds:
@@ -29,6 +31,8 @@ mod flow;
 mod forward;
 mod incoming;
 mod logins;
+mod moves;
+mod policies;
 mod requests;
 mod stop;
 mod sweep;
@@ -52,6 +56,8 @@ use self::{
     durable::Durables,
     incoming::Incoming,
     logins::Logins,
+    moves::{Leaver, Moves},
+    policies::Sight,
     requests::{AckQueue, Published},
     stop::Stop,
     users::Changes,
@@ -62,9 +68,11 @@ pub use self::{
 };
 use crate::{
     destination::DURABLE,
-    dispatch::{Dispatch, Effect, TakeoverTiming},
+    dispatch::{Dispatch, Effect, Return, TakeoverTiming},
+    expiry,
     forward::{ForwardMsg, Intake, Outbox, Outcome},
     frame::decode_routed_head,
+    policies::Book as Policies,
     session::{Delivery, Session, SessionConfig},
     status::{
         DamageStatus, DrainingStatus, MembersStatus, MemoryStatus, MergingStatus, NodeStatus, QueueStatus, SiteStatus,
@@ -153,8 +161,8 @@ pub enum Output {
         /// What.
         check: LoginCheck,
     },
-    /// What came of [`Broker::change_user`].
-    UserChanged {
+    /// What came of [`Broker::change_user`] or [`Broker::change_policy`].
+    Changed {
         /// Which change.
         change: ChangeId,
         /// Whether it is on disk here. If not, it may be later.
@@ -189,6 +197,8 @@ pub struct Broker {
     durables: Durables,
     logins: Logins,
     changes: Changes,
+    policies: Policies,
+    moves: Moves,
     /// When messages that nobody will consume are looked for.
     sweep_at: u64,
     /// Nodes that this one was linked with in this life.
@@ -223,6 +233,8 @@ impl Broker {
             durables: Durables::default(),
             logins: Logins::default(),
             changes: Changes::default(),
+            policies: Policies::default(),
+            moves: Moves::default(),
             sweep_at: 0,
             met: BTreeSet::new(),
             topic_messages: 0,
@@ -233,6 +245,7 @@ impl Broker {
         };
         broker.read_subscriptions();
         broker.read_users();
+        broker.read_policies();
         broker
     }
 
@@ -376,6 +389,7 @@ impl Broker {
             .min(self.outbox.deadline())
             .min(self.durables.deadline())
             .min(self.changes.deadline())
+            .min(self.moves.deadline())
             .min(self.sweep_at)
     }
 
@@ -463,7 +477,9 @@ impl Broker {
             },
             addresses: entry.addresses,
         };
+        let policy_of = |name: &str| self.policy_of(name).map(|(pattern, _)| pattern.to_string());
         let queue = |(name, total): (crate::dispatch::Name, crate::dispatch::Total)| QueueStatus {
+            policy: policy_of(&name.0),
             name: name.0.to_string(),
             depth: total.depth,
             in_flight: total.in_flight,
@@ -530,7 +546,9 @@ impl Broker {
                 self.perform(now, effect);
             }
             self.write_acks(now);
-            self.dispatch.run(now, &self.node);
+            self.proceed_with_moves(now);
+            let sight = Sight { policies: &self.policies, bindings: &self.durables.book };
+            self.dispatch.run(now, &self.node, &sight);
             if let Some(effect) = self.dispatch.poll_effect() {
                 self.perform(now, effect);
                 continue;
@@ -568,11 +586,15 @@ impl Broker {
             Event::App { from, payload } if ForwardMsg::is_one(&payload) => self.handle_forward(now, from, &payload),
             Event::App { from, payload } => self.handle_peer(now, from, &payload),
             Event::Confirmed { publish, copies } => {
-                self.confirmed(publish, copies);
+                if !self.moved(now, publish) {
+                    self.confirmed(publish, copies);
+                }
                 self.settle_forwarded(publish, Outcome::Kept(copies));
             }
             Event::Rejected { publish, reason } => {
-                self.rejected(publish, &reason);
+                if !self.not_moved(now, publish, &reason) {
+                    self.rejected(publish, &reason);
+                }
                 self.settle_forwarded(publish, Outcome::Rejected(reason));
             }
             Event::Arrived { segment, slots } => self.dispatch.handle_arrived(now, &self.node, segment, &slots),
@@ -582,6 +604,7 @@ impl Broker {
             Event::Shared { set } => {
                 self.follow_subscriptions(now, &set);
                 self.follow_users(now, &set);
+                self.follow_policies(now, &set);
             }
             Event::Damaged { what } => {
                 tracing::error!("damage: {what}; it is fetched again from another node, and lost if none has it");
@@ -599,7 +622,12 @@ impl Broker {
     fn perform(&mut self, now: Now, effect: Effect) {
         match effect {
             Effect::Send { to, message } => self.node.send(to, &message.encode()),
-            Effect::Deliver { to, inbox, dot, redelivered, content } => {
+            // On its way here its time may have come.
+            Effect::Deliver { to, dot, content, .. } if expiry::is_over(&content.head, now.wall_ms) => {
+                self.dispatch.give_back(to.conn, dot, Some(Return::Expired));
+            }
+            Effect::Leave { inbox, dot, why, deliveries } => self.moves.push(Leaver { dot, inbox, why, deliveries }),
+            Effect::Deliver { to, inbox, dot, redelivered, returns, content } => {
                 // A durable subscription's inbox is not called like the topic.
                 let routed = inbox.starts_with(DURABLE).then(|| decode_routed_head(&content.head)).flatten();
                 let delivered = self.clients.get_mut(&to.conn).and_then(|client| {
@@ -608,7 +636,8 @@ impl Broker {
                         None => (&*inbox, &content.head),
                     };
                     let (message_id, body) = (&*dot.to_string(), &content.body);
-                    let delivery = Delivery { message_id, redelivered, destination, head, body };
+                    let count = Some(returns.saturating_add(1));
+                    let delivery = Delivery { message_id, redelivered, count, destination, head, body };
                     client.session.deliver(to.sub, delivery)?;
                     self.dispatch.set_busy(to.conn, client.is_busy() || self.drain.is_on());
                     Some(())
@@ -616,16 +645,18 @@ impl Broker {
                 if delivered.is_none() {
                     // The session has ended, and dispatch is about to hear of it: it must not choose this one again.
                     self.dispatch.unsubscribe(to);
-                    self.dispatch.settle(to.conn, dot, false);
+                    self.dispatch.give_back(to.conn, dot, None);
                 }
                 self.touched.insert(to.conn);
             }
+            Effect::Topic { content, .. } if expiry::is_over(&content.head, now.wall_ms) => {}
             Effect::Topic { to, topic, id, content } => {
                 let Some(client) = self.clients.get_mut(&to.conn) else { return };
                 let is_behind =
                     client.unflushed() > TOPIC_BACKLOG_BYTES || client.session.in_flight(to.sub) >= TOPIC_BACKLOG;
                 let (head, body) = (&content.head, &content.body);
-                let delivery = Delivery { message_id: &id, redelivered: false, destination: &topic, head, body };
+                let delivery =
+                    Delivery { message_id: &id, redelivered: false, count: None, destination: &topic, head, body };
                 if is_behind || client.session.deliver(to.sub, delivery).is_none() {
                     self.topic_drops += 1;
                 }

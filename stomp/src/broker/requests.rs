@@ -9,10 +9,10 @@ use rhizomq_net::PublishId;
 use super::{Broker, ConnId, client::Answer, drain, durable::Wish, forward::GONE};
 use crate::{
     destination::{Kind, REPLY_QUEUE},
-    dispatch::{ConsumerId, Content},
+    dispatch::{ConsumerId, Content, Return},
     forward::Place,
     frame::encode_routed_head,
-    session::{AckItem, Request, Send, SubKey, Ticket},
+    session::{AckItem, Fate, Request, Send, SubKey, Ticket},
 };
 
 /// Acknowledgements in one unit, unless a single request has more.
@@ -23,6 +23,9 @@ const MESSAGE_COST: u64 = 256;
 /// What is sent to a temporary queue that there never was would lie on disks for ever.
 const NO_REPLY_QUEUE: &str = "there is no such temporary queue";
 const NO_REPLY_QUEUE_ADVICE: &str = "Answer to what the header `reply-to` of a message says.";
+
+/// What a client is told who sends to a queue that takes no more.
+const FULL: &str = "the queue has reached its greatest length";
 
 /// A unit under way to disks.
 pub(super) struct Published {
@@ -74,7 +77,9 @@ impl Broker {
                         self.acks.waiting.push_back((conn, ticket, removals));
                     }
                 }
-                Request::Subscribe { sub, destination, prefetch, durable, awaited, .. } => {
+                Request::Subscribe { sub, destination, prefetch, chooses_prefetch, durable, awaited, .. } => {
+                    let policy = self.policies.find(&destination).and_then(|(_, policy)| policy.prefetch);
+                    let prefetch = policy.filter(|_| !chooses_prefetch).unwrap_or(prefetch);
                     let (id, topic) = (ConsumerId { conn, sub }, destination.to_shared());
                     match (destination.kind(), durable) {
                         (Kind::Queue, _) => {
@@ -157,7 +162,7 @@ impl Broker {
         }
     }
 
-    fn publish(&mut self, now: Now, conn: ConnId, ticket: Ticket, unit: Vec<Send>, acks: &[AckItem]) {
+    fn publish(&mut self, now: Now, conn: ConnId, ticket: Ticket, mut unit: Vec<Send>, acks: &[AckItem]) {
         if self.drain.is_on() && !unit.is_empty() {
             return self.fail(conn, ticket, drain::TOLD, drain::ADVICE);
         }
@@ -167,7 +172,11 @@ impl Broker {
         if unit.iter().any(|send| is_invented(&send)) {
             return self.fail(conn, ticket, NO_REPLY_QUEUE, NO_REPLY_QUEUE_ADVICE);
         }
+        if let Some(why) = self.refusal(&unit) {
+            return self.fail(conn, ticket, FULL, &why);
+        }
         let removals = self.settle(conn, acks);
+        self.set_ends(now, &mut unit);
         let (entries, topics) = self.route(unit);
         if entries.is_empty() && removals.is_empty() {
             topics.iter().for_each(|send| self.fan_out(send));
@@ -234,11 +243,19 @@ impl Broker {
         self.fail(published.conn, published.ticket, message, body);
     }
 
-    /// Hands refused deliveries to others; returns the consumed ones, whose removal is to be written.
+    /// Gives refused deliveries back; returns the consumed ones, whose removal is to be written.
     fn settle(&mut self, conn: ConnId, items: &[AckItem]) -> Vec<Dot> {
         // What is no dot came from a topic: nothing is kept of it.
-        let dots = items.iter().filter_map(|item| Some((item.message_id.parse().ok()?, item.ack)));
-        dots.filter(|&(dot, ack)| self.dispatch.settle(conn, dot, ack) && ack).map(|(dot, _)| dot).collect()
+        let dots = items.iter().filter_map(|item| Some((item.message_id.parse().ok()?, item.fate)));
+        let mut consumed = Vec::new();
+        for (dot, fate) in dots {
+            match fate {
+                Fate::Consumed => consumed.extend(self.dispatch.settle(conn, dot, true).then_some(dot)),
+                Fate::Requeued => drop(self.dispatch.give_back(conn, dot, Some(Return::Given))),
+                Fate::Rejected => drop(self.dispatch.give_back(conn, dot, Some(Return::Rejected))),
+            }
+        }
+        consumed
     }
 
     pub(super) fn fan_out(&mut self, send: &Send) {

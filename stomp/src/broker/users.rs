@@ -22,7 +22,7 @@ const PATIENCE_MS: u64 = 10_000;
 /// Changes that may wait for the disk.
 const MAX_CHANGES: usize = 64;
 
-/// A change of users that waits for the disk; never used twice in a process life.
+/// A change of users or policies that waits for the disk; never used twice in a process life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChangeId(pub u64);
 
@@ -35,6 +35,18 @@ pub(super) struct Changes {
 }
 
 impl Changes {
+    pub(super) fn has_room(&self) -> bool {
+        self.waiting.len() < MAX_CHANGES
+    }
+
+    /// This set is to come to the disk.
+    pub(super) fn begin(&mut self, now: Now, set: String) -> ChangeId {
+        self.last += 1;
+        let id = ChangeId(self.last);
+        self.waiting.push((id, now.mono_ms.saturating_add(PATIENCE_MS), set));
+        id
+    }
+
     /// When the first is to be given up.
     pub(super) fn deadline(&self) -> u64 {
         self.waiting.iter().map(|(_, until, _)| *until).min().unwrap_or(u64::MAX)
@@ -42,13 +54,13 @@ impl Changes {
 }
 
 impl Broker {
-    /// Changes a user, on all nodes that hear of it: [`Output::UserChanged`] follows when it is on this one's disk.
+    /// Changes a user, on all nodes that hear of it: [`Output::Changed`] follows when it is on this one's disk.
     ///
     /// # Errors
     /// See [`UserError`]; then nothing changes.
     pub fn change_user(&mut self, now: Now, change: &UserChange) -> Result<ChangeId, UserError> {
         check_name(change.name())?;
-        if self.changes.waiting.len() >= MAX_CHANGES {
+        if !self.changes.has_room() {
             return Err(UserError::Full("too many changes wait for the disk".to_owned()));
         }
         let name = change.name();
@@ -62,9 +74,7 @@ impl Broker {
                 self.restate(now, name, Vec::new(), &facts)?;
             }
         }
-        self.changes.last += 1;
-        let id = ChangeId(self.changes.last);
-        self.changes.waiting.push((id, now.mono_ms.saturating_add(PATIENCE_MS), users::set_of(name)));
+        let id = self.changes.begin(now, users::set_of(name));
         self.complete_changes(now);
         self.turn(now);
         Ok(id)
@@ -216,11 +226,11 @@ impl Broker {
         }
     }
 
-    fn complete_changes(&mut self, now: Now) {
+    pub(super) fn complete_changes(&mut self, now: Now) {
         for (id, until, set) in std::mem::take(&mut self.changes.waiting) {
             let is_kept = self.node.shared(&set) == self.node.soon_shared(&set);
             if is_kept || now.mono_ms >= until {
-                self.outputs.push_back(Output::UserChanged { change: id, is_kept });
+                self.outputs.push_back(Output::Changed { change: id, is_kept });
             } else {
                 self.changes.waiting.push((id, until, set));
             }

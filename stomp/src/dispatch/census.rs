@@ -1,7 +1,10 @@
 //! What the whole reachable cluster has: owners tell all others how full their inboxes are, edges how many consumers
 //! there are. Each message is counted by its owner alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use rhizomq_engine::NodeId;
 
@@ -109,6 +112,12 @@ impl Census {
             out.extend(changes.iter().map(|message| Effect::Send { to, message: message.clone() }));
         }
         self.told = current;
+    }
+
+    /// How many messages of an inbox wait at other owners.
+    pub(crate) fn depth_elsewhere(&self, inbox: &Arc<str>) -> u64 {
+        let name = Name::from(inbox);
+        self.owners.values().filter_map(|inboxes| inboxes.get(&name)).map(|figures| figures.depth.depth).sum()
     }
 
     /// Everything, with `own` for what this node owns.

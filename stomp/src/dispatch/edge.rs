@@ -30,7 +30,7 @@ use rhizomq_engine::{Dot, NodeId, RangeSet, SegmentId, Slot};
 
 use super::{
     Effect,
-    msg::{Content, DispatchMsg, Name},
+    msg::{Content, DispatchMsg, Name, Return},
     supply::Inbox,
 };
 use crate::{broker::ConnId, session::SubKey};
@@ -47,12 +47,14 @@ pub(crate) struct ConsumerId {
     pub(crate) sub: SubKey,
 }
 
-/// What an owner sends; all of [`DispatchMsg::Deliver`].
+/// What an owner sends; all of [`DispatchMsg::Deliver`] and [`DispatchMsg::DeliverAgain`].
 pub(crate) struct Arrival {
     pub(crate) inbox: Name,
     pub(crate) dot: Dot,
     pub(crate) tag: u64,
     pub(crate) redelivered: bool,
+    /// How often clients gave it back.
+    pub(crate) returns: u32,
     pub(crate) content: Content,
 }
 
@@ -174,7 +176,7 @@ impl Edge {
             self.unsubscribe(id, out);
         }
         for dot in self.by_conn.remove(&conn).unwrap_or_default() {
-            self.release(dot, out);
+            self.release(dot, Some(Return::Given), out);
         }
         self.busy.remove(&conn);
     }
@@ -204,15 +206,24 @@ impl Edge {
             }
             self.free_place(by);
         } else {
-            self.release(dot, out);
+            self.release(dot, Some(Return::Given), out);
         }
         true
+    }
+
+    /// The message goes back, for this reason; `None`: the client has not been sent it. As [`Edge::settle`] otherwise.
+    pub(crate) fn give_back(&mut self, conn: ConnId, dot: Dot, why: Option<Return>, out: &mut Vec<Effect>) -> bool {
+        let held = self.by_conn.get_mut(&conn).is_some_and(|dots| dots.remove(&dot));
+        if held {
+            self.release(dot, why, out);
+        }
+        held
     }
 
     /// An acknowledgement could not be written: the message is somebody's again.
     pub(crate) fn unsettle(&mut self, dot: Dot, out: &mut Vec<Effect>) {
         if self.held.get(&dot).is_some_and(|held| held.by.is_none()) {
-            self.release(dot, out);
+            self.release(dot, None, out);
         }
     }
 
@@ -277,7 +288,7 @@ impl Edge {
         out: &mut Vec<Effect>,
     ) -> bool {
         self.count_received(from, &arrival, out);
-        let Arrival { inbox, dot, tag, redelivered, content } = arrival;
+        let Arrival { inbox, dot, tag, redelivered, returns, content } = arrival;
         match refusal {
             Some(Refusal::Consumed) => return false,
             Some(Refusal::NotOwner) => {
@@ -297,7 +308,7 @@ impl Edge {
         self.serve_next(to, &inbox.0);
         self.held.insert(dot, Held { by: Some(to), owner: from, tag, gone: false });
         self.by_conn.entry(to.conn).or_default().insert(dot);
-        out.push(Effect::Deliver { to, inbox: inbox.0, dot, redelivered, content });
+        out.push(Effect::Deliver { to, inbox: inbox.0, dot, redelivered, returns, content });
         true
     }
 
@@ -346,11 +357,17 @@ impl Edge {
         }
     }
 
-    fn release(&mut self, dot: Dot, out: &mut Vec<Effect>) {
+    /// Gives a message back to its owner; `why` if a client has had it, or it is too late.
+    fn release(&mut self, dot: Dot, why: Option<Return>, out: &mut Vec<Effect>) {
         let Some(held) = self.held.remove(&dot) else { return };
         self.free_place(held.by);
         if !held.gone && self.owners.contains_key(&held.owner) {
-            out.push(Effect::Send { to: held.owner, message: DispatchMsg::Release { dot, tag: held.tag } });
+            let tag = held.tag;
+            let message = match why {
+                Some(why) => DispatchMsg::Returned { dot, tag, why },
+                None => DispatchMsg::Release { dot, tag },
+            };
+            out.push(Effect::Send { to: held.owner, message });
         }
     }
 

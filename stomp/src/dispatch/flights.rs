@@ -62,6 +62,17 @@ impl Flights {
         self.within(segment).into_iter().for_each(|dot| drop(self.remove(dot)));
     }
 
+    /// What is in flight is with somebody else now, under another name. Whether it is in flight at all.
+    pub(super) fn pass_on(&mut self, dot: Dot, edge: NodeId, tag: u64) -> bool {
+        let flight = self.by_dot.get_mut(&dot);
+        flight.map(|flight| (flight.edge, flight.tag) = (edge, tag)).is_some()
+    }
+
+    /// The inbox of what is in flight.
+    pub(super) fn inbox(&self, dot: Dot) -> Option<&Arc<str>> {
+        self.by_dot.get(&dot).map(|flight| &flight.inbox)
+    }
+
     /// Everything in flight at one edge.
     pub(super) fn at(&self, edge: NodeId) -> Vec<Dot> {
         self.by_dot.iter().filter(|(_, flight)| flight.edge == edge).map(|(dot, _)| *dot).collect()

@@ -8,6 +8,7 @@
 //! - [`edge`]: consumers, what is in flight here; [`supply`]: credit for owners
 //! - [`owner`]: cursors, order; [`demand`]: credit from edges; [`flights`]: what is in flight anywhere
 //! - [`takeover`]: who owns which segment; [`standins`]: what others than its writer delivered of one
+//! - [`returns`]: what comes back or leaves another way: redelivery, expiry, dead letters
 //! - [`topics`]: messages that are kept nowhere
 //! - [`syncs`]: when all have heard of a subscription
 //! - [`census`]: figures about the whole cluster
@@ -18,6 +19,7 @@ mod edge;
 mod flights;
 mod msg;
 mod owner;
+mod returns;
 mod standins;
 mod supply;
 mod syncs;
@@ -39,7 +41,8 @@ pub(crate) use census::Total;
 pub(crate) use edge::ConsumerId;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use msg::Depth;
-pub(crate) use msg::{BadMessage, Content, DispatchMsg, Name};
+pub(crate) use msg::{BadMessage, Content, DispatchMsg, Name, Return};
+pub(crate) use returns::{Leave, Rulebook, Rules};
 pub(crate) use syncs::SyncId;
 pub use takeover::TakeoverTiming;
 pub(crate) use view::View;
@@ -47,7 +50,7 @@ pub(crate) use view::View;
 use crate::broker::ConnId;
 use census::{Census, Figures};
 use edge::{Arrival, Edge, Refusal};
-use owner::Owner;
+use owner::{Owner, Turn};
 use standins::StandIns;
 use syncs::Syncs;
 use takeover::{Takeover, Verdict};
@@ -64,7 +67,10 @@ pub(crate) enum Effect {
     /// Send to a linked node.
     Send { to: NodeId, message: DispatchMsg },
     /// Write a queue's message to a client.
-    Deliver { to: ConsumerId, inbox: Arc<str>, dot: Dot, redelivered: bool, content: Content },
+    Deliver { to: ConsumerId, inbox: Arc<str>, dot: Dot, redelivered: bool, returns: u32, content: Content },
+    /// A message of this node's is to leave its queue: it is to be consumed, moved elsewhere or not. Nobody gets it until then,
+    /// unless the segment goes to another owner: [`Dispatch::is_leaving`] tells.
+    Leave { inbox: Arc<str>, dot: Dot, why: Leave, deliveries: u32 },
     /// Write a topic's message to a client, or drop it if the client is too far behind.
     Topic { to: ConsumerId, topic: Arc<str>, id: String, content: Content },
     /// Note as consumed what another node knows to be.
@@ -189,7 +195,8 @@ impl Dispatch {
 
     /// When [`Dispatch::handle_timeout`] is wanted, on the monotonic clock.
     pub(crate) fn deadline(&self) -> u64 {
-        self.takeover.deadline().min(self.census.deadline()).min(self.syncs.deadline())
+        let owner = self.owner.deadline();
+        self.takeover.deadline().min(self.census.deadline()).min(self.syncs.deadline()).min(owner)
     }
 
     /// Time passed.
@@ -206,6 +213,7 @@ impl Dispatch {
             self.census.tell(now.mono_ms, own, &view.linked(), &mut out);
         }
         self.syncs.expire(now.mono_ms, &mut out);
+        self.owner.handle_timeout(now);
         self.absorb(out);
     }
 
@@ -230,6 +238,12 @@ impl Dispatch {
         let id = self.syncs.begin(now.mono_ms, inbox, &mut out);
         self.absorb(out);
         id
+    }
+
+    /// How many messages wait in an inbox of the reachable cluster, as its owners told within the last second.
+    pub(crate) fn depth(&self, view: &dyn View, inbox: &Arc<str>) -> u64 {
+        let segments = view.inbox_segments(inbox).into_iter().filter(|(id, _)| self.takeover.answers_for(*id));
+        segments.map(|(_, count)| count).sum::<u64>() + self.census.depth_elsewhere(inbox)
     }
 
     /// Whether anybody within reach reads an inbox.
@@ -272,6 +286,24 @@ impl Dispatch {
         let held = self.edge.settle(conn, dot, ack, &mut out);
         self.absorb(out);
         held
+    }
+
+    /// A delivery goes back for this reason; `None`: the client has not been sent it. Whether the client held it.
+    pub(crate) fn give_back(&mut self, conn: ConnId, dot: Dot, why: Option<Return>) -> bool {
+        let mut out = Vec::new();
+        let held = self.edge.give_back(conn, dot, why, &mut out);
+        self.absorb(out);
+        held
+    }
+
+    /// Whether a message is on its way out of its queue, and this node is still the one to see to it.
+    pub(crate) fn is_leaving(&self, dot: Dot) -> bool {
+        self.owner.is_leaving(dot)
+    }
+
+    /// A message that was to leave its queue stays there after all.
+    pub(crate) fn stay(&mut self, dot: Dot) {
+        self.owner.stay(dot);
     }
 
     /// The removal of an acknowledged message could not be written.
@@ -343,14 +375,15 @@ impl Dispatch {
     }
 
     /// Does what has become possible: takes in the node's messages to itself, dispatches, grants.
-    pub(crate) fn run(&mut self, now: Now, view: &dyn View) {
+    pub(crate) fn run(&mut self, now: Now, view: &dyn View, rules: &dyn Rulebook) {
         self.let_go(&self.split_off(view));
         loop {
             for (segment, held) in self.takeover.finished(now.mono_ms) {
                 self.owner.adopt(view, segment, &held);
             }
             let mut out = Vec::new();
-            self.owner.serve(view, &self.takeover, &mut out);
+            let turn = Turn { now, view, rules, takeover: &self.takeover, census: &self.census };
+            self.owner.serve(turn, &mut out);
             self.note_stand_ins(&out);
             self.absorb(out);
             // Grants come after the messages that use credit up are taken in.
@@ -397,16 +430,16 @@ impl Dispatch {
             DispatchMsg::Grant { inbox, limit, round } => self.owner.on_grant(from, &inbox, limit, round),
             DispatchMsg::Received { bytes } => self.owner.on_received(from, bytes),
             DispatchMsg::Deliver { inbox, dot, tag, redelivered, content } => {
-                let refusal = match () {
-                    () if view.is_removed(dot) => Some(Refusal::Consumed),
-                    () if !self.takeover.may_deliver(from, dot.segment) => Some(Refusal::NotOwner),
-                    () if self.split_off(view).contains(&dot.segment.node) => Some(Refusal::NotOwner),
-                    () => None,
-                };
-                let arrival = Arrival { inbox, dot, tag, redelivered, content };
-                if self.edge.on_deliver(from, arrival, refusal, &mut out) && from != dot.segment.node {
-                    self.stand_ins.note(dot);
-                }
+                let arrival = Arrival { inbox, dot, tag, redelivered, returns: 0, content };
+                self.take_arrival(view, from, arrival, &mut out);
+            }
+            DispatchMsg::DeliverAgain { inbox, dot, tag, redelivered, returns, content } => {
+                let arrival = Arrival { inbox, dot, tag, redelivered, returns, content };
+                self.take_arrival(view, from, arrival, &mut out);
+            }
+            DispatchMsg::Returned { dot, tag, why } => {
+                self.takeover.on_release(from, dot, tag);
+                self.owner.on_returned(from, dot, tag, why);
             }
             DispatchMsg::Release { dot, tag } => {
                 self.takeover.on_release(from, dot, tag);
@@ -451,6 +484,19 @@ impl Dispatch {
             DispatchMsg::Gone(inboxes) => out.push(Effect::Gone { from, inboxes }),
         }
         self.absorb(out);
+    }
+
+    fn take_arrival(&mut self, view: &dyn View, from: NodeId, arrival: Arrival, out: &mut Vec<Effect>) {
+        let dot = arrival.dot;
+        let refusal = match () {
+            () if view.is_removed(dot) => Some(Refusal::Consumed),
+            () if !self.takeover.may_deliver(from, dot.segment) => Some(Refusal::NotOwner),
+            () if self.split_off(view).contains(&dot.segment.node) => Some(Refusal::NotOwner),
+            () => None,
+        };
+        if self.edge.on_deliver(from, arrival, refusal, out) && from != dot.segment.node {
+            self.stand_ins.note(dot);
+        }
     }
 
     fn answer_claim(
@@ -522,7 +568,8 @@ impl Dispatch {
     /// Remembers what is dispatched here in place of others.
     fn note_stand_ins(&mut self, out: &[Effect]) {
         for effect in out {
-            if let Effect::Send { message: DispatchMsg::Deliver { dot, .. }, .. } = effect
+            if let Effect::Send { message, .. } = effect
+                && let DispatchMsg::Deliver { dot, .. } | DispatchMsg::DeliverAgain { dot, .. } = message
                 && dot.segment.node != self.me
             {
                 self.stand_ins.note(*dot);

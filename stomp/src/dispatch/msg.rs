@@ -65,6 +65,21 @@ pub(crate) enum DispatchMsg {
     Ask(Vec<Name>),
     /// The answer: those whose connection has ended.
     Gone(Vec<Name>),
+    /// As `Deliver`, of a message that clients have given back for so many times.
+    DeliverAgain { inbox: Name, dot: Dot, tag: u64, redelivered: bool, returns: u32, content: Content },
+    /// Edge to owner: it was with a client, or was to be, and this came of it.
+    Returned { dot: Dot, tag: u64, why: Return },
+}
+
+/// Why a delivery comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum Return {
+    /// The client has gone, or gives it to somebody else.
+    Given,
+    /// The client does not want that anybody gets it.
+    Rejected,
+    /// It has expired on its way, by the edge's clock.
+    Expired,
 }
 
 /// A message's stored header section and body.
@@ -146,14 +161,18 @@ impl DispatchMsg {
 
     fn content(&self) -> Option<&Content> {
         match self {
-            Self::Deliver { content, .. } | Self::Topic { content, .. } => Some(content),
+            Self::Deliver { content, .. } | Self::DeliverAgain { content, .. } | Self::Topic { content, .. } => {
+                Some(content)
+            }
             _ => None,
         }
     }
 
     fn content_mut(&mut self) -> Option<&mut Content> {
         match self {
-            Self::Deliver { content, .. } | Self::Topic { content, .. } => Some(content),
+            Self::Deliver { content, .. } | Self::DeliverAgain { content, .. } | Self::Topic { content, .. } => {
+                Some(content)
+            }
             _ => None,
         }
     }

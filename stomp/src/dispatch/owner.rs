@@ -14,25 +14,48 @@
 //! - An edge that holds credit either gets a message or hears that there is none (`Backlog { waiting: 0 }`), so that its
 //!   places are not kept from other owners. That is said at the end of every turn in which the inbox was looked at.
 //!
+//! - What is set aside (see [`super::returns`]) is in flight at this node itself, under a name that no edge knows.
+//!
 //! The node's own edge is served first, then those on its site in turn, then the others in turn.
+
+mod excess;
+mod peeks;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
-use rhizomq_engine::{Dot, NodeId, RangeSet, SegmentId, Slot};
+use rhizomq_engine::{Dot, NodeId, Now, RangeSet, SegmentId, Slot};
 
 use super::{
     Effect, View,
+    census::Census,
     demand::{Credit, EdgeState},
     flights::{Flight, Flights},
-    msg::{Content, Depth, DispatchMsg, Name},
+    msg::{Content, Depth, DispatchMsg, Name, Return},
+    returns::{Fate, Leave, Returns, Rulebook},
     takeover::Takeover,
 };
+use crate::expiry;
+use excess::Targets;
+use peeks::Peeks;
+
+/// The name of a delivery to nobody; others begin with 1.
+const ASIDE: u64 = 0;
 
 /// Inboxes that one edge may be interested in; more are ignored.
 const MAX_INTEREST: usize = 1 << 20;
+
+/// What an owner looks at while it dispatches.
+#[derive(Clone, Copy)]
+pub(crate) struct Turn<'a> {
+    pub(crate) now: Now,
+    pub(crate) view: &'a dyn View,
+    pub(crate) rules: &'a dyn Rulebook,
+    pub(crate) takeover: &'a Takeover,
+    pub(crate) census: &'a Census,
+}
 
 /// See the module docs.
 pub(crate) struct Owner {
@@ -46,6 +69,10 @@ pub(crate) struct Owner {
     again: BTreeMap<Dot, bool>,
     /// Could not be read; left out until they arrive anew.
     unreadable: BTreeSet<Dot>,
+    returns: Returns,
+    peeks: Peeks,
+    /// How many messages of inboxes that hold too many are to stay here.
+    targets: Targets,
     next_tag: u64,
     /// Rounds are never used twice, so a grant for an interest that has ended can't be taken for one of the next.
     next_round: u32,
@@ -65,6 +92,9 @@ impl Owner {
             cursors: BTreeMap::new(),
             again: BTreeMap::new(),
             unreadable: BTreeSet::new(),
+            returns: Returns::default(),
+            peeks: Peeks::default(),
+            targets: Targets::default(),
             next_tag: 1,
             next_round: 1,
             duplicates: 0,
@@ -135,6 +165,39 @@ impl Owner {
         }
     }
 
+    /// A client has had it, or has not because it was too late.
+    pub(crate) fn on_returned(&mut self, from: NodeId, dot: Dot, tag: u64, why: Return) {
+        if self.flights.is(dot, from, tag) && self.flights.pass_on(dot, self.me, ASIDE) {
+            self.returns.take_in(dot, why);
+        }
+    }
+
+    /// Whether this message is on its way out of its queue: see [`Effect::Leave`].
+    pub(crate) fn is_leaving(&self, dot: Dot) -> bool {
+        self.returns.is_leaving(dot)
+    }
+
+    /// A message that was to leave its queue is dispatched again.
+    pub(crate) fn stay(&mut self, dot: Dot) {
+        if self.returns.end_leave(dot) {
+            self.put_back(dot, false);
+            self.unstall();
+        }
+    }
+
+    /// When [`Owner::handle_timeout`] is wanted.
+    pub(crate) fn deadline(&self) -> u64 {
+        self.returns.deadline().min(if self.retired { u64::MAX } else { self.peeks.at })
+    }
+
+    /// Time passed: what was to wait so long is dispatched again, and what nobody asks for may have expired.
+    pub(crate) fn handle_timeout(&mut self, now: Now) {
+        while let Some(dot) = self.returns.poll_due(now.mono_ms) {
+            self.put_back(dot, false);
+        }
+        self.peeks.is_due |= now.mono_ms >= self.peeks.at;
+    }
+
     /// Whether this delivery is in flight.
     pub(crate) fn is_in_flight(&self, edge: NodeId, dot: Dot, tag: u64) -> bool {
         self.flights.is(dot, edge, tag)
@@ -153,6 +216,8 @@ impl Owner {
 
     /// Messages are known to be consumed.
     pub(crate) fn removed(&mut self, segment: SegmentId, slots: &RangeSet) {
+        self.returns.removed(segment, slots);
+        self.unstall();
         let landed = self.flights.remove_all(segment, slots);
         let found = landed.len() as u64;
         self.dirty.extend(landed);
@@ -191,6 +256,8 @@ impl Owner {
     /// The segment is someone else's now.
     pub(crate) fn give_up(&mut self, segment: SegmentId) {
         self.flights.remove_segment(segment);
+        self.returns.forget(segment);
+        self.unstall();
         self.again.retain(|dot, _| dot.segment != segment);
         self.unreadable.retain(|dot| dot.segment != segment);
         for segments in self.cursors.values_mut() {
@@ -202,7 +269,9 @@ impl Owner {
     /// The segment stays this node's, but where its messages are is asked anew: what no edge turns out to hold waits again,
     /// and may have been delivered.
     pub(crate) fn recall(&mut self, segment: SegmentId) {
-        for dot in self.flights.within(segment) {
+        let mut dots = self.flights.within(segment);
+        dots.retain(|dot| !self.returns.is_aside(*dot));
+        for dot in dots {
             self.put_back(dot, true);
         }
     }
@@ -229,10 +298,12 @@ impl Owner {
     }
 
     /// Dispatches what can be, and keeps the edges' picture of the backlog fresh.
-    pub(crate) fn serve(&mut self, view: &dyn View, takeover: &Takeover, out: &mut Vec<Effect>) {
+    pub(crate) fn serve(&mut self, turn: Turn<'_>, out: &mut Vec<Effect>) {
+        self.judge_returns(turn, out);
+        self.peek(turn, out);
         while let Some(inbox) = self.dirty.pop_first() {
             if self.interested.contains_key(&inbox) {
-                self.serve_inbox(&inbox, view, takeover, out);
+                self.serve_inbox(&inbox, turn, out);
             } else {
                 self.cursors.remove(&inbox);
             }
@@ -246,7 +317,7 @@ impl Owner {
 
     /// Whether an inbox is to be looked at.
     pub(crate) fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || self.returns.has_news() || (self.peeks.is_due && !self.retired)
     }
 
     /// How full the inboxes are, as far as segments go that this node answers for.
@@ -290,11 +361,42 @@ impl Owner {
             ("cursors", self.cursors.len()),
             ("again", self.again.len()),
             ("unreadable", self.unreadable.len()),
+            ("returns", self.returns.remembered()),
+            ("peeks", self.peeks.len()),
+            ("targets", self.targets.len()),
             ("dirty", self.dirty.len()),
         ]
     }
 
-    fn serve_inbox(&mut self, inbox: &Arc<str>, view: &dyn View, takeover: &Takeover, out: &mut Vec<Effect>) {
+    /// Decides about what has come back.
+    fn judge_returns(&mut self, turn: Turn<'_>, out: &mut Vec<Effect>) {
+        while let Some(dot) = self.returns.poll_news() {
+            let Some(inbox) = self.flights.inbox(dot).cloned() else { continue };
+            match self.returns.judge(dot, &turn.rules.rules_of(&inbox), turn.now.mono_ms) {
+                Fate::Again => self.put_back(dot, false),
+                Fate::Later => drop(self.again.entry(dot).or_insert(false)),
+                Fate::Leave(why) => self.leave(dot, &inbox, why, out),
+            }
+        }
+    }
+
+    /// Room was made for what is to leave.
+    fn unstall(&mut self) {
+        self.peeks.go_on(self.returns.is_full());
+        self.dirty.extend(self.returns.take_unstalled());
+    }
+
+    /// A message is to leave its queue. Until it is consumed nobody gets it.
+    fn leave(&mut self, dot: Dot, inbox: &Arc<str>, why: Leave, out: &mut Vec<Effect>) {
+        if !self.flights.pass_on(dot, self.me, ASIDE) {
+            self.flights.insert(dot, Flight { edge: self.me, tag: ASIDE, inbox: Arc::clone(inbox) });
+        }
+        self.returns.begin_leave(dot, inbox);
+        out.push(Effect::Leave { inbox: Arc::clone(inbox), dot, why, deliveries: self.returns.count(dot) });
+    }
+
+    /// The segments that an inbox's messages are dispatched from, with their number, in order.
+    fn served_segments(&self, inbox: &str, view: &dyn View, takeover: &Takeover) -> Vec<(SegmentId, u64)> {
         let mut segments = view.inbox_segments(inbox);
         // In their order: behind one that waits for answers, later ones of the same life wait too.
         let mut held_back = None;
@@ -306,12 +408,25 @@ impl Owner {
         });
         // What is left of other lives first: it is finite, and old.
         segments.sort_by_key(|(id, _)| (takeover.is_own_life(*id), *id));
+        segments
+    }
+
+    fn serve_inbox(&mut self, inbox: &Arc<str>, turn: Turn<'_>, out: &mut Vec<Effect>) {
+        let Turn { now, view, takeover, .. } = turn;
+        let segments = self.served_segments(inbox, view, takeover);
         let mut cursors = self.cursors.remove(inbox).unwrap_or_default();
         cursors.retain(|id, _| segments.iter().any(|(segment, _)| segment == id));
         let mut next = self.next_waiting(inbox, &segments, &mut cursors, view);
         while let Some(dot) = next {
+            if self.returns.is_full() {
+                self.returns.stall(inbox);
+                break;
+            }
             let Some(edge) = self.next_edge(inbox, view) else { break };
             match view.message(dot) {
+                Ok(Some(message)) if expiry::is_over(&message.head, now.wall_ms) => {
+                    self.leave(dot, inbox, Leave::Expired, out);
+                }
                 Ok(Some(message)) => {
                     let content = Content::new(message.head, message.body);
                     out.push(self.send(dot, edge, inbox, content, takeover));
@@ -402,11 +517,12 @@ impl Owner {
             self.duplicates += 1;
         }
         self.flights.insert(dot, Flight { edge, tag, inbox: Arc::clone(inbox) });
-        let redelivered = marked || again.is_some();
-        Effect::Send {
-            to: edge,
-            message: DispatchMsg::Deliver { inbox: Name::from(inbox), dot, tag, redelivered, content },
-        }
+        let (inbox, redelivered) = (Name::from(inbox), marked || again.is_some());
+        let message = match self.returns.count(dot) {
+            0 => DispatchMsg::Deliver { inbox, dot, tag, redelivered, content },
+            returns => DispatchMsg::DeliverAgain { inbox, dot, tag, redelivered, returns, content },
+        };
+        Effect::Send { to: edge, message }
     }
 
     /// Tells the edges of an inbox what waits, where their picture is too far from it.

@@ -27,6 +27,8 @@ pub(crate) trait View {
     fn has_waiting(&self, segment: SegmentId) -> bool;
     /// Inboxes with waiting messages.
     fn inboxes(&self) -> Vec<Arc<str>>;
+    /// Some inboxes with waiting messages, in order: the first ones behind this name.
+    fn inboxes_after(&self, last: Option<&str>, limit: usize) -> Vec<Arc<str>>;
     /// Segments in which messages of an inbox wait, with their number.
     fn inbox_segments(&self, inbox: &str) -> Vec<(SegmentId, u64)>;
     /// Inboxes that any of these slots belongs to.
@@ -82,6 +84,10 @@ impl View for Node {
 
     fn inboxes(&self) -> Vec<Arc<str>> {
         self.engine().inboxes().map(|(inbox, _)| inbox.into()).collect()
+    }
+
+    fn inboxes_after(&self, last: Option<&str>, limit: usize) -> Vec<Arc<str>> {
+        self.engine().inboxes_after(last).take(limit).cloned().collect()
     }
 
     fn inbox_segments(&self, inbox: &str) -> Vec<(SegmentId, u64)> {

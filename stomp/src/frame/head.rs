@@ -13,7 +13,7 @@ use super::{
 
 /// Headers which belong to one hop and are not stored: those that speak to this broker about the SEND, and those that
 /// the broker writes itself into a MESSAGE (a producer must not be able to forge them).
-pub const HOP_HEADERS: [&str; 9] = [
+pub const HOP_HEADERS: [&str; 18] = [
     "destination",
     "receipt",
     "transaction",
@@ -23,6 +23,15 @@ pub const HOP_HEADERS: [&str; 9] = [
     "ack",
     "redelivered",
     "receipt-id",
+    "expires",
+    "expiration",
+    "delivery-count",
+    "dead-letter-reason",
+    "dead-letter-from",
+    "dead-letter-id",
+    "dead-letter-deliveries",
+    "dead-letter-time",
+    "dead-letter-origin",
 ];
 
 /// The section to store for a SEND with these headers.
@@ -42,6 +51,28 @@ pub fn decode_stored_head(stored_head: &[u8]) -> Result<Headers, DecodeError> {
         headers.push(&name, &value);
     }
     Ok(headers)
+}
+
+/// The value of a header in a stored section, as it stands there: escaped.
+pub(crate) fn stored_header<'a>(stored_head: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    memchr::memmem::find_iter(stored_head, name).find_map(|at| {
+        let is_line = at == 0 || stored_head[at - 1] == b'\n';
+        let rest = stored_head[at + name.len()..].strip_prefix(b":").filter(|_| is_line)?;
+        Some(&rest[..memchr::memchr(b'\n', rest).unwrap_or(rest.len())])
+    })
+}
+
+/// A stored section without some headers, and with others instead.
+pub(crate) fn edit_stored_head(stored_head: &[u8], without: &[&str], with: &[(&str, &str)]) -> Bytes {
+    let is_named =
+        |line: &[u8], name: &&str| line.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b":"));
+    let mut out = BytesMut::with_capacity(stored_head.len() + 32 * with.len());
+    for line in lines(stored_head).filter(|line| !without.iter().any(|name| is_named(line, name))) {
+        out.extend_from_slice(line);
+        out.extend_from_slice(b"\n");
+    }
+    with.iter().for_each(|(name, value)| put_line(&mut out, Escaping::CrLf, name, value));
+    out.freeze()
 }
 
 /// The section to store for a message whose inbox is not called like its destination: that goes in front.
@@ -111,6 +142,17 @@ mod tests {
         let stored = encode_stored_head(&headers);
         assert_eq!(stored, "content-type:text/plain\nk\\c1:a\\nb\npersistent:true\n");
         assert_eq!(decode_stored_head(&stored).unwrap(), own.into_iter().collect());
+    }
+
+    #[test]
+    fn one_header_is_found_and_only_as_a_whole_line() {
+        let stored = b"x-expires:1\nnote:expires:2\nexpires:3\nexpires:4\nlast:";
+        assert_eq!(stored_header(stored, "expires"), Some(&b"3"[..]));
+        assert_eq!(stored_header(stored, "last"), Some(&b""[..]));
+        assert_eq!(stored_header(stored, "note"), Some(&b"expires:2"[..]));
+        assert_eq!(stored_header(stored, "expire"), None);
+        let edited = edit_stored_head(stored, &["expires"], &[("why", "a:b\n")]);
+        assert_eq!(edited, "x-expires:1\nnote:expires:2\nlast:\nwhy:a\\cb\\n\n");
     }
 
     #[test]

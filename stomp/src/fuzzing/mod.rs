@@ -20,9 +20,10 @@ pub use self::{
 };
 use crate::{
     destination::Destination,
-    dispatch::{Content, Depth, DispatchMsg, Name},
+    dispatch::{Content, Depth, DispatchMsg, Name, Return},
     forward::{ForwardMsg, Outcome},
     frame::{Command, Frame, Version, encode},
+    policies::{Book, Statement, policy_samples, set_of as policies_of},
     users::{Directory, Fact, Member, Permit, Right, set_of, user_samples},
 };
 
@@ -34,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "forward_msg", law: forward_msg, seeds: forward_msg_seeds },
     Target { name: "broker", law: broker, seeds: broker::seeds },
     Target { name: "user_record", law: user_record, seeds: user_record_seeds },
+    Target { name: "policy_record", law: policy_record, seeds: policy_record_seeds },
     Target { name: "websocket", law: websocket, seeds: transport::websocket_seeds },
     Target { name: "upgrade_request", law: upgrade_request, seeds: transport::upgrade_seeds },
     Target { name: "proxy_header", law: proxy_header, seeds: transport::proxy_seeds },
@@ -48,7 +50,9 @@ pub fn dispatch_msg(bytes: &[u8]) -> bool {
     assert!(written.len() <= bytes.len());
     assert_eq!(DispatchMsg::decode(&written), Ok(message.clone()));
     match &message {
-        DispatchMsg::Deliver { content, .. } | DispatchMsg::Topic { content, .. } => {
+        DispatchMsg::Deliver { content, .. }
+        | DispatchMsg::DeliverAgain { content, .. }
+        | DispatchMsg::Topic { content, .. } => {
             assert!(content.len() <= bytes.len());
             for part in [&content.head, &content.body] {
                 assert!(part.is_empty() || bytes.as_ptr_range().contains(&part.as_ptr()));
@@ -106,6 +110,31 @@ fn user_record_seeds() -> Vec<Vec<u8>> {
     user_samples::members().iter().map(Member::encode).collect()
 }
 
+/// A statement about a policy in the registry, which peers may have put there: what reads is written as what reads the same,
+/// and holds for what its pattern means.
+pub fn policy_record(bytes: &[u8]) -> bool {
+    let Some(statement) = Statement::decode(bytes) else { return false };
+    let written = statement.encode();
+    assert!(written.len() <= bytes.len());
+    assert_eq!(Statement::decode(&written), Some(statement.clone()));
+    assert!(statement.policy.check().is_ok());
+    let mut book = Book::default();
+    let set = policies_of(&statement.pattern);
+    book.refresh(&set, &[bytes.to_vec()]);
+    for wanted in ["/queue/a.b", "/topic/orders.new", "orders", &*statement.pattern] {
+        let Ok(wanted) = Destination::parse(wanted) else { continue };
+        let found = book.find(&wanted);
+        assert!(found.is_none_or(|(pattern, policy)| pattern == statement.pattern && **policy == statement.policy));
+    }
+    book.refresh(&set, &[]);
+    assert_eq!(book.len(), 0);
+    true
+}
+
+fn policy_record_seeds() -> Vec<Vec<u8>> {
+    policy_samples::statements().iter().map(Statement::encode).collect()
+}
+
 /// One message of each kind.
 pub(crate) fn forward_messages() -> Vec<ForwardMsg> {
     let segment = example_block().segment();
@@ -156,6 +185,8 @@ pub(crate) fn dispatch_messages() -> Vec<DispatchMsg> {
         DispatchMsg::Synced { number: 3 },
         DispatchMsg::Ask(vec![Name("/reply-queue/x.1.0".into())]),
         DispatchMsg::Gone(vec![Name("/reply-queue/x.1.0".into())]),
+        DispatchMsg::DeliverAgain { inbox: inbox(), dot, tag: 5, redelivered: true, returns: 300, content: content() },
+        DispatchMsg::Returned { dot, tag: 5, why: Return::Rejected },
     ]
 }
 

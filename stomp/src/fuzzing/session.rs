@@ -144,6 +144,7 @@ impl Bench {
         let head = Bytes::from_static(if number.is_multiple_of(2) { b"a:b\n" } else { b"c\\c:d\\n\\r\\\\\n" });
         let body = Bytes::from(vec![number; usize::from(number) * 200]);
         let delivery = Delivery {
+            count: Some(1),
             message_id: &message_id,
             redelivered: number.is_multiple_of(3),
             destination: "/queue/a",

@@ -29,8 +29,9 @@ use super::{
     writer::{Writer, Written},
 };
 use crate::{
-    Backlogs, Broker, ChangeId, ConnId, MemoryStatus, Output, Status, StoreStatus, SubscriptionStatus, UserStatus,
-    Verdict,
+    Backlogs, Broker, ChangeId, ConnId, MemoryStatus, Output, PolicyStatus, Status, StoreStatus, SubscriptionStatus,
+    UserStatus, Verdict,
+    policies::{PolicyChange, PolicyError},
     users::{UserChange, UserError},
 };
 
@@ -112,6 +113,8 @@ enum Question {
     CancelSplit(oneshot::Sender<Result<(), SplitError>>),
     Users(oneshot::Sender<Vec<UserStatus>>),
     ChangeUser(UserChange, oneshot::Sender<Result<bool, UserError>>),
+    Policies(oneshot::Sender<Vec<PolicyStatus>>),
+    ChangePolicy(PolicyChange, oneshot::Sender<Result<bool, PolicyError>>),
 }
 
 /// Asks the core questions from other tasks. Cheap to clone.
@@ -188,6 +191,21 @@ impl Handle {
         done.await.ok()
     }
 
+    /// All policies; `None` when the core has stopped.
+    pub async fn policies(&self) -> Option<Vec<PolicyStatus>> {
+        let (answer, list) = oneshot::channel();
+        self.questions.send(Question::Policies(answer)).await.ok()?;
+        list.await.ok()
+    }
+
+    /// Changes a policy on all nodes. Whether that is on disk here; `None` when the core has stopped. See
+    /// [`Broker::change_policy`].
+    pub async fn change_policy(&self, change: PolicyChange) -> Option<Result<bool, PolicyError>> {
+        let (answer, done) = oneshot::channel();
+        self.questions.send(Question::ChangePolicy(change, answer)).await.ok()?;
+        done.await.ok()
+    }
+
     /// Begins to leave the cluster for good, or tells how far that is; `None` when the core has stopped or is stopping.
     pub async fn drain(&self) -> Option<DrainStatus> {
         let (answer, done) = oneshot::channel();
@@ -239,8 +257,8 @@ pub struct Driver {
     /// Clients that have sent all they want to, while their passcodes are being checked.
     ended: BTreeSet<ConnId>,
     checked: mpsc::Receiver<Checked>,
-    /// Who waits for a change of users to be on disk.
-    changes: BTreeMap<ChangeId, oneshot::Sender<Result<bool, UserError>>>,
+    /// Who waits for a change of users or policies to be on disk.
+    changes: BTreeMap<ChangeId, Box<dyn FnOnce(bool) + Send>>,
     client_inputs: mpsc::Receiver<ClientInput>,
     accepting: tokio::task::JoinHandle<()>,
     /// Dropped when no more clients are to come in.
@@ -519,7 +537,21 @@ impl Driver {
                     UserChange::Remove { .. } => "removes a user",
                 };
                 tracing::warn!(user = ?change.name(), "an operator {what}");
-                self.changes.insert(id, answer);
+                self.changes.insert(id, Box::new(|is_kept| drop(answer.send(Ok(is_kept)))));
+            }
+            Err(error) => drop(answer.send(Err(error))),
+        }
+    }
+
+    fn change_policy(&mut self, change: &PolicyChange, answer: oneshot::Sender<Result<bool, PolicyError>>) {
+        match self.broker.change_policy(now(self.started), change) {
+            Ok(id) => {
+                let what = match change {
+                    PolicyChange::Set { .. } => "sets a policy",
+                    PolicyChange::Remove { .. } => "removes a policy",
+                };
+                tracing::warn!(pattern = ?change.pattern(), "an operator {what}");
+                self.changes.insert(id, Box::new(|is_kept| drop(answer.send(Ok(is_kept)))));
             }
             Err(error) => drop(answer.send(Err(error))),
         }
@@ -555,6 +587,10 @@ impl Driver {
                 let _ = answer.send(self.broker.users());
             }
             Question::ChangeUser(change, answer) => self.change_user(&change, answer),
+            Question::Policies(answer) => {
+                let _ = answer.send(self.broker.policies());
+            }
+            Question::ChangePolicy(change, answer) => self.change_policy(&change, answer),
             Question::Drain(answer) => {
                 if self.broker.node().drain_stage() == DrainStage::No {
                     tracing::warn!("an operator drains this node: it leaves the cluster for good");
@@ -647,9 +683,9 @@ impl Driver {
                     verdict.into_iter().for_each(|verdict| self.tell_verdict(conn, verdict));
                     self.checks.take_displaced().into_iter().for_each(|conn| self.tell_verdict(conn, Verdict::Busy));
                 }
-                Output::UserChanged { change, is_kept } => {
+                Output::Changed { change, is_kept } => {
                     if let Some(answer) = self.changes.remove(&change) {
-                        let _ = answer.send(Ok(is_kept));
+                        answer(is_kept);
                     }
                 }
                 Output::Stopped => self.stopped = true,

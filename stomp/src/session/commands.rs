@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    AckMode, Active, Request, Send, Session, SessionError, State, Ticket,
+    AckMode, Active, Fate, Lifetime, Request, Send, Session, SessionError, State, Ticket,
     subscriptions::{Closed, DeliveryRef, SubName},
     temps::Temps,
 };
@@ -38,8 +38,11 @@ impl Session {
             Command::Send => active.send(ticket, frame),
             Command::Subscribe => active.subscribe(ticket, &frame),
             Command::Unsubscribe => active.unsubscribe(ticket, &frame),
-            Command::Ack => active.acknowledge(ticket, &frame, true),
-            Command::Nack if active.version > Version::V1_0 => active.acknowledge(ticket, &frame, false),
+            Command::Ack => active.acknowledge(ticket, &frame, Fate::Consumed),
+            Command::Nack if active.version > Version::V1_0 => {
+                let fate = refusal(&frame)?;
+                active.acknowledge(ticket, &frame, fate)
+            }
             Command::Begin => active.begin(&frame),
             Command::Commit => active.commit(ticket, &frame),
             Command::Abort => active.abort(ticket, &frame),
@@ -54,8 +57,10 @@ impl Active {
         let destinations = self.targets(self.destination(&frame)?)?;
         let persistent =
             frame.headers.get("persistent").is_none_or(|value| !value.trim().eq_ignore_ascii_case("false"));
+        let lifetime = lifetime(&frame)?;
         let (head, subscribe) = self.reply_to(ticket, &frame.headers)?;
-        let send = |destination| Send { destination, head: head.clone(), body: frame.body.clone(), persistent };
+        let send =
+            |destination| Send { destination, head: head.clone(), body: frame.body.clone(), persistent, lifetime };
         let unit: Vec<_> = destinations.into_iter().map(send).collect();
         match (frame.headers.get("transaction"), subscribe) {
             (Some(id), subscribe) => {
@@ -110,6 +115,7 @@ impl Active {
             destination: Destination::reply_queue(inbox),
             ack: AckMode::Auto,
             prefetch: self.limits.default_prefetch.max(1),
+            chooses_prefetch: false,
             durable: None,
             awaited: false,
         };
@@ -146,6 +152,7 @@ impl Active {
                 Err(_) => return Err(bad_header(frame, "prefetch-count", value, "it is a number of messages")),
             },
         };
+        let chooses_prefetch = frame.headers.get("prefetch-count").is_some();
         let durable = self.durable(frame, &destination)?;
         let implicit = temp.and_then(|name| self.temps.implicit(name));
         let replaced = implicit.and_then(|key| self.subscriptions.close_key(key));
@@ -153,7 +160,7 @@ impl Active {
         let awaited = frame.headers.get("receipt").is_some();
         let subscribe = |ticket| {
             let prefetch = prefetch.max(1);
-            Request::Subscribe { ticket, sub, destination, ack, prefetch, durable, awaited }
+            Request::Subscribe { ticket, sub, destination, ack, prefetch, chooses_prefetch, durable, awaited }
         };
         Ok(match replaced {
             Some(Closed { key, requeue, .. }) => {
@@ -227,7 +234,7 @@ impl Active {
         }
     }
 
-    fn acknowledge(&mut self, ticket: Ticket, frame: &Frame, ack: bool) -> Result<Outcome, SessionError> {
+    fn acknowledge(&mut self, ticket: Ticket, frame: &Frame, fate: Fate) -> Result<Outcome, SessionError> {
         let delivery = match self.version {
             Version::V1_0 => DeliveryRef::Message {
                 message_id: self.required(frame, "message-id")?,
@@ -248,10 +255,10 @@ impl Active {
             return Ok(Outcome::Done);
         }
         if let Some(id) = transaction {
-            self.transactions.settle(id, settled, ack)?;
+            self.transactions.settle(id, settled, fate)?;
             return Ok(Outcome::Done);
         }
-        let items = settled.into_iter().map(|settled| settled.item(ack)).collect();
+        let items = settled.into_iter().map(|settled| settled.item(fate)).collect();
         Ok(Outcome::Asked(Request::Ack { ticket, items }))
     }
 
@@ -275,7 +282,7 @@ impl Active {
         if orphans.is_empty() {
             return Ok(Outcome::Done);
         }
-        let items = orphans.into_iter().map(|settled| settled.item(false)).collect();
+        let items = orphans.into_iter().map(|settled| settled.item(Fate::Requeued)).collect();
         Ok(Outcome::Asked(Request::Ack { ticket, items }))
     }
 
@@ -311,6 +318,26 @@ impl Active {
             Err(missing) => Err(missing),
         }
     }
+}
+
+/// What a NACK means: RabbitMQ's `requeue:false` takes the message out of its queue.
+fn refusal(frame: &Frame) -> Result<Fate, SessionError> {
+    match frame.headers.get("requeue").map(str::trim) {
+        None | Some("true") => Ok(Fate::Requeued),
+        Some("false") => Ok(Fate::Rejected),
+        Some(value) => Err(bad_header(frame, "requeue", value, "it is `true` or `false`")),
+    }
+}
+
+/// When a message expires, as its sender says; nought is ActiveMQ's way to say never.
+fn lifetime(frame: &Frame) -> Result<Lifetime, SessionError> {
+    let number = |header: &'static str, expected: &'static str| {
+        let value = frame.headers.get(header).map(str::trim).filter(|value| !value.is_empty());
+        let number = |value: &str| value.parse::<u64>().map_err(|_| bad_header(frame, header, value, expected));
+        value.map(number).transpose()
+    };
+    let expires = number("expires", "it is a time in ms since 1970")?.filter(|at| *at > 0);
+    Ok(Lifetime { expires, ttl_ms: number("expiration", "it is a number of ms to live")? })
 }
 
 fn bad_header(frame: &Frame, header: &'static str, value: &str, expected: &'static str) -> SessionError {

@@ -31,7 +31,7 @@ use bytes::Bytes;
 use rhizomq_engine::Now;
 
 pub use error::SessionError;
-pub use request::{AckItem, AckMode, Delivery, Login, Request, Send, SessionConfig, SubKey, Ticket};
+pub use request::{AckItem, AckMode, Delivery, Fate, Lifetime, Login, Request, Send, SessionConfig, SubKey, Ticket};
 
 use crate::{
     frame::{Command, Decoder, Frame, Version},
@@ -253,6 +253,7 @@ impl Session {
         let State::Open(active) = &mut self.state else { return None };
         let (id, ack) = active.subscriptions.headers(sub)?;
         let destination = active.subscriptions.temp_queue(sub).unwrap_or(delivery.destination);
+        let count = delivery.count.map(|count| count.to_string());
         let position = self.output.frame(Command::Message, active.version, delivery.body, |mut head| {
             if let Some(id) = id {
                 head = head.header("subscription", id);
@@ -263,6 +264,9 @@ impl Session {
             }
             if delivery.redelivered {
                 head = head.header("redelivered", "true");
+            }
+            if let Some(count) = &count {
+                head = head.header("delivery-count", count);
             }
             head.stored(delivery.head)
         });

@@ -6,6 +6,8 @@ use bytes::Bytes;
 
 use crate::{destination::Destination, durable::DurableName, limits::Limits, transport::Peer, users::Passcode};
 
+pub use crate::expiry::Lifetime;
+
 /// A subscription of this session; never used twice in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SubKey(pub u32);
@@ -37,6 +39,8 @@ pub struct Send {
     pub body: Bytes,
     /// False when the client sent `persistent:false`: the message need not outlive this node.
     pub persistent: bool,
+    /// When it expires, as far as the client says; the head does not tell yet.
+    pub lifetime: Lifetime,
 }
 
 /// The fate of one delivery.
@@ -46,8 +50,19 @@ pub struct AckItem {
     pub subscription: SubKey,
     /// As given to [`Session::deliver`](super::Session::deliver).
     pub message_id: Arc<str>,
-    /// True: consumed. False: give it to someone else.
-    pub ack: bool,
+    /// What the client has decided.
+    pub fate: Fate,
+}
+
+/// What becomes of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fate {
+    /// It is consumed.
+    Consumed,
+    /// It is given to someone else, or to the same client again.
+    Requeued,
+    /// Nobody is to get it: it goes to the dead-letter queue.
+    Rejected,
 }
 
 /// What a client wants from the broker. Answer each ticket once.
@@ -74,6 +89,8 @@ pub enum Request {
         ack: AckMode,
         /// At most so many deliveries may be unacknowledged at a time; at least 1.
         prefetch: u32,
+        /// Whether the client has said how many; if not, a policy may.
+        chooses_prefetch: bool,
         /// The durable subscription of the topic that it takes part in, and makes if there is none.
         durable: Option<DurableName>,
         /// Whether the client waits for a receipt: then it must be in force on all nodes within reach.
@@ -148,6 +165,8 @@ pub struct Delivery<'a> {
     pub message_id: &'a str,
     /// Whether it may have been delivered before.
     pub redelivered: bool,
+    /// Which delivery to a client it is, as far as is known, the first being 1; `None` for what is kept nowhere.
+    pub count: Option<u32>,
     /// Where it was sent to.
     pub destination: &'a str,
     /// Its stored header section.

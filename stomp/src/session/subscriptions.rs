@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{AckItem, AckMode, SessionError, SubKey, temps::Temps};
+use super::{AckItem, AckMode, Fate, SessionError, SubKey, temps::Temps};
 use crate::{durable::DurableName, frame::Version};
 
 /// How the client calls a subscription.
@@ -44,8 +44,8 @@ pub(super) struct Settled {
 }
 
 impl Settled {
-    pub(super) fn item(self, ack: bool) -> AckItem {
-        AckItem { subscription: self.sub, message_id: self.message_id, ack }
+    pub(super) fn item(self, fate: Fate) -> AckItem {
+        AckItem { subscription: self.sub, message_id: self.message_id, fate }
     }
 }
 
@@ -207,7 +207,7 @@ impl Subscriptions {
             if let Some(open) = self.open.get_mut(&subscription) {
                 open.unflushed -= 1;
             }
-            items.push(AckItem { subscription, message_id, ack: true });
+            items.push(AckItem { subscription, message_id, fate: Fate::Consumed });
         }
         items
     }

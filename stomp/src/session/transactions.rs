@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{AckItem, Send, SessionError, subscriptions::Settled};
+use super::{AckItem, Fate, Send, SessionError, subscriptions::Settled};
 use crate::limits::{Limits, TRANSACTION_ITEM_COST};
 
 /// Shorter bodies are copied: a slice of the receive buffer would keep all of that buffer alive, and the limit would
@@ -15,15 +15,15 @@ const COPY_BELOW: usize = 32 << 10;
 #[derive(Default)]
 pub(super) struct Transaction {
     sends: Vec<Send>,
-    /// Deliveries with their fate: true for ACK.
-    settled: Vec<(Settled, bool)>,
+    /// Deliveries with their fate.
+    settled: Vec<(Settled, Fate)>,
     bytes: usize,
 }
 
 impl Transaction {
     /// What COMMIT does.
     pub(super) fn into_unit(self) -> (Vec<Send>, Vec<AckItem>) {
-        (self.sends, self.settled.into_iter().map(|(settled, ack)| settled.item(ack)).collect())
+        (self.sends, self.settled.into_iter().map(|(settled, fate)| settled.item(fate)).collect())
     }
 
     /// What ABORT gives back.
@@ -82,10 +82,10 @@ impl Transactions {
         Ok(())
     }
 
-    pub(super) fn settle(&mut self, id: &str, settled: Vec<Settled>, ack: bool) -> Result<(), SessionError> {
+    pub(super) fn settle(&mut self, id: &str, settled: Vec<Settled>, fate: Fate) -> Result<(), SessionError> {
         // The deliveries themselves only move here from their table, which the prefetch limits.
         let transaction = self.charge(id, 0)?;
-        transaction.settled.extend(settled.into_iter().map(|settled| (settled, ack)));
+        transaction.settled.extend(settled.into_iter().map(|settled| (settled, fate)));
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use rhizomq_engine::Epoch;
 use serde::{Deserialize, Serialize};
 
 use super::{Access, Verifier, check_name};
+use crate::spread;
 
 /// Registry sets that users are spread over: whole sets travel when one changes.
 const SETS: u64 = 64;
@@ -70,12 +71,9 @@ impl Member {
     }
 }
 
-/// The registry set that a user is in: FNV-1a of its name, so that all nodes look in the same one.
+/// The registry set that a user is in.
 pub(crate) fn set_of(name: &str) -> String {
-    let hash = name
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    set_name(hash % SETS)
+    set_name(spread::number_of(name, SETS))
 }
 
 fn set_name(number: u64) -> String {

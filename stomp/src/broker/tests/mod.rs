@@ -3,6 +3,7 @@
 mod cheap;
 mod durable;
 mod parts;
+mod policies;
 mod receipts;
 mod temps;
 mod users;
@@ -227,7 +228,7 @@ impl Mesh {
                     self.check_all();
                 }
             }
-            Output::UserChanged { change, is_kept } => drop(self.changes.insert((host, change), is_kept)),
+            Output::Changed { change, is_kept } => drop(self.changes.insert((host, change), is_kept)),
             Output::ClientPause { conn } => drop(self.paused.insert(conn)),
             Output::ClientResume { conn } => drop(self.paused.remove(&conn)),
             _ => {}

@@ -29,7 +29,7 @@ fn queue() -> Arc<str> {
 
 fn arrival(slot: u32, tag: u64) -> Arrival {
     let content = Content::new(Bytes::new(), Bytes::from_static(b"x"));
-    Arrival { inbox: Name(queue()), dot: dot(slot), tag, redelivered: false, content }
+    Arrival { inbox: Name(queue()), dot: dot(slot), tag, redelivered: false, returns: 0, content }
 }
 
 fn edge(prefetch: u32) -> (Edge, Vec<Effect>) {
@@ -43,7 +43,9 @@ fn edge(prefetch: u32) -> (Edge, Vec<Effect>) {
 
 fn releases(out: &[Effect]) -> Vec<(NodeId, u32, u64)> {
     let release = |effect: &Effect| match effect {
-        Effect::Send { to, message: DispatchMsg::Release { dot, tag } } => Some((*to, dot.slot, *tag)),
+        Effect::Send { to, message: DispatchMsg::Release { dot, tag } | DispatchMsg::Returned { dot, tag, .. } } => {
+            Some((*to, dot.slot, *tag))
+        }
         _ => None,
     };
     out.iter().filter_map(release).collect()

@@ -6,10 +6,14 @@ mod leaks;
 mod owners;
 mod world;
 
+use super::{Leave, Rules};
 use world::{NODES, World, id_of};
 
 fn random_life(seed: u64, steps: usize, faults: bool) -> World {
-    let mut world = World::new(seed);
+    live(World::new(seed), steps, faults)
+}
+
+fn live(mut world: World, steps: usize, faults: bool) -> World {
     for a in 0..NODES {
         (0..a).for_each(|b| world.link(a, b));
     }
@@ -22,6 +26,7 @@ fn random_life(seed: u64, steps: usize, faults: bool) -> World {
                 world.subscribe(one, prefetch);
             }
             8..=12 => world.settle(one, true),
+            13 if world.rules.max_deliveries.is_some() && world.below(3) == 0 => world.reject(one),
             13 => world.settle(one, false),
             14..=16 => world.commit(one),
             17 if world.below(3) == 0 => world.vanish(one),
@@ -53,6 +58,29 @@ fn check_rest(seed: u64, mut world: World) {
 fn nothing_is_stuck_or_delivered_wrongly_whatever_the_order_of_events() {
     for seed in 0..300 {
         check_rest(seed, random_life(seed, 600, true));
+    }
+}
+
+#[test]
+fn nothing_is_stuck_where_what_comes_back_waits_and_leaves() {
+    for seed in 0..200 {
+        let rules =
+            Rules { max_deliveries: Some(3), delay_ms: 30, backoff_percent: 300, max_delay_ms: 100, keeps: None };
+        let mut world = World::new(seed);
+        world.rules = rules;
+        let mut world = live(world, 600, seed % 2 == 0);
+        world.come_to_rest();
+        assert!(world.is_at_rest(), "seed {seed}: something is stuck\n{}", world.describe());
+        for dot in &world.published {
+            assert!(world.deliveries.contains_key(dot), "seed {seed}: {dot:?} was never delivered");
+        }
+        for (dot, why, deliveries) in &world.left {
+            assert!(*why == Leave::Rejected || *deliveries == 3, "seed {seed}: {dot:?} {why:?} {deliveries}");
+            assert!(world.deliveries[dot].0 >= *deliveries, "seed {seed}: {dot:?} was not seen as often");
+        }
+        for host in &world.hosts {
+            assert_eq!((host.dispatch.owner.in_flight(), host.dispatch.edge.held()), (0, 0), "seed {seed}");
+        }
     }
 }
 

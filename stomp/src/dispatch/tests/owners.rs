@@ -3,7 +3,12 @@
 use rhizomq_engine::{Dot, Epoch, RangeSet, SegmentId};
 
 use super::{
-    super::{Content, DispatchMsg, Effect, Name, TakeoverTiming, owner::Owner, takeover::Takeover},
+    super::{
+        Content, DispatchMsg, Effect, Name, Rules, TakeoverTiming,
+        census::Census,
+        owner::{Owner, Turn},
+        takeover::Takeover,
+    },
     world::{World, id_of},
 };
 
@@ -365,18 +370,20 @@ fn of_those_that_have_places_consumers_on_the_owners_site_come_first() {
         (0..12).for_each(|_| world.publish(0));
         let view = &world.hosts[0].paper;
         let takeover = Takeover::new(id_of(0), Epoch(1), TakeoverTiming::default());
+        let (rules, census) = (Rules::default(), Census::default());
+        let turn = Turn { now: world.now, view, rules: &rules, takeover: &takeover, census: &census };
         let (mut owner, mut out) = (Owner::new(id_of(0)), Vec::new());
         for edge in [1, 2].map(id_of) {
             owner.link_up(edge);
             owner.on_interest(edge, vec![(Name("a".into()), 1), (Name("b".into()), 1)], &mut out);
         }
-        owner.serve(view, &takeover, &mut out);
+        owner.serve(turn, &mut out);
         for effect in std::mem::take(&mut out) {
             if let Effect::Send { to, message: DispatchMsg::Backlog { inbox, round, .. } } = effect {
                 owner.on_grant(to, &inbox, 2, round);
             }
         }
-        owner.serve(view, &takeover, &mut out);
+        owner.serve(turn, &mut out);
         let mut order: Vec<_> = Vec::new();
         for effect in &out {
             if let Effect::Send { to, message: DispatchMsg::Deliver { inbox, .. } } = effect {
@@ -433,4 +440,21 @@ fn who_has_heard_that_a_node_was_split_off_takes_no_deliveries_of_its_messages()
     world.subscribe_to_both(1, 1);
     world.let_time_pass(300);
     assert_eq!(world.deliveries.len(), 0, "both have");
+}
+
+#[test]
+fn what_is_aside_stays_there_while_the_segment_is_asked_about() {
+    let mut world = World::new(1);
+    world.rules = Rules { max_deliveries: None, delay_ms: 500, ..Rules::default() };
+    world.publish(0);
+    world.subscribe_to_both(0, 1);
+    let dot = *world.published.first().unwrap();
+    let id = *world.hosts[0].subscribers.iter().find(|(_, one)| !one.has.is_empty()).unwrap().0;
+    world.settle_at(0, id, 0, false);
+    assert_eq!(world.hosts[0].dispatch.owner.in_flight(), 1, "it waits for its time");
+    world.hosts[0].dispatch.owner.recall(dot.segment);
+    world.pass_time(400);
+    assert_eq!(world.deliveries[&dot].0, 1, "nobody else can have it");
+    world.pass_time(200);
+    assert_eq!(world.deliveries[&dot], (2, 1));
 }

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use rhizomq_engine::{Dot, Epoch, Message, NodeId, Now, Planted, RangeSet, SegmentId, Slot};
 
-use super::super::{ConsumerId, Dispatch, DispatchMsg, Effect, TakeoverTiming, View};
+use super::super::{ConsumerId, Dispatch, DispatchMsg, Effect, Leave, Return, Rulebook, Rules, TakeoverTiming, View};
 use crate::{broker::ConnId, session::SubKey};
 
 pub(super) const NODES: usize = 3;
@@ -73,6 +73,10 @@ impl View for Paper {
     fn inboxes(&self) -> Vec<Arc<str>> {
         let all: BTreeSet<_> = self.waiting().map(|(_, inbox)| Arc::clone(inbox)).collect();
         all.into_iter().collect()
+    }
+    fn inboxes_after(&self, last: Option<&str>, limit: usize) -> Vec<Arc<str>> {
+        let is_behind = |name: &Arc<str>| last.is_none_or(|last| **name > *last);
+        self.inboxes().into_iter().filter(is_behind).take(limit).collect()
     }
     fn inbox_segments(&self, inbox: &str) -> Vec<(SegmentId, u64)> {
         let mut counts = BTreeMap::new();
@@ -154,6 +158,16 @@ pub(super) struct World {
     /// Whether links carry messages and removals too, or only what dispatch says.
     pub(super) replicates: bool,
     pub(super) published: BTreeSet<Dot>,
+    /// Of all inboxes.
+    pub(super) rules: Rules,
+    /// What left its queue, why, and after how many deliveries.
+    pub(super) left: Vec<(Dot, Leave, u32)>,
+}
+
+impl Rulebook for Rules {
+    fn rules_of(&self, _: &str) -> Rules {
+        *self
+    }
 }
 
 pub(super) fn id_of(index: usize) -> NodeId {
@@ -198,6 +212,9 @@ impl World {
             damage_reports: 0,
             replicates: true,
             published: BTreeSet::new(),
+            // Whoever plays with refusals plays for long.
+            rules: Rules { max_deliveries: None, ..Rules::default() },
+            left: Vec::new(),
         }
     }
 
@@ -396,6 +413,15 @@ impl World {
         }
     }
 
+    /// A consumer wants that nobody gets one.
+    pub(super) fn reject(&mut self, index: usize) {
+        let Some(id) = self.pick_subscriber(index) else { return };
+        let host = &mut self.hosts[index];
+        let Some(dot) = host.subscribers.get_mut(&id).and_then(|subscriber| subscriber.has.pop()) else { return };
+        assert!(host.dispatch.give_back(id.conn, dot, Some(Return::Rejected)));
+        self.turn(index);
+    }
+
     pub(super) fn settle_at(&mut self, index: usize, id: ConsumerId, place: usize, ack: bool) {
         let host = &mut self.hosts[index];
         let Some(subscriber) = host.subscribers.get_mut(&id) else { return };
@@ -516,7 +542,7 @@ impl World {
         loop {
             let host = &mut self.hosts[index];
             let Some(effect) = host.dispatch.poll_effect() else {
-                host.dispatch.run(self.now, &host.paper);
+                host.dispatch.run(self.now, &host.paper, &self.rules);
                 if host.dispatch.has_work() {
                     continue;
                 }
@@ -536,6 +562,11 @@ impl World {
                 Effect::MergeRemoved { segment, slots } => {
                     let slots = slots.iter_ranges().flat_map(|(first, last)| first..=last);
                     host.paper.staged.extend(slots.map(|slot| Dot { segment, slot }));
+                }
+                // Reaches the disk with the next commit, too.
+                Effect::Leave { dot, why, deliveries, .. } => {
+                    host.paper.staged.insert(dot);
+                    self.left.push((dot, why, deliveries));
                 }
                 Effect::Damaged { .. } => self.damage_reports += 1,
                 Effect::Topic { .. }
