@@ -5,6 +5,7 @@
 //! | [`frame`] | STOMP frames to and from bytes |
 //! | [`session`] | one client, from CONNECT to DISCONNECT |
 //! | [`destination`], [`topic`], [`durable`] | what clients name: queues, topics and patterns over them, durable subscriptions |
+//! | [`selector`] | conditions on headers, as a SUBSCRIBE may set |
 //! | [`users`] | who may log in, and what they may do |
 //! | [`limits`] | what they are held to |
 //! | `dispatch` | owners and edges: who gets which message, and who takes over from whom |
@@ -27,6 +28,7 @@ pub mod frame;
 pub mod fuzzing;
 pub mod limits;
 pub mod rim;
+pub mod selector;
 pub mod session;
 pub mod topic;
 pub mod transport;
