@@ -28,6 +28,10 @@ pub enum Mistake {
     ForgetRemoteAck,
     /// A node that restarts still has the seat of its last life.
     SeatsWithoutEpoch,
+    /// What is delayed is served as if its time had come.
+    ServedEarly,
+    /// What a consumer with a selector has read over is not looked at again when it comes back.
+    SearchForgets,
 }
 
 /// Which mistake, if any, this node makes.

@@ -129,6 +129,11 @@ pub(crate) fn view(queue: &str, selector: &Selector) -> String {
     format!("{queue}{NUL}{VIEW}{}", selector.as_str())
 }
 
+/// Whether this is what a consumer with a selector asks for.
+pub(crate) fn is_view(name: &str) -> bool {
+    name.split_once(NUL).is_some_and(|(_, rest)| rest.starts_with(VIEW))
+}
+
 /// What all views of a queue begin with.
 pub(crate) fn view_prefix(queue: &str) -> String {
     format!("{queue}{NUL}{VIEW}")
@@ -234,7 +239,7 @@ pub(crate) fn became_due(inboxes: &impl Inboxes, queue: &str, since_ms: u64, now
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, ops::Bound};
 
     use proptest::prelude::*;
 
@@ -259,7 +264,7 @@ mod tests {
             since in 0..45_u64,
         ) {
             let names = names(&lanes);
-            let inboxes = |name: &str| names.range::<str, _>(name..).next().cloned();
+            let inboxes = |name: &str| names.range::<str, _>((Bound::Included(name), Bound::Unbounded)).next().cloned();
             let mut all: BTreeSet<Lane> = lanes.into_iter().collect();
             all.insert(Lane::of_priority(USUAL_PRIORITY));
             let has_lanes = has_lanes(&inboxes, "b");
@@ -293,7 +298,7 @@ mod tests {
     #[test]
     fn a_queue_without_lanes_is_its_inbox() {
         let names: BTreeSet<Arc<str>> = ["a", "b", "c"].map(Arc::from).into();
-        let inboxes = |name: &str| names.range::<str, _>(name..).next().cloned();
+        let inboxes = |name: &str| names.range::<str, _>((Bound::Included(name), Bound::Unbounded)).next().cloned();
         let usual = Lane::of_priority(USUAL_PRIORITY);
         assert!(!has_lanes(&inboxes, "b") && !has_lanes(&inboxes, "bb"));
         assert_eq!(next(&inboxes, "b", Lane::FIRST, 0, false), Some((usual, "b".into())));

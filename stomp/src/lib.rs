@@ -9,6 +9,7 @@
 //! | [`users`] | who may log in, and what they may do |
 //! | [`limits`] | what they are held to |
 //! | `dispatch` | owners and edges: who gets which message, and who takes over from whom |
+//! | `lane` | parts of a queue that are served before or after others, or later |
 //! | `forward` | messages of an observer's clients on their way to a member |
 //! | [`broker`] | one whole node without IO: the node beneath, dispatch, sessions |
 //! | `status` | what a node tells of itself |
@@ -17,6 +18,7 @@
 
 mod dispatch;
 mod forward;
+mod lane;
 mod status;
 
 pub mod broker;

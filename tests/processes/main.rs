@@ -13,6 +13,7 @@ mod death;
 mod disk;
 mod drain;
 mod durable;
+mod lanes;
 mod merge;
 mod observers;
 mod parting;

@@ -65,6 +65,7 @@ use crate::{
     dispatch::{Dispatch, Effect, TakeoverTiming},
     forward::{ForwardMsg, Intake, Outbox, Outcome},
     frame::decode_routed_head,
+    lane,
     session::{Delivery, Session, SessionConfig},
     status::{
         DamageStatus, DrainingStatus, MembersStatus, MemoryStatus, MergingStatus, NodeStatus, QueueStatus, SiteStatus,
@@ -468,6 +469,7 @@ impl Broker {
             depth: total.depth,
             in_flight: total.in_flight,
             consumers: total.consumers,
+            scheduled: total.scheduled,
         };
         let spread = self.node.spread();
         let site = |(name, (nodes, copies))| SiteStatus { name, nodes, copies };
@@ -605,7 +607,8 @@ impl Broker {
                 let delivered = self.clients.get_mut(&to.conn).and_then(|client| {
                     let (destination, head) = match &routed {
                         Some((topic, head)) => (&**topic, head),
-                        None => (&*inbox, &content.head),
+                        // Nor is a view, or a lane, called like its queue.
+                        None => (lane::queue_of(&inbox), &content.head),
                     };
                     let (message_id, body) = (&*dot.to_string(), &content.body);
                     let delivery = Delivery { message_id, redelivered, destination, head, body };

@@ -12,6 +12,7 @@ use crate::{
     dispatch::{ConsumerId, Content},
     forward::Place,
     frame::encode_routed_head,
+    lane::{self, Lane},
     session::{AckItem, Request, Send, SubKey, Ticket},
 };
 
@@ -74,20 +75,22 @@ impl Broker {
                         self.acks.waiting.push_back((conn, ticket, removals));
                     }
                 }
-                Request::Subscribe { sub, destination, prefetch, durable, awaited, .. } => {
+                Request::Subscribe { sub, destination, prefetch, selector, durable, awaited, .. } => {
                     let (id, topic) = (ConsumerId { conn, sub }, destination.to_shared());
                     match (destination.kind(), durable) {
                         (Kind::Queue, _) => {
                             // Messages wait, wherever they are sent: there is nobody to wait for.
-                            self.dispatch.subscribe(id, &topic, prefetch);
+                            let wanted = selector.map_or(topic.clone(), |selector| lane::view(&topic, &selector).into());
+                            self.dispatch.subscribe(id, &wanted, prefetch);
                             self.answer(conn, ticket, None);
                         }
                         (Kind::Topic, None) => {
-                            self.dispatch.listen(id, &topic);
+                            self.dispatch.listen(id, &topic, selector);
                             self.answer_subscribed(now, conn, ticket, awaited, None);
                         }
                         (Kind::Topic, Some(name)) => {
-                            self.subscribe_durably(now, conn, ticket, Wish { sub, name, topic, prefetch, awaited });
+                            let wish = Wish { sub, name, topic, selector, prefetch, awaited };
+                            self.subscribe_durably(now, conn, ticket, wish);
                         }
                     }
                 }
@@ -168,7 +171,7 @@ impl Broker {
             return self.fail(conn, ticket, NO_REPLY_QUEUE, NO_REPLY_QUEUE_ADVICE);
         }
         let removals = self.settle(conn, acks);
-        let (entries, topics) = self.route(unit);
+        let (entries, topics) = self.route(now, unit);
         if entries.is_empty() && removals.is_empty() {
             topics.iter().for_each(|send| self.fan_out(send));
             return self.answer(conn, ticket, None);
@@ -196,12 +199,14 @@ impl Broker {
     }
 
     /// What is kept of a unit, and what goes to listeners.
-    fn route(&self, unit: Vec<Send>) -> (Vec<Entry>, Vec<Send>) {
+    fn route(&self, now: Now, unit: Vec<Send>) -> (Vec<Entry>, Vec<Send>) {
         let (mut entries, mut topics): (Vec<Entry>, Vec<Send>) = (Vec::new(), Vec::new());
         for send in unit {
             let (body, persistent) = (send.body.clone(), send.persistent);
+            let lane = Lane::delayed(send.priority, now.wall_ms, send.delay_ms);
             if send.destination.kind() == Kind::Topic {
-                let inboxes = self.durables.book.targets(&send.destination);
+                let inboxes = self.durables.book.targets(&send.destination, &send.head);
+                let inboxes: Vec<_> = inboxes.iter().map(|inbox| lane.inbox(inbox)).collect();
                 if !inboxes.is_empty() {
                     let head = encode_routed_head(send.destination.as_str(), &send.head);
                     entries.push(Entry { inboxes, head, body, persistent });
@@ -209,7 +214,7 @@ impl Broker {
                 topics.push(send);
                 continue;
             }
-            let inbox = send.destination.as_str().to_owned();
+            let inbox = lane.inbox(send.destination.as_str());
             // One SEND to several queues: one body. What lies between is for topics of the same SEND.
             let lately = entries.iter_mut().rev();
             let mut lately =

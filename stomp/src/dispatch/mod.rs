@@ -6,7 +6,7 @@
 //! are to be carried out before `run` is called again, so that it sees what they changed.
 //!
 //! - [`edge`]: consumers, what is in flight here; [`supply`]: credit for owners
-//! - [`owner`]: cursors, order; [`demand`]: credit from edges; [`flights`]: what is in flight anywhere
+//! - [`owner`]: order; [`search`]: what comes next; [`demand`]: credit from edges; [`flights`]: what is in flight anywhere
 //! - [`takeover`]: who owns which segment; [`standins`]: what others than its writer delivered of one
 //! - [`topics`]: messages that are kept nowhere
 //! - [`syncs`]: when all have heard of a subscription
@@ -18,6 +18,7 @@ mod edge;
 mod flights;
 mod msg;
 mod owner;
+mod search;
 mod standins;
 mod supply;
 mod syncs;
@@ -44,7 +45,7 @@ pub(crate) use syncs::SyncId;
 pub use takeover::TakeoverTiming;
 pub(crate) use view::View;
 
-use crate::broker::ConnId;
+use crate::{broker::ConnId, selector::Selector};
 use census::{Census, Figures};
 use edge::{Arrival, Edge, Refusal};
 use owner::Owner;
@@ -93,6 +94,8 @@ pub(crate) struct Dispatch {
     topics: Topics,
     census: Census,
     syncs: Syncs,
+    /// The last time that is known.
+    now: Now,
     /// From this node to itself.
     local: VecDeque<DispatchMsg>,
     effects: VecDeque<Effect>,
@@ -103,7 +106,7 @@ impl Dispatch {
         let mut dispatch = Self {
             me,
             epoch,
-            owner: Owner::new(me),
+            owner: Owner::new(me, planted),
             edge: Edge::default(),
             takeover: Takeover::new(me, epoch, timing),
             stand_ins: StandIns::default(),
@@ -111,6 +114,7 @@ impl Dispatch {
             topics: Topics::default(),
             census: Census::default(),
             syncs: Syncs::default(),
+            now: Now { mono_ms: 0, wall_ms: 0 },
             local: VecDeque::new(),
             effects: VecDeque::new(),
         };
@@ -186,11 +190,13 @@ impl Dispatch {
 
     /// When [`Dispatch::handle_timeout`] is wanted, on the monotonic clock.
     pub(crate) fn deadline(&self) -> u64 {
-        self.takeover.deadline().min(self.census.deadline()).min(self.syncs.deadline())
+        self.takeover.deadline().min(self.census.deadline()).min(self.syncs.deadline()).min(self.owner.deadline())
     }
 
     /// Time passed.
     pub(crate) fn handle_timeout(&mut self, now: Now, view: &dyn View) {
+        self.now = now;
+        self.owner.wake(now);
         let mut out = Vec::new();
         if now.mono_ms >= self.takeover.deadline() {
             let (due, dropped) = self.takeover.look(now.mono_ms, view);
@@ -241,9 +247,9 @@ impl Dispatch {
     }
 
     /// A listener of a topic.
-    pub(crate) fn listen(&mut self, id: ConsumerId, topic: &Arc<str>) {
+    pub(crate) fn listen(&mut self, id: ConsumerId, topic: &Arc<str>, selector: Option<Selector>) {
         let mut out = Vec::new();
-        self.topics.subscribe(id, topic, &mut out);
+        self.topics.subscribe(id, topic, selector, &mut out);
         self.absorb(out);
     }
 
@@ -331,22 +337,23 @@ impl Dispatch {
 
     fn own_figures(&self, view: &dyn View) -> BTreeMap<Name, Figures> {
         let counts = |segment| self.takeover.answers_for(segment);
-        let mut adopted = self.owner.adopted(view, counts);
+        let mut adopted = self.owner.adopted(self.now, view, counts);
         let figures = |(name, depth)| {
             let adopted = adopted.remove(&name).unwrap_or_default();
             (name, Figures { depth, adopted })
         };
-        self.owner.depths(view, counts).into_iter().map(figures).collect()
+        self.owner.depths(self.now, view, counts).into_iter().map(figures).collect()
     }
 
     /// Does what has become possible: takes in the node's messages to itself, dispatches, grants.
     pub(crate) fn run(&mut self, now: Now, view: &dyn View) {
+        self.now = now;
         loop {
             for (segment, held) in self.takeover.finished(now.mono_ms) {
                 self.owner.adopt(view, segment, &held);
             }
             let mut out = Vec::new();
-            self.owner.serve(view, &self.takeover, &mut out);
+            self.owner.serve(now, view, &self.takeover, &mut out);
             self.note_stand_ins(&out);
             self.absorb(out);
             // Grants come after the messages that use credit up are taken in.

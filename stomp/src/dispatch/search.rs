@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use rhizomq_engine::{Dot, Now, SegmentId, Slot};
+use rhizomq_engine::{Dot, Mistake, Now, Planted, SegmentId, Slot};
 
 use super::{Effect, View, flights::Flights, takeover::Takeover};
 use crate::{
@@ -24,6 +24,8 @@ use crate::{
 const LOOK_COST: usize = 256;
 /// Lanes whose messages are counted to tell an edge how many there are.
 const COUNTED_LANES: usize = 16;
+/// Lanes that are remembered without asking whether there is anything in them.
+const KEPT_LANES: usize = 16;
 
 /// See the module docs.
 pub(super) struct Search {
@@ -36,18 +38,21 @@ pub(super) struct Search {
     looked_at: u64,
     /// When the next lane is to be looked at, on the monotonic clock.
     pub(super) due: Option<u64>,
+    /// With more cursors than this, those of lanes that are gone are looked for.
+    kept: usize,
 }
 
-/// What a search sees of the owner, for one turn.
+/// What a search sees around it, for one turn.
 pub(super) struct Ground<'a> {
     pub(super) now: Now,
     pub(super) view: &'a dyn View,
     pub(super) takeover: &'a Takeover,
-    pub(super) flights: &'a Flights,
     pub(super) unreadable: &'a mut BTreeSet<Dot>,
+    /// Nothing is dispatched here any more.
     pub(super) retired: bool,
+    pub(super) planted: Planted,
     /// What reading in vain may still cost.
-    pub(super) budget: &'a mut usize,
+    pub(super) budget: usize,
     pub(super) out: &'a mut Vec<Effect>,
 }
 
@@ -86,6 +91,7 @@ impl Search {
             returned: BTreeSet::new(),
             looked_at: 0,
             due: None,
+            kept: KEPT_LANES,
         })
     }
 
@@ -98,23 +104,28 @@ impl Search {
     }
 
     /// A message waits again.
-    pub(super) fn put_back(&mut self, lane: Lane, dot: Dot) {
+    pub(super) fn put_back(&mut self, lane: Lane, dot: Dot, planted: Planted) {
+        if planted.is(Mistake::SearchForgets) && self.selector.is_some() {
+            return;
+        }
+        let is_selective = self.selector.is_some();
         match self.cursor(lane, dot.segment) {
-            Some(cursor) if *cursor > dot.slot => {
-                if self.selector.is_some() {
-                    self.returned.insert((lane, dot));
-                } else {
-                    *cursor = dot.slot;
-                    self.from = self.from.min(lane);
-                }
+            Some(cursor) if *cursor > dot.slot && is_selective => {
+                self.returned.insert((lane, dot));
             }
-            _ => self.from = self.from.min(lane),
+            Some(cursor) => {
+                *cursor = dot.slot.min(*cursor);
+                self.from = self.from.min(lane);
+            }
+            None => self.from = self.from.min(lane),
         }
     }
 
     /// A segment is not dispatched here any more.
     pub(super) fn give_up(&mut self, segment: SegmentId) {
-        self.cursors.values_mut().for_each(|segments| drop(segments.remove(&segment)));
+        for segments in self.cursors.values_mut() {
+            segments.remove(&segment);
+        }
         self.returned.retain(|(_, dot)| dot.segment != segment);
     }
 
@@ -124,10 +135,12 @@ impl Search {
     }
 
     /// The first message in the order of service that nobody has.
-    pub(super) fn next(&mut self, walk: &mut Walk, ground: &mut Ground<'_>) -> Found {
+    pub(super) fn next(&mut self, walk: &mut Walk, flights: &Flights, ground: &mut Ground<'_>) -> Found {
         let has_lanes = *walk.has_lanes.get_or_insert_with(|| self.begin(ground));
-        let returned = self.next_returned(ground);
-        let inboxes = |name: &str| ground.view.inbox_from(name);
+        let (returned, is_open) = self.next_returned(flights, ground);
+        let view = ground.view;
+        let inboxes = |name: &str| view.inbox_from(name);
+        let now_ms = if ground.planted.is(Mistake::ServedEarly) { u64::MAX } else { ground.now.wall_ms };
         let mut from = self.from;
         loop {
             if let Some((lane, dot)) = returned
@@ -137,11 +150,12 @@ impl Search {
             }
             let here = match walk.here.take().filter(|here| here.lane >= from) {
                 Some(here) => here,
-                None => match lane::next(&inboxes, &self.queue, from, ground.now.wall_ms, has_lanes) {
+                None => match lane::next(&inboxes, &self.queue, from, now_ms, has_lanes) {
                     Some((lane, inbox)) => Here { lane, segments: segments_of(&inbox, ground), inbox },
                     None => {
                         return match returned {
                             Some((lane, dot)) => Found::Next(dot, lane.inbox(&self.queue).into()),
+                            None if is_open => Found::Unfinished,
                             None => {
                                 self.forget_gone_lanes(ground);
                                 Found::Nothing
@@ -156,7 +170,7 @@ impl Search {
                 walk.here = Some(here);
                 return Found::Next(dot, lane.inbox(&self.queue).into());
             }
-            let (found, is_behind) = self.next_in(&here, ground);
+            let (found, is_behind) = self.next_in(&here, flights, ground);
             let (lane, inbox) = (here.lane, Arc::clone(&here.inbox));
             match found {
                 Some(Found::Next(dot, _)) => {
@@ -179,12 +193,13 @@ impl Search {
     }
 
     /// How many there may be besides, the next one included: at least one.
-    pub(super) fn count(&self, walk: &Walk, ground: &Ground<'_>) -> u64 {
+    pub(super) fn count(&self, walk: &Walk, flights: &Flights, ground: &Ground<'_>) -> u64 {
         let waiting = |segments: &[(SegmentId, u64)], inbox: &Arc<str>| {
             let all: u64 = segments.iter().map(|(_, count)| count).sum();
-            all.saturating_sub(ground.flights.count(inbox))
+            all.saturating_sub(flights.count(inbox))
         };
-        let inboxes = |name: &str| ground.view.inbox_from(name);
+        let view = ground.view;
+        let inboxes = |name: &str| view.inbox_from(name);
         let mut count = walk.here.as_ref().map_or(0, |here| waiting(&here.segments, &here.inbox));
         let mut last = walk.here.as_ref().map(|here| here.lane);
         for _ in 0..COUNTED_LANES {
@@ -198,14 +213,16 @@ impl Search {
 
     /// The next lane that is to have its time, in ms since 1970.
     pub(super) fn next_due(&self, walk: &Walk, ground: &Ground<'_>) -> Option<u64> {
-        let inboxes = |name: &str| ground.view.inbox_from(name);
+        let view = ground.view;
+        let inboxes = |name: &str| view.inbox_from(name);
         walk.has_lanes.filter(|has_lanes| *has_lanes)?;
         lane::next_due(&inboxes, &self.queue, ground.now.wall_ms)?.due()
     }
 
     /// At the beginning of a turn: lanes whose time has come are to be looked at. Whether there are any lanes.
     fn begin(&mut self, ground: &Ground<'_>) -> bool {
-        let inboxes = |name: &str| ground.view.inbox_from(name);
+        let view = ground.view;
+        let inboxes = |name: &str| view.inbox_from(name);
         let (since, now) = (self.looked_at, ground.now.wall_ms);
         self.looked_at = now;
         let has_lanes = lane::has_lanes(&inboxes, &self.queue);
@@ -215,18 +232,19 @@ impl Search {
         has_lanes
     }
 
-    /// The first that went back and can be had.
-    fn next_returned(&mut self, ground: &mut Ground<'_>) -> Option<(Lane, Dot)> {
-        let mut over = Vec::new();
+    /// The first that went back and can be had; and whether there may be more, for the turn is over.
+    fn next_returned(&mut self, flights: &Flights, ground: &mut Ground<'_>) -> (Option<(Lane, Dot)>, bool) {
+        let (mut over, mut is_open) = (Vec::new(), false);
         let mut first = None;
         for &(lane, dot) in &self.returned {
             let inbox = lane.inbox(&self.queue);
             let waits = ground.view.next_waiting(&inbox, dot.segment, dot.slot) == Some(dot.slot);
-            if !waits || ground.flights.contains(dot) || ground.unreadable.contains(&dot) {
+            if !waits || flights.contains(dot) || ground.unreadable.contains(&dot) {
                 over.push((lane, dot));
             } else if !is_served(dot.segment, ground) || ground.view.is_removed(dot) {
                 // That may change.
-            } else if *ground.budget == 0 {
+            } else if ground.budget == 0 {
+                is_open = true;
                 break;
             } else if matches(self.selector.as_ref(), dot, ground) {
                 first = Some((lane, dot));
@@ -235,12 +253,14 @@ impl Search {
                 over.push((lane, dot));
             }
         }
-        over.iter().for_each(|one| drop(self.returned.remove(one)));
-        first
+        for one in &over {
+            self.returned.remove(one);
+        }
+        (first, is_open)
     }
 
     /// The first one in a lane; and whether the cursors have all of it behind them otherwise.
-    fn next_in(&mut self, here: &Here, ground: &mut Ground<'_>) -> (Option<Found>, bool) {
+    fn next_in(&mut self, here: &Here, flights: &Flights, ground: &mut Ground<'_>) -> (Option<Found>, bool) {
         let cursors = self.cursors.entry(here.lane).or_default();
         cursors.retain(|id, _| here.segments.iter().any(|(segment, _)| segment == id));
         let mut is_behind = true;
@@ -255,7 +275,7 @@ impl Search {
                 }
                 let Some(slot) = found else { break };
                 let dot = Dot { segment, slot };
-                let taken = ground.flights.contains(dot) || ground.unreadable.contains(&dot);
+                let taken = flights.contains(dot) || ground.unreadable.contains(&dot);
                 if !taken && ground.view.is_removed(dot) {
                     // Not for good: its commit may fail. With a selector it is noted by itself.
                     if self.selector.is_some() {
@@ -264,7 +284,7 @@ impl Search {
                         passes = false;
                     }
                 } else if !taken {
-                    if self.selector.is_some() && *ground.budget == 0 {
+                    if self.selector.is_some() && ground.budget == 0 {
                         return (Some(Found::Unfinished), false);
                     }
                     if matches(self.selector.as_ref(), dot, ground) {
@@ -288,11 +308,15 @@ impl Search {
 
     /// Lanes come and go with time: where nothing waits any more nothing is to be remembered.
     fn forget_gone_lanes(&mut self, ground: &Ground<'_>) {
+        if self.cursors.len() <= self.kept {
+            return;
+        }
         let exists = |lane: &Lane| {
             let inbox = lane.inbox(&self.queue);
             ground.view.inbox_from(&inbox).is_some_and(|found| *found == *inbox)
         };
         self.cursors.retain(|lane, _| exists(lane));
+        self.kept = KEPT_LANES + 2 * self.cursors.len();
     }
 }
 
@@ -303,7 +327,7 @@ fn matches(selector: Option<&Selector>, dot: Dot, ground: &mut Ground<'_>) -> bo
         Ok(Some(message)) => {
             // Of a block that is not in memory the bodies are read, too.
             let cost = LOOK_COST + message.head.len() * selector.weight() + message.body.len() / 8;
-            *ground.budget = ground.budget.saturating_sub(cost);
+            ground.budget = ground.budget.saturating_sub(cost);
             return selector.matches(&StoredFields { head: &message.head, id: &dot.to_string() });
         }
         Ok(None) => {}

@@ -25,6 +25,8 @@ pub(crate) trait View {
     fn has_waiting(&self, segment: SegmentId) -> bool;
     /// Inboxes with waiting messages.
     fn inboxes(&self) -> Vec<Arc<str>>;
+    /// The first of them, in order, that is called so or comes after it.
+    fn inbox_from(&self, name: &str) -> Option<Arc<str>>;
     /// Segments in which messages of an inbox wait, with their number.
     fn inbox_segments(&self, inbox: &str) -> Vec<(SegmentId, u64)>;
     /// Inboxes that any of these slots belongs to.
@@ -76,6 +78,10 @@ impl View for Node {
 
     fn inboxes(&self) -> Vec<Arc<str>> {
         self.engine().inboxes().map(|(inbox, _)| inbox.into()).collect()
+    }
+
+    fn inbox_from(&self, name: &str) -> Option<Arc<str>> {
+        self.engine().inbox_from(name).cloned()
     }
 
     fn inbox_segments(&self, inbox: &str) -> Vec<(SegmentId, u64)> {

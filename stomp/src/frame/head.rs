@@ -3,6 +3,8 @@
 //! Canonical 1.2 form: `name:value` lines, escaped, each ended by a line feed, first of repeated names only. It is made
 //! once, when the SEND comes in; for a consumer of 1.2 (and nearly always of 1.1) it is copied as it is.
 
+use std::borrow::Cow;
+
 use bytes::{Bytes, BytesMut};
 
 use super::{
@@ -13,7 +15,7 @@ use super::{
 
 /// Headers which belong to one hop and are not stored: those that speak to this broker about the SEND, and those that
 /// the broker writes itself into a MESSAGE (a producer must not be able to forge them).
-pub const HOP_HEADERS: [&str; 9] = [
+pub const HOP_HEADERS: [&str; 14] = [
     "destination",
     "receipt",
     "transaction",
@@ -23,6 +25,11 @@ pub const HOP_HEADERS: [&str; 9] = [
     "ack",
     "redelivered",
     "receipt-id",
+    "x-delay",
+    "AMQ_SCHEDULED_DELAY",
+    "AMQ_SCHEDULED_PERIOD",
+    "AMQ_SCHEDULED_REPEAT",
+    "AMQ_SCHEDULED_CRON",
 ];
 
 /// The section to store for a SEND with these headers.
@@ -42,6 +49,14 @@ pub fn decode_stored_head(stored_head: &[u8]) -> Result<Headers, DecodeError> {
         headers.push(&name, &value);
     }
     Ok(headers)
+}
+
+/// The value of a header in a stored section.
+pub(crate) fn find_stored<'a>(stored_head: &'a [u8], name: &str) -> Option<Cow<'a, str>> {
+    lines(stored_head).find_map(|line| {
+        let (found, value) = split_header(line, Escaping::CrLf, Version::V1_2).ok()?;
+        (found == name).then_some(value)
+    })
 }
 
 /// The section to store for a message whose inbox is not called like its destination: that goes in front.
@@ -111,6 +126,8 @@ mod tests {
         let stored = encode_stored_head(&headers);
         assert_eq!(stored, "content-type:text/plain\nk\\c1:a\\nb\npersistent:true\n");
         assert_eq!(decode_stored_head(&stored).unwrap(), own.into_iter().collect());
+        assert_eq!(find_stored(&stored, "k:1").as_deref(), Some("a\nb"));
+        assert_eq!(find_stored(&stored, "k"), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! - [`lexer`]: text to words; [`parser`]: words to an expression; [`expr`]: that, and how it is written out again
-//! - [`eval`]: what it says about a message; [`like`]: patterns of LIKE
+//! - [`eval`]: what it says about a message; [`like`]: patterns of LIKE; [`stored`]: the headers of a message that is kept
 //!
 //! What follows from STOMP, whose headers are all texts:
 //! - An identifier is the name of a header, and `"..."` may be put around one that is no word: `"content-type" = 'text/plain'`.
@@ -24,12 +24,14 @@ mod expr;
 mod lexer;
 mod like;
 mod parser;
+mod stored;
 #[cfg(test)]
 mod tests;
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
 use expr::Expr;
+pub(crate) use stored::StoredFields;
 
 /// Bytes of the longest selector.
 pub const MAX_SELECTOR_LEN: usize = 1024;

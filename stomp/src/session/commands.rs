@@ -6,11 +6,13 @@ use super::{
     AckMode, Active, Request, Send, Session, SessionError, State, Ticket,
     subscriptions::{Closed, DeliveryRef, SubName},
     temps::Temps,
+    timing,
 };
 use crate::{
     destination::{Destination, DestinationError, Kind, MAX_PARTS, parts},
     durable::DurableName,
     frame::{Command, Frame, Headers, Version, encode_stored_head},
+    selector::Selector,
 };
 
 /// What both ActiveMQs call the name of a durable subscription, older spellings included.
@@ -54,8 +56,12 @@ impl Active {
         let destinations = self.targets(self.destination(&frame)?)?;
         let persistent =
             frame.headers.get("persistent").is_none_or(|value| !value.trim().eq_ignore_ascii_case("false"));
+        let (priority, delay_ms) = (timing::priority(&frame)?, timing::delay_ms(&frame)?);
         let (head, subscribe) = self.reply_to(ticket, &frame.headers)?;
-        let send = |destination| Send { destination, head: head.clone(), body: frame.body.clone(), persistent };
+        let send = |destination| {
+            let (head, body) = (head.clone(), frame.body.clone());
+            Send { destination, head, body, persistent, priority, delay_ms }
+        };
         let unit: Vec<_> = destinations.into_iter().map(send).collect();
         match (frame.headers.get("transaction"), subscribe) {
             (Some(id), subscribe) => {
@@ -110,6 +116,7 @@ impl Active {
             destination: Destination::reply_queue(inbox),
             ack: AckMode::Auto,
             prefetch: self.limits.default_prefetch.max(1),
+            selector: None,
             durable: None,
             awaited: false,
         };
@@ -146,6 +153,7 @@ impl Active {
                 Err(_) => return Err(bad_header(frame, "prefetch-count", value, "it is a number of messages")),
             },
         };
+        let selector = frame.headers.get("selector").map_or(Ok(None), Selector::parse)?;
         let durable = self.durable(frame, &destination)?;
         let implicit = temp.and_then(|name| self.temps.implicit(name));
         let replaced = implicit.and_then(|key| self.subscriptions.close_key(key));
@@ -153,7 +161,7 @@ impl Active {
         let awaited = frame.headers.get("receipt").is_some();
         let subscribe = |ticket| {
             let prefetch = prefetch.max(1);
-            Request::Subscribe { ticket, sub, destination, ack, prefetch, durable, awaited }
+            Request::Subscribe { ticket, sub, destination, ack, prefetch, selector, durable, awaited }
         };
         Ok(match replaced {
             Some(Closed { key, requeue, .. }) => {
@@ -313,6 +321,11 @@ impl Active {
     }
 }
 
-fn bad_header(frame: &Frame, header: &'static str, value: &str, expected: &'static str) -> SessionError {
+pub(super) fn bad_header(
+    frame: &Frame,
+    header: &'static str,
+    value: &str,
+    expected: &'static str,
+) -> SessionError {
     SessionError::BadHeader { command: frame.command, header, value: value.chars().take(48).collect(), expected }
 }

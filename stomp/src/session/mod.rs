@@ -23,6 +23,7 @@ mod output;
 mod request;
 mod subscriptions;
 mod temps;
+mod timing;
 mod transactions;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{destination::Destination, durable::DurableName, limits::Limits, transport::Peer, users::Passcode};
+use crate::{
+    destination::Destination, durable::DurableName, limits::Limits, selector::Selector, transport::Peer, users::Passcode,
+};
 
 /// A subscription of this session; never used twice in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,6 +39,10 @@ pub struct Send {
     pub body: Bytes,
     /// False when the client sent `persistent:false`: the message need not outlive this node.
     pub persistent: bool,
+    /// 0 to 9; higher ones are served first.
+    pub priority: u8,
+    /// So long it is not to be had, ms.
+    pub delay_ms: u64,
 }
 
 /// The fate of one delivery.
@@ -74,6 +80,8 @@ pub enum Request {
         ack: AckMode,
         /// At most so many deliveries may be unacknowledged at a time; at least 1.
         prefetch: u32,
+        /// Which messages it wants; `None`: all.
+        selector: Option<Selector>,
         /// The durable subscription of the topic that it takes part in, and makes if there is none.
         durable: Option<DurableName>,
         /// Whether the client waits for a receipt: then it must be in force on all nodes within reach.

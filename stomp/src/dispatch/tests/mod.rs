@@ -2,6 +2,7 @@
 //! are worth a name.
 
 mod edge;
+mod lanes;
 mod leaks;
 mod owners;
 mod world;
@@ -9,7 +10,21 @@ mod world;
 use world::{NODES, World, id_of};
 
 fn random_life(seed: u64, steps: usize, faults: bool) -> World {
+    live(World::new(seed), steps, faults)
+}
+
+/// With priorities, delays and selectors, and searches that get nowhere in a single turn.
+fn rich_life(seed: u64, steps: usize) -> World {
     let mut world = World::new(seed);
+    world.rich = true;
+    world.rests_by_views = seed % 2 == 0;
+    if seed % 3 == 0 {
+        world.hosts.iter_mut().for_each(|host| host.dispatch.owner.set_turn_cost(8));
+    }
+    live(world, steps, true)
+}
+
+fn live(mut world: World, steps: usize, faults: bool) -> World {
     for a in 0..NODES {
         (0..a).for_each(|b| world.link(a, b));
     }
@@ -53,6 +68,13 @@ fn check_rest(seed: u64, mut world: World) {
 fn nothing_is_stuck_or_delivered_wrongly_whatever_the_order_of_events() {
     for seed in 0..300 {
         check_rest(seed, random_life(seed, 600, true));
+    }
+}
+
+#[test]
+fn nothing_is_stuck_or_early_or_for_others_with_priorities_delays_and_selectors() {
+    for seed in 0..300 {
+        check_rest(seed, rich_life(seed, 600));
     }
 }
 

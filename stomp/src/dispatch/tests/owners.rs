@@ -1,6 +1,6 @@
 //! Who owns what, who marks what, and what happens to deliveries under way meanwhile.
 
-use rhizomq_engine::{Dot, Epoch, RangeSet, SegmentId};
+use rhizomq_engine::{Dot, Epoch, Now, Planted, RangeSet, SegmentId};
 
 use super::{
     super::{Content, DispatchMsg, Effect, Name, TakeoverTiming, owner::Owner, takeover::Takeover},
@@ -365,18 +365,18 @@ fn of_those_that_have_places_consumers_on_the_owners_site_come_first() {
         (0..12).for_each(|_| world.publish(0));
         let view = &world.hosts[0].paper;
         let takeover = Takeover::new(id_of(0), Epoch(1), TakeoverTiming::default());
-        let (mut owner, mut out) = (Owner::new(id_of(0)), Vec::new());
+        let (mut owner, mut out) = (Owner::new(id_of(0), Planted::default()), Vec::new());
         for edge in [1, 2].map(id_of) {
             owner.link_up(edge);
             owner.on_interest(edge, vec![(Name("a".into()), 1), (Name("b".into()), 1)], &mut out);
         }
-        owner.serve(view, &takeover, &mut out);
+        owner.serve(Now { mono_ms: 1, wall_ms: 1 }, view, &takeover, &mut out);
         for effect in std::mem::take(&mut out) {
             if let Effect::Send { to, message: DispatchMsg::Backlog { inbox, round, .. } } = effect {
                 owner.on_grant(to, &inbox, 2, round);
             }
         }
-        owner.serve(view, &takeover, &mut out);
+        owner.serve(Now { mono_ms: 1, wall_ms: 1 }, view, &takeover, &mut out);
         let mut order: Vec<_> = Vec::new();
         for effect in &out {
             if let Effect::Send { to, message: DispatchMsg::Deliver { inbox, .. } } = effect {
