@@ -12,6 +12,8 @@
 //! | `?`, a selector | nothing: it is what a consumer with that selector asks for ("a view"), never an inbox |
 //! | `@` | nothing: under this name nodes tell each other how many messages of the queue wait for their time |
 //!
+//! Jobs ([`crate::schedule`]) lie before all queues, in the order of their times: a NUL, twelve hex digits, the destination.
+//!
 //! So what a lane is for is told by its name alone, on every node, after every restart.
 
 use std::sync::Arc;
@@ -101,11 +103,14 @@ impl Lane {
 
     /// The lane that an inbox is; `None` if its name is that of none.
     pub(crate) fn of(inbox: &str) -> Option<Self> {
-        let Some((_, lane)) = inbox.split_once(NUL) else { return Some(Self::of_priority(USUAL_PRIORITY)) };
+        let Some((queue, lane)) = inbox.split_once(NUL) else { return Some(Self::of_priority(USUAL_PRIORITY)) };
+        if queue.is_empty() {
+            return None;
+        }
         let level = lane.chars().next()?.to_digit(10)? as u8;
         let due = match &lane[1..] {
             "~" => u64::MAX,
-            due if due.len() == 12 && due.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) => {
+            due if due.len() == DUE_DIGITS && due.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) => {
                 u64::from_str_radix(due, 16).ok()?
             }
             _ => return None,
@@ -114,9 +119,30 @@ impl Lane {
     }
 }
 
-/// The queue, or durable subscription, that an inbox or a view is of.
+/// The queue, durable subscription, or destination of a job, that an inbox or a view is of.
 pub(crate) fn queue_of(name: &str) -> &str {
-    name.split_once(NUL).map_or(name, |(queue, _)| queue)
+    match name.split_once(NUL) {
+        None => name,
+        Some(("", job)) => job.get(DUE_DIGITS..).unwrap_or_default(),
+        Some((queue, _)) => queue,
+    }
+}
+
+/// What the inboxes of jobs begin with.
+pub(crate) const JOBS: &str = "\0";
+const DUE_DIGITS: usize = 12;
+
+/// The inbox of jobs that are due at this time.
+pub(crate) fn job(destination: &str, due: u64) -> String {
+    format!("{JOBS}{:012x}{destination}", due.min(MAX_DUE))
+}
+
+/// When the jobs in an inbox are due, and where they go; `None` if it is none of jobs.
+pub(crate) fn read_job(inbox: &str) -> Option<(u64, &str)> {
+    let (due, destination) = inbox.strip_prefix(JOBS)?.split_at_checked(DUE_DIGITS)?;
+    let is_hex = due.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let due = is_hex.then(|| u64::from_str_radix(due, 16).ok()).flatten()?;
+    (!destination.is_empty() && !destination.contains(NUL)).then_some((due, destination))
 }
 
 /// The same, shared.
@@ -313,6 +339,17 @@ mod tests {
         assert_eq!(Lane::delayed(4, 5, 0), Lane::of_priority(4));
         let dues: BTreeSet<_> = (0..100_000).map(|now| Lane::delayed(4, now, 100_000).due()).collect();
         assert!(dues.len() <= 65, "{}", dues.len());
+    }
+
+    #[test]
+    fn jobs_lie_in_the_order_of_their_times_and_tell_where_they_go() {
+        let name = job("/topic/a", 77);
+        assert_eq!((read_job(&name), queue_of(&name), Lane::of(&name)), (Some((77, "/topic/a")), "/topic/a", None));
+        assert!(name < job("/queue/a", 78) && *job("a", u64::MAX) < *"a");
+        assert_eq!(Lane::of(&job("f", 1)), None, "nor does a short name make it a lane of a queue without a name");
+        for other in ["", "\0", "\x0000000000004d", "\x000000000000zza", "\x0000000000004da\0", "a\x0000000000004da", "\0ä"] {
+            assert_eq!(read_job(other), None, "{other:?}");
+        }
     }
 
     #[test]

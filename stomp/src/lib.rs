@@ -10,6 +10,7 @@
 //! | [`limits`] | what they are held to |
 //! | `dispatch` | owners and edges: who gets which message, and who takes over from whom |
 //! | `lane` | parts of a queue that are served before or after others, or later |
+//! | `schedule` | messages that are sent again, at times of their own |
 //! | `forward` | messages of an observer's clients on their way to a member |
 //! | [`broker`] | one whole node without IO: the node beneath, dispatch, sessions |
 //! | `status` | what a node tells of itself |
@@ -19,6 +20,7 @@
 mod dispatch;
 mod forward;
 mod lane;
+mod schedule;
 mod status;
 
 pub mod broker;

@@ -340,6 +340,9 @@ fn show(request: &Request) -> String {
                     if send.delay_ms > 0 {
                         marks.push_str(&format!(" delay {}", send.delay_ms));
                     }
+                    if let Some(schedule) = &send.schedule {
+                        marks.push_str(&format!(" schedule {schedule}"));
+                    }
                     format!("{} {{{head}}} {body}{marks}", send.destination)
                 })
                 .collect();

@@ -13,6 +13,7 @@
 //! - `durable.rs`, `book.rs`: durable subscriptions of topics, and what is known of them
 //! - `logins.rs`: who is let in, and stays
 //! - `users.rs`: what operators do about users, and what a request needs
+//! - `jobs.rs`: what is sent again, at times of its own
 //! - `sweep.rs`: messages that nobody will ever consume
 //!
 //! What always holds:
@@ -28,6 +29,7 @@ mod durable;
 mod flow;
 mod forward;
 mod incoming;
+mod jobs;
 mod logins;
 mod requests;
 mod stop;
@@ -51,6 +53,7 @@ use self::{
     drain::Drain,
     durable::Durables,
     incoming::Incoming,
+    jobs::Jobs,
     logins::Logins,
     requests::{AckQueue, Published},
     stop::Stop,
@@ -188,6 +191,7 @@ pub struct Broker {
     intake: Intake,
     acks: AckQueue,
     durables: Durables,
+    jobs: Jobs,
     logins: Logins,
     changes: Changes,
     /// When messages that nobody will consume are looked for.
@@ -222,6 +226,7 @@ impl Broker {
             intake: Intake::default(),
             acks: AckQueue::default(),
             durables: Durables::default(),
+            jobs: Jobs::default(),
             logins: Logins::default(),
             changes: Changes::default(),
             sweep_at: 0,
@@ -353,6 +358,9 @@ impl Broker {
         if now.mono_ms >= self.sweep_at {
             self.sweep(now);
         }
+        if now.mono_ms >= self.jobs.deadline() {
+            self.fire_jobs(now);
+        }
         let due: Vec<_> = self.deadlines.range(..=(now.mono_ms, ConnId(u64::MAX))).copied().collect();
         for (deadline, conn) in due {
             self.deadlines.remove(&(deadline, conn));
@@ -378,6 +386,7 @@ impl Broker {
             .min(self.durables.deadline())
             .min(self.changes.deadline())
             .min(self.sweep_at)
+            .min(self.jobs.deadline())
     }
 
     /// What the driver is to do next.
@@ -571,13 +580,18 @@ impl Broker {
             Event::App { from, payload } => self.handle_peer(now, from, &payload),
             Event::Confirmed { publish, copies } => {
                 self.confirmed(publish, copies);
+                self.settle_job(now, publish, true);
                 self.settle_forwarded(publish, Outcome::Kept(copies));
             }
             Event::Rejected { publish, reason } => {
                 self.rejected(publish, &reason);
+                self.settle_job(now, publish, false);
                 self.settle_forwarded(publish, Outcome::Rejected(reason));
             }
-            Event::Arrived { segment, slots } => self.dispatch.handle_arrived(now, &self.node, segment, &slots),
+            Event::Arrived { segment, slots } => {
+                self.dispatch.handle_arrived(now, &self.node, segment, &slots);
+                self.jobs_arrived(now);
+            }
             Event::Removed { segment, slots } => self.dispatch.handle_removed(segment, &slots),
             Event::Dropped { segment } => self.dispatch.handle_dropped(now, segment),
             Event::Left => self.has_left(now),

@@ -13,6 +13,7 @@ use crate::{
     forward::Place,
     frame::encode_routed_head,
     lane::{self, Lane},
+    schedule::Job,
     session::{AckItem, Request, Send, SubKey, Ticket},
 };
 
@@ -199,9 +200,17 @@ impl Broker {
     }
 
     /// What is kept of a unit, and what goes to listeners.
-    fn route(&self, now: Now, unit: Vec<Send>) -> (Vec<Entry>, Vec<Send>) {
+    pub(super) fn route(&self, now: Now, unit: Vec<Send>) -> (Vec<Entry>, Vec<Send>) {
         let (mut entries, mut topics): (Vec<Entry>, Vec<Send>) = (Vec::new(), Vec::new());
         for send in unit {
+            // Listeners of a topic are looked for when it is time.
+            let is_job = send.schedule.is_some() || (send.delay_ms > 0 && send.destination.kind() == Kind::Topic);
+            if is_job {
+                let schedule = send.schedule.clone().unwrap_or_default();
+                let job = Job::first(send.priority, now.wall_ms, send.delay_ms, schedule);
+                entries.extend(job.map(|job| self.job_entry(now, &job, &send)));
+                continue;
+            }
             let (body, persistent) = (send.body.clone(), send.persistent);
             let lane = Lane::delayed(send.priority, now.wall_ms, send.delay_ms);
             if send.destination.kind() == Kind::Topic {

@@ -61,17 +61,27 @@ pub(crate) fn find_stored<'a>(stored_head: &'a [u8], name: &str) -> Option<Cow<'
 
 /// The section to store for a message whose inbox is not called like its destination: that goes in front.
 pub(crate) fn encode_routed_head(destination: &str, stored_head: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(DESTINATION.len() + destination.len() + 2 + stored_head.len());
-    put_line(&mut out, Escaping::CrLf, DESTINATION, destination);
-    out.extend_from_slice(stored_head);
-    out.freeze()
+    prefix_head(DESTINATION, destination, stored_head)
 }
 
 /// The two parts of what [`encode_routed_head`] made; `None` if it did not.
 pub(crate) fn decode_routed_head(routed_head: &Bytes) -> Option<(String, Bytes)> {
-    let end = memchr::memchr(b'\n', routed_head)?;
-    let (name, value) = split_header(&routed_head[..end], Escaping::CrLf, Version::V1_2).ok()?;
-    (name == DESTINATION).then(|| (value.to_string(), routed_head.slice(end + 1..)))
+    take_prefix(DESTINATION, routed_head)
+}
+
+/// A stored section with a line of the broker's own in front.
+pub(crate) fn prefix_head(name: &str, value: &str, stored_head: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(name.len() + value.len() + 2 + stored_head.len());
+    put_line(&mut out, Escaping::CrLf, name, value);
+    out.extend_from_slice(stored_head);
+    out.freeze()
+}
+
+/// The value of that line, and what is behind it; `None` if the first line is another.
+pub(crate) fn take_prefix(name: &str, head: &Bytes) -> Option<(String, Bytes)> {
+    let end = memchr::memchr(b'\n', head)?;
+    let (found, value) = split_header(&head[..end], Escaping::CrLf, Version::V1_2).ok()?;
+    (found == name).then(|| (value.to_string(), head.slice(end + 1..)))
 }
 
 const DESTINATION: &str = "destination";

@@ -14,5 +14,5 @@ pub use decode::Decoder;
 pub use encode::{HeadWriter, encode};
 pub use error::DecodeError;
 pub use head::{HOP_HEADERS, decode_stored_head, encode_stored_head};
-pub(crate) use head::{decode_routed_head, encode_routed_head, find_stored};
+pub(crate) use head::{decode_routed_head, encode_routed_head, find_stored, prefix_head, take_prefix};
 pub use types::{Command, Frame, Headers, Version};

@@ -24,6 +24,7 @@ use crate::{
     forward::{ForwardMsg, Outcome},
     frame::{Command, Frame, Version, encode},
     lane,
+    schedule::{Cron, Job},
     selector::{MAX_SELECTOR_LEN, Selector, StoredFields},
     users::{Directory, Fact, Member, Permit, Right, set_of, user_samples},
 };
@@ -37,6 +38,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "broker", law: broker, seeds: broker::seeds },
     Target { name: "user_record", law: user_record, seeds: user_record_seeds },
     Target { name: "selector", law: selector, seeds: selector_seeds },
+    Target { name: "job", law: job, seeds: job_seeds },
     Target { name: "websocket", law: websocket, seeds: transport::websocket_seeds },
     Target { name: "upgrade_request", law: upgrade_request, seeds: transport::upgrade_seeds },
     Target { name: "proxy_header", law: proxy_header, seeds: transport::proxy_seeds },
@@ -103,6 +105,37 @@ pub fn user_record(bytes: &[u8]) -> bool {
     directory.refresh(&set_of(&member.name), &[bytes.to_vec()]);
     assert_eq!(directory.get(&member.name).is_some(), member.fact == Fact::Account);
     true
+}
+
+/// The headers of a job, as a disk or a peer has them, or else the cron entry of a SEND: what reads is written as what reads the same, and
+/// each time that comes of it is a later one.
+pub fn job(bytes: &[u8]) -> bool {
+    let head = Bytes::copy_from_slice(bytes);
+    if let Some((job, rest)) = Job::decode(&head) {
+        assert!(rest.len() < head.len());
+        assert_eq!(Job::decode(&job.encode(&rest)), Some((job.clone(), rest)));
+        let (is_sent, follows) = job.fire(job.at);
+        assert!(is_sent || !follows.is_empty());
+        for next in follows {
+            assert!(next.at >= job.at || job.at > lane::MAX_DUE);
+            let inbox = lane::job("/queue/a", next.due(job.at));
+            assert_eq!(lane::read_job(&inbox).map(|(_, destination)| destination), Some("/queue/a"));
+        }
+        return true;
+    }
+    let Some(cron) = std::str::from_utf8(bytes).ok().and_then(Cron::parse) else { return false };
+    assert_eq!(Cron::parse(cron.as_str()), Some(cron.clone()));
+    let first = cron.after(1 << 40).expect("there is a time");
+    assert!(first > 1 << 40 && first % 60_000 == 0 && cron.after(first - 1) == Some(first));
+    true
+}
+
+fn job_seeds() -> Vec<Vec<u8>> {
+    ["0 0 -", "500 9 -", "1000 - -", "0 0 */5 9-17 * 1,7 1-5"]
+        .map(|schedule| format!("scheduled:1 9 1700000000000 10 {schedule}\na:b\n").into_bytes())
+        .into_iter()
+        .chain([b"0 0 29 2 *".to_vec()])
+        .collect()
 }
 
 /// The selector of a SUBSCRIBE, and the headers of a message in front of it, up to a NUL: what reads is written out as what says the

@@ -56,11 +56,11 @@ impl Active {
         let destinations = self.targets(self.destination(&frame)?)?;
         let persistent =
             frame.headers.get("persistent").is_none_or(|value| !value.trim().eq_ignore_ascii_case("false"));
-        let (priority, delay_ms) = (timing::priority(&frame)?, timing::delay_ms(&frame)?);
+        let (priority, (delay_ms, schedule)) = (timing::priority(&frame)?, timing::schedule(&frame)?);
         let (head, subscribe) = self.reply_to(ticket, &frame.headers)?;
         let send = |destination| {
-            let (head, body) = (head.clone(), frame.body.clone());
-            Send { destination, head, body, persistent, priority, delay_ms }
+            let (head, body, schedule) = (head.clone(), frame.body.clone(), schedule.clone());
+            Send { destination, head, body, persistent, priority, delay_ms, schedule }
         };
         let unit: Vec<_> = destinations.into_iter().map(send).collect();
         match (frame.headers.get("transaction"), subscribe) {

@@ -31,6 +31,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use rhizomq_engine::Now;
 
+pub use crate::schedule::Schedule;
 pub use error::SessionError;
 pub use request::{AckItem, AckMode, Delivery, Login, Request, Send, SessionConfig, SubKey, Ticket};
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    destination::Destination, durable::DurableName, limits::Limits, selector::Selector, transport::Peer, users::Passcode,
+    destination::Destination, durable::DurableName, limits::Limits, schedule::Schedule, selector::Selector, transport::Peer,
+    users::Passcode,
 };
 
 /// A subscription of this session; never used twice in it.
@@ -43,6 +44,8 @@ pub struct Send {
     pub priority: u8,
     /// So long it is not to be had, ms.
     pub delay_ms: u64,
+    /// Whether it is to be sent again, and when.
+    pub schedule: Option<Schedule>,
 }
 
 /// The fate of one delivery.
