@@ -277,8 +277,9 @@ mod tests {
     }
 
     fn lane() -> impl Strategy<Value = Lane> {
-        (0..=MAX_PRIORITY, 0..40_u64, 0..8_u64)
-            .prop_map(|(priority, due, pick)| if pick < 3 { Lane::of_priority(priority) } else { Lane { due, ..Lane::of_priority(priority) } })
+        (0..=MAX_PRIORITY, 0..40_u64, 0..8_u64).prop_map(|(priority, due, pick)| {
+            if pick < 3 { Lane::of_priority(priority) } else { Lane { due, ..Lane::of_priority(priority) } }
+        })
     }
 
     proptest! {
@@ -347,7 +348,9 @@ mod tests {
         assert_eq!((read_job(&name), queue_of(&name), Lane::of(&name)), (Some((77, "/topic/a")), "/topic/a", None));
         assert!(name < job("/queue/a", 78) && *job("a", u64::MAX) < *"a");
         assert_eq!(Lane::of(&job("f", 1)), None, "nor does a short name make it a lane of a queue without a name");
-        for other in ["", "\0", "\x0000000000004d", "\x000000000000zza", "\x0000000000004da\0", "a\x0000000000004da", "\0ä"] {
+        for other in
+            ["", "\0", "\x0000000000004d", "\x000000000000zza", "\x0000000000004da\0", "a\x0000000000004da", "\0ä"]
+        {
             assert_eq!(read_job(other), None, "{other:?}");
         }
     }

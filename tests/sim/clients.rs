@@ -50,6 +50,7 @@ pub(crate) enum Pending {
     Leave,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there are few clients")]
 pub(crate) enum Role {
     Producer(Producer),
     Consumer(Consumer),

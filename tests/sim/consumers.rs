@@ -113,7 +113,7 @@ impl World {
         let (mode, prefetch, at_work) = (consumer.mode, consumer.prefetch.to_string(), &mut consumer.at_work);
         at_work.subscribed += 1;
         at_work.subscriptions.insert(at_work.subscribed, queue);
-        selector.into_iter().for_each(|selector| drop(at_work.selectors.insert(at_work.subscribed, selector)));
+        at_work.selectors.extend(selector.map(|selector| (at_work.subscribed, selector)));
         let (id, to) = (at_work.subscribed.to_string(), destination(queue));
         let mut headers = vec![("id", &*id), ("destination", &*to), ("ack", mode), ("prefetch-count", &*prefetch)];
         if queue >= DURABLE {

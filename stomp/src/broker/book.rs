@@ -209,7 +209,10 @@ mod tests {
     fn a_binding_with_a_selector_gets_what_that_lets_through() {
         let mut book = Book::default();
         let set = set_of("name/a");
-        let with = |number, text| Binding { selector: Selector::parse(text).unwrap(), ..binding("name/a", "/topic/x", number) };
+        let with = |number, text| Binding {
+            selector: Selector::parse(text).unwrap(),
+            ..binding("name/a", "/topic/x", number)
+        };
         let bindings = [with(1, "a = 2"), with(2, "a = 1")];
         assert_eq!(Binding::decode(&bindings[0].encode()), Some(bindings[0].clone()));
         book.refresh(&set, &bindings.each_ref().map(Binding::encode));

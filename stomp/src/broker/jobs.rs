@@ -9,12 +9,7 @@ use rhizomq_engine::{Dot, Entry, Now, RangeSet, Unit};
 use rhizomq_net::PublishId;
 
 use super::Broker;
-use crate::{
-    destination::Destination,
-    lane,
-    schedule::Job,
-    session::Send,
-};
+use crate::{destination::Destination, lane, schedule::Job, session::Send};
 
 /// Jobs that are carried out at a time.
 const MAX_FIRING: usize = 64;

@@ -81,7 +81,8 @@ impl Broker {
                     match (destination.kind(), durable) {
                         (Kind::Queue, _) => {
                             // Messages wait, wherever they are sent: there is nobody to wait for.
-                            let wanted = selector.map_or(topic.clone(), |selector| lane::view(&topic, &selector).into());
+                            let wanted =
+                                selector.map_or(topic.clone(), |selector| lane::view(&topic, &selector).into());
                             self.dispatch.subscribe(id, &wanted, prefetch);
                             self.answer(conn, ticket, None);
                         }

@@ -293,8 +293,7 @@ impl Owner {
     pub(crate) fn serve(&mut self, now: Now, view: &dyn View, takeover: &Takeover, out: &mut Vec<Effect>) {
         let mut unreadable = std::mem::take(&mut self.unreadable);
         let (retired, planted, part) = (self.retired, self.planted, self.turn_cost / SEARCHES);
-        let mut ground =
-            Ground { now, view, takeover, unreadable: &mut unreadable, retired, planted, budget: 0, out };
+        let mut ground = Ground { now, view, takeover, unreadable: &mut unreadable, retired, planted, budget: 0, out };
         let mut left = self.turn_cost;
         while let Some(inbox) = self.dirty.pop_first() {
             let Some(mut search) = self.searches.remove(&inbox) else { continue };
@@ -339,12 +338,7 @@ impl Owner {
     }
 
     /// What of that another node took.
-    pub(crate) fn adopted(
-        &self,
-        now: Now,
-        view: &dyn View,
-        counts: impl Fn(SegmentId) -> bool,
-    ) -> BTreeMap<Name, u64> {
+    pub(crate) fn adopted(&self, now: Now, view: &dyn View, counts: impl Fn(SegmentId) -> bool) -> BTreeMap<Name, u64> {
         let is_adopted = |segment: SegmentId| segment.node != self.me && counts(segment);
         let mut adopted: BTreeMap<Name, u64> = BTreeMap::new();
         for inbox in view.inboxes() {

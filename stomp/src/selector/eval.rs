@@ -78,12 +78,10 @@ fn value<'a>(expr: &'a Expr, fields: &'a impl Fields) -> Value<'a> {
             let zero = Number::Integer(0);
             number(&value(one, fields)).map_or(Value::Null, |one| calculate(Operation::Minus, zero, one))
         }
-        Expr::Arithmetic(how, one, two) => {
-            match (number(&value(one, fields)), number(&value(two, fields))) {
-                (Some(one), Some(two)) => calculate(*how, one, two),
-                _ => Value::Null,
-            }
-        }
+        Expr::Arithmetic(how, one, two) => match (number(&value(one, fields)), number(&value(two, fields))) {
+            (Some(one), Some(two)) => calculate(*how, one, two),
+            _ => Value::Null,
+        },
         condition_of => condition(condition_of, fields).map_or(Value::Null, Value::Bool),
     }
 }

@@ -77,13 +77,8 @@ impl Comparison {
 }
 
 impl Operation {
-    pub(super) const ALL: [(&'static str, Self); 5] = [
-        ("+", Self::Plus),
-        ("-", Self::Minus),
-        ("*", Self::Times),
-        ("/", Self::Divided),
-        ("%", Self::Remainder),
-    ];
+    pub(super) const ALL: [(&'static str, Self); 5] =
+        [("+", Self::Plus), ("-", Self::Minus), ("*", Self::Times), ("/", Self::Divided), ("%", Self::Remainder)];
 }
 
 impl Expr {

@@ -15,8 +15,7 @@ pub(super) enum Token {
     Sign(&'static str),
 }
 
-const KEYWORDS: [&str; 11] =
-    ["AND", "BETWEEN", "ESCAPE", "FALSE", "IN", "IS", "LIKE", "NOT", "NULL", "OR", "TRUE"];
+const KEYWORDS: [&str; 11] = ["AND", "BETWEEN", "ESCAPE", "FALSE", "IN", "IS", "LIKE", "NOT", "NULL", "OR", "TRUE"];
 
 /// Longer ones first.
 const SIGNS: [&str; 14] = ["<>", "<=", ">=", "=", "<", ">", "+", "-", "*", "/", "%", "(", ")", ","];

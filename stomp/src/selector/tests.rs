@@ -97,7 +97,9 @@ fn comparisons_read_headers_as_what_they_are_compared_with() {
         assert_eq!(answer_of_whole(text), expected, "{text}");
     }
     assert!(Selector::parse("hyphenated_props:content-type = 'text/plain'").unwrap().unwrap().matches(&message()));
-    assert!(Selector::parse("convert_string_expressions:hyphenated_props:b -a=1.5").unwrap().unwrap().matches(&message()));
+    assert!(
+        Selector::parse("convert_string_expressions:hyphenated_props:b -a=1.5").unwrap().unwrap().matches(&message())
+    );
 }
 
 /// As [`answer`], for texts with a word in front, too.
@@ -288,10 +290,7 @@ fn conditions() -> impl Strategy<Value = Expr> {
             Expr::Number(_) => None,
             one => Some(Expr::Negative(Box::new(one))),
         });
-        prop_oneof![
-            both.prop_map(|(how, one, two)| Expr::Arithmetic(how, Box::new(one), Box::new(two))),
-            negative,
-        ]
+        prop_oneof![both.prop_map(|(how, one, two)| Expr::Arithmetic(how, Box::new(one), Box::new(two))), negative,]
     });
     let text = || "[a-z'%_!ä\\\\\n]{0,4}";
     let name = || "[a-z][a-z-]{0,3}";

@@ -321,11 +321,6 @@ impl Active {
     }
 }
 
-pub(super) fn bad_header(
-    frame: &Frame,
-    header: &'static str,
-    value: &str,
-    expected: &'static str,
-) -> SessionError {
+pub(super) fn bad_header(frame: &Frame, header: &'static str, value: &str, expected: &'static str) -> SessionError {
     SessionError::BadHeader { command: frame.command, header, value: value.chars().take(48).collect(), expected }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    destination::Destination, durable::DurableName, limits::Limits, schedule::Schedule, selector::Selector, transport::Peer,
-    users::Passcode,
+    destination::Destination, durable::DurableName, limits::Limits, schedule::Schedule, selector::Selector,
+    transport::Peer, users::Passcode,
 };
 
 /// A subscription of this session; never used twice in it.

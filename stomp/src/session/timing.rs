@@ -33,7 +33,9 @@ pub(super) fn schedule(frame: &Frame) -> Result<(u64, Option<Schedule>), Session
     let delay_ms = delay_ms(frame)?;
     let number = |header| match frame.headers.get(header) {
         None => Ok(0),
-        Some(value) => value.trim().parse::<i64>().map_err(|_| bad_header(frame, header, value, "it is a whole number")),
+        Some(value) => {
+            value.trim().parse::<i64>().map_err(|_| bad_header(frame, header, value, "it is a whole number"))
+        }
     };
     let (period_ms, repeat) = (u64::try_from(number(PERIOD)?).unwrap_or(0), number(REPEAT)?);
     let bad = |header, expected| {
@@ -108,7 +110,9 @@ mod tests {
 
     #[test]
     fn repetitions_need_a_period_and_cron_entries_a_time() {
-        let read = |headers: &[(&str, &str)]| schedule(&frame(headers)).map(|(delay, again)| (delay, again.map(|one| one.to_string())));
+        let read = |headers: &[(&str, &str)]| {
+            schedule(&frame(headers)).map(|(delay, again)| (delay, again.map(|one| one.to_string())))
+        };
         let again = |text: &str| Some(text.to_owned());
         assert_eq!(read(&[(PERIOD, "500")]), Ok((500, None)), "it comes once, after the period");
         assert_eq!(read(&[(PERIOD, "500"), ("x-delay", "7")]), Ok((7, None)));
