@@ -199,3 +199,24 @@ fn a_job_whose_message_is_not_kept_is_not_removed() {
     mesh.pass(5_000);
     assert_eq!(mesh.waiting(0).into_iter().collect::<Vec<_>>(), [("/queue/a".to_owned(), 2)]);
 }
+
+#[test]
+fn a_job_is_removed_when_others_have_what_follows_and_not_before() {
+    let mut mesh = Mesh::new(2);
+    let sender = mesh.connect(1, 0, &[]);
+    let headers = [("AMQ_SCHEDULED_PERIOD", "1000"), ("AMQ_SCHEDULED_REPEAT", "1")];
+    mesh.send_with(sender, "/queue/a", &headers, "again");
+    // The other node does not hear of it, or does not answer.
+    mesh.held.insert((0, 1));
+    mesh.pass(1_500);
+    let total = |mesh: &Mesh| mesh.waiting(0).values().sum::<u64>();
+    assert_eq!(total(&mesh), 3, "the message, the next job, and the job");
+    mesh.held.clear();
+    mesh.settle();
+    mesh.pass(50);
+    assert_eq!(total(&mesh), 2, "{:?}", mesh.waiting(0));
+    mesh.pass(5_000);
+    for host in 0..2 {
+        assert_eq!(mesh.waiting(host).into_iter().collect::<Vec<_>>(), [("/queue/a".to_owned(), 2)], "h{host}");
+    }
+}
