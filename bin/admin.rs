@@ -8,7 +8,7 @@
 //! | `POST /verify` | the object of `rhizomq verify --json`, once the whole store is read; same machine only |
 //! | `POST /forget` with `{"node":"<32 hex digits>"}` | what forgetting it came to; same machine only |
 //! | `POST /size` with `{"size":"5"}` | the policy for the number of members: `5`, `negotiate`, `preset 1-3:all, 4+:3`; same machine only |
-//! | `GET /subscriptions` | durable subscriptions: `name`, `topics`, `waiting`, `in_flight`, `consumers` of each |
+//! | `GET /subscriptions` | durable subscriptions: `name`, `topics`, `selectors`, `waiting`, `in_flight`, `consumers`, `scheduled` of each |
 //! | `POST /unsubscribe` with `{"name":"client/app/orders"}` | deletes a durable subscription, and what waits for it; same machine only |
 //! | `POST /drain`, maybe with `{"cancel":true}` | leaves the cluster for good, or takes that back; how far it is; same machine only |
 //! | `POST /split` with `{"name":"west","nodes":["ID"],"size":2,"dry_run":true}`, the last two left out or not; or `{"cancel":true}` | parts the cluster into two, or only says what would come of it: who leaves and stays, and what of each backlog; or takes that back; `splitting` in the status tells how it goes; same machine only |

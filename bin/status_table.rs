@@ -32,10 +32,10 @@ pub(crate) fn render(status: &Value) -> String {
     out.push('\n');
     let queues = list(&status["queues"]);
     let rows = queues.iter().take(MAX_QUEUES).map(|queue| {
-        let figures = ["depth", "in_flight", "consumers", "policy"].map(|figure| text(&queue[figure]));
+        let figures = ["depth", "in_flight", "consumers", "scheduled", "policy"].map(|figure| text(&queue[figure]));
         [text(&queue["name"])].into_iter().chain(figures).collect()
     });
-    table(&mut out, &["QUEUE", "WAITING", "IN FLIGHT", "CONSUMERS", "POLICY"], rows.collect());
+    table(&mut out, &["QUEUE", "WAITING", "IN FLIGHT", "CONSUMERS", "SCHEDULED", "POLICY"], rows.collect());
     if queues.is_empty() {
         out.push_str("(none: a queue appears with its first message or subscriber)\n");
     } else if queues.len() > MAX_QUEUES {
@@ -195,7 +195,7 @@ mod tests {
                 {"name": "c", "id": "cc", "epoch": "3", "alive": true, "in_sync": false, "role": "member", "addresses": []},
                 {"name": "d", "id": "dd", "epoch": "4", "alive": true, "in_sync": true, "role": "member", "addresses": []},
             ],
-            "queues": [{"name": "/queue/a", "depth": 3, "in_flight": 1, "consumers": 0}],
+            "queues": [{"name": "/queue/a", "depth": 3, "in_flight": 1, "consumers": 0, "scheduled": 2}],
         });
         let text = render(&status);
         let lines: Vec<&str> = text.lines().collect();

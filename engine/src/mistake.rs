@@ -38,6 +38,10 @@ pub enum Mistake {
     PlaceAnew,
     /// When a link falls, an owner takes all that is in flight for lost, at whichever edge.
     RecallEverywhere,
+    /// What is delayed is served as if its time had come.
+    ServedEarly,
+    /// What a consumer with a selector has read over is not looked at again when it comes back.
+    SearchForgets,
 }
 
 /// Which mistake, if any, this node makes.

@@ -15,14 +15,17 @@
 //! heard of yet. Mostly there is one; two sides of a cut that both make the same subscription make two, which its consumers
 //! read both, and a message goes to the one that its node heard of first.
 //!
-//! A member of the set: a byte of version, then `postcard` of name, topic, life and number.
+//! A binding may have a selector: what it does not match is not kept for it. To ask for another one, or for none, is to make the
+//! binding anew, and what waited by the old one is dropped, as JMS has it.
+//!
+//! A member of the set: a byte of version, then `postcard` of name, topic, life and number; in version 2 the selector follows.
 
 use std::sync::Arc;
 
 use rhizomq_engine::Epoch;
 use serde::{Deserialize, Serialize};
 
-use crate::{destination::DURABLE, spread};
+use crate::{destination::DURABLE, selector::Selector, spread};
 
 /// Bytes of the longest name, as text.
 pub const MAX_DURABLE_NAME_LEN: usize = 255;
@@ -30,8 +33,9 @@ pub const MAX_DURABLE_NAME_LEN: usize = 255;
 /// Registry sets that subscriptions are spread over: whole sets travel when one changes.
 const SETS: u64 = 64;
 
-/// Of a member's layout.
+/// Of a member's layout: without a selector, and with one. So programs that know no selectors read the former.
 const VERSION: u8 = 1;
+const VERSION_WITH_SELECTOR: u8 = 2;
 
 /// What a durable subscription is called on all nodes: see the module's text. Characters other than printable ASCII, and
 /// `%` and `/` within a part, are written as `%` and two hex digits for each byte.
@@ -112,7 +116,7 @@ fn plain(part: &str) -> String {
 }
 
 /// One inbox of a subscription, and the topic or pattern that fills it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Binding {
     /// The text of its [`DurableName`].
     pub(crate) name: Arc<str>,
@@ -122,6 +126,8 @@ pub(crate) struct Binding {
     pub(crate) life: Epoch,
     /// The number of the add, among those of that life to the set.
     pub(crate) number: u64,
+    /// What it is to get; `None`: all.
+    pub(crate) selector: Option<Selector>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -137,14 +143,26 @@ impl Binding {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let member = Member { name: &self.name, topic: &self.topic, life: self.life, number: self.number };
         // Texts and numbers always encode into memory; nothing at all would be read by nobody.
-        postcard::to_extend(&member, vec![VERSION]).unwrap_or_default()
+        let encoded = match &self.selector {
+            None => postcard::to_extend(&member, vec![VERSION]),
+            Some(selector) => postcard::to_extend(&(member, selector.as_str()), vec![VERSION_WITH_SELECTOR]),
+        };
+        encoded.unwrap_or_default()
     }
 
     /// Reads a member; `None` for what no version that this program knows has written.
     pub(crate) fn decode(member: &[u8]) -> Option<Self> {
-        let content = member.strip_prefix(&[VERSION])?;
-        let Member { name, topic, life, number } = postcard::from_bytes(content).ok()?;
-        Some(Self { name: name.into(), topic: topic.into(), life, number })
+        let (version, content) = member.split_first()?;
+        let (member, selector) = match *version {
+            VERSION => (postcard::from_bytes(content).ok()?, None),
+            VERSION_WITH_SELECTOR => {
+                let (member, text): (_, &str) = postcard::from_bytes(content).ok()?;
+                (member, Some(Selector::parse(text).ok()??))
+            }
+            _ => return None,
+        };
+        let Member { name, topic, life, number } = member;
+        Some(Self { name: name.into(), topic: topic.into(), life, number, selector })
     }
 
     /// Where its messages wait.
@@ -194,7 +212,7 @@ mod tests {
 
     fn binding() -> Binding {
         let name = DurableName::of_client("app 1", "orders/new").unwrap().to_shared();
-        Binding { name, topic: "/topic/a.*".into(), life: Epoch(0x12), number: 300 }
+        Binding { name, topic: "/topic/a.*".into(), life: Epoch(0x12), number: 300, selector: None }
     }
 
     #[test]

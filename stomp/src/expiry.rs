@@ -9,6 +9,8 @@ use crate::frame::{edit_stored_head, stored_header};
 
 /// The header that says it.
 pub(crate) const EXPIRES: &str = "expires";
+/// The header that says it of each time that a message is sent.
+const EXPIRATION: &str = "expiration";
 
 /// What a SEND says about the end of its message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +32,19 @@ impl Lifetime {
 /// The section to store for a message that expires then.
 pub(crate) fn with_end(stored_head: &Bytes, end: u64) -> Bytes {
     edit_stored_head(stored_head, &[EXPIRES], &[(EXPIRES, &end.to_string())])
+}
+
+/// The section to store for a message that lives so long from each time that it is sent: see [`crate::schedule`].
+pub(crate) fn with_ttl(stored_head: &Bytes, ttl_ms: Option<u64>) -> Bytes {
+    let Some(ttl_ms) = ttl_ms else { return stored_head.clone() };
+    edit_stored_head(stored_head, &[EXPIRATION], &[(EXPIRATION, &ttl_ms.to_string())])
+}
+
+/// What [`with_ttl`] wrote, and an end that holds whenever the message is sent; and the section without the former.
+pub(crate) fn take_lifetime(stored_head: &Bytes) -> (Bytes, Lifetime) {
+    let ttl_ms = stored_header(stored_head, EXPIRATION).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+    let lifetime = Lifetime { expires: end_of(stored_head), ttl_ms };
+    (edit_stored_head(stored_head, &[EXPIRATION], &[]), lifetime)
 }
 
 /// When a stored message expires.
@@ -56,6 +71,14 @@ mod tests {
         assert_eq!(all.end(3_000, Some(u64::MAX)), Some(5_000));
         assert_eq!(Lifetime::default().end(1_000, None), None);
         assert_eq!(Lifetime { ttl_ms: Some(u64::MAX), ..Lifetime::default() }.end(1_000, None), Some(u64::MAX));
+    }
+
+    #[test]
+    fn a_time_to_live_is_taken_out_as_it_was_put_in() {
+        let head = Bytes::from_static(b"a:b\nexpires:7\n");
+        let kept = with_ttl(&head, Some(500));
+        assert_eq!(take_lifetime(&kept), (head.clone(), Lifetime { expires: Some(7), ttl_ms: Some(500) }));
+        assert_eq!(take_lifetime(&with_ttl(&head, None)).1, Lifetime { expires: Some(7), ttl_ms: None });
     }
 
     #[test]

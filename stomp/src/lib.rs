@@ -6,10 +6,13 @@
 //! | [`session`] | one client, from CONNECT to DISCONNECT |
 //! | [`destination`], [`topic`], [`durable`] | what clients name: queues, topics and patterns over them, durable subscriptions |
 //! | `expiry` | when a message expires |
+//! | [`selector`] | conditions on headers, as a SUBSCRIBE may set |
 //! | [`users`] | who may log in, and what they may do |
 //! | [`policies`] | what operators decide about the messages of destinations |
 //! | [`limits`] | what they are held to |
 //! | `dispatch` | owners and edges: who gets which message, and who takes over from whom |
+//! | `lane` | parts of a queue that are served before or after others, or later |
+//! | `schedule` | messages that are sent again, at times of their own |
 //! | `forward` | messages of an observer's clients on their way to a member |
 //! | [`broker`] | one whole node without IO: the node beneath, dispatch, sessions |
 //! | `status` | what a node tells of itself |
@@ -19,6 +22,8 @@
 mod dispatch;
 mod expiry;
 mod forward;
+mod lane;
+mod schedule;
 mod spread;
 mod status;
 
@@ -32,6 +37,7 @@ pub mod fuzzing;
 pub mod limits;
 pub mod policies;
 pub mod rim;
+pub mod selector;
 pub mod session;
 pub mod topic;
 pub mod transport;

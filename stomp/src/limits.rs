@@ -37,6 +37,12 @@ pub const MAX_BODY: usize = 23 << 20;
 /// Bytes of all header lines of one frame at most: stored they may take twice as much.
 pub const MAX_HEADER_SECTION: usize = 256 << 10;
 
+/// The longest delay of a message: ten years of 365 days.
+pub const MAX_DELAY_MS: u64 = 10 * 365 * 24 * 60 * 60 * 1000;
+
+/// The least time between two repetitions of a message.
+pub const MIN_PERIOD_MS: u64 = 100;
+
 /// Bytes that each frame in a transaction costs on top of its header section and body.
 pub const TRANSACTION_ITEM_COST: usize = 256;
 

@@ -62,6 +62,10 @@ pub struct SubscriptionStatus {
     pub in_flight: u64,
     /// Who reads it now.
     pub consumers: u64,
+    /// Messages that wait for their time, besides.
+    pub scheduled: u64,
+    /// Selectors of its bindings, where there are any.
+    pub selectors: Vec<String>,
 }
 
 /// A policy.
@@ -287,10 +291,12 @@ pub struct QueueStatus {
     pub name: String,
     /// The pattern of the policy that holds for it; `null` if none does.
     pub policy: Option<String>,
-    /// Messages not consumed, those in flight included.
+    /// Messages not consumed, those in flight included, and without those that wait for their time.
     pub depth: u64,
     /// Messages that consumers have and have not acknowledged.
     pub in_flight: u64,
     /// Subscriptions.
     pub consumers: u64,
+    /// Messages that wait for their time.
+    pub scheduled: u64,
 }

@@ -332,23 +332,40 @@ fn show(request: &Request) -> String {
                 .map(|send| {
                     let head = String::from_utf8_lossy(&send.head).trim_end_matches('\n').replace('\n', "|");
                     let body = send.body.escape_ascii();
-                    let mark = if send.persistent { "" } else { " transient" };
-                    let expires = send.lifetime.expires.map(|at| format!(" until {at}")).unwrap_or_default();
-                    let ttl = send.lifetime.ttl_ms.map(|ms| format!(" for {ms}")).unwrap_or_default();
-                    format!("{} {{{head}}} {body}{mark}{expires}{ttl}", send.destination)
+                    let mut marks = String::new();
+                    if !send.persistent {
+                        marks.push_str(" transient");
+                    }
+                    if let Some(at) = send.lifetime.expires {
+                        marks.push_str(&format!(" until {at}"));
+                    }
+                    if let Some(ms) = send.lifetime.ttl_ms {
+                        marks.push_str(&format!(" for {ms}"));
+                    }
+                    if send.priority != 4 {
+                        marks.push_str(&format!(" priority {}", send.priority));
+                    }
+                    if send.delay_ms > 0 {
+                        marks.push_str(&format!(" delay {}", send.delay_ms));
+                    }
+                    if let Some(schedule) = &send.schedule {
+                        marks.push_str(&format!(" schedule {schedule}"));
+                    }
+                    format!("{} {{{head}}} {body}{marks}", send.destination)
                 })
                 .collect();
             parts.extend(acks.iter().map(show_ack));
             format!("publish {}", parts.join("; "))
         }
-        Request::Subscribe { destination, ack, prefetch, durable, .. } => {
+        Request::Subscribe { destination, ack, prefetch, selector, durable, .. } => {
             let ack = match ack {
                 AckMode::Auto => "auto",
                 AckMode::Client => "client",
                 AckMode::ClientIndividual => "client-individual",
             };
             let durable = durable.as_ref().map(|name| format!(" durable {}", name.as_str())).unwrap_or_default();
-            format!("subscribe {destination} {ack} {prefetch}{durable}")
+            let selector = selector.as_ref().map(|one| format!(" where {}", one.as_str())).unwrap_or_default();
+            format!("subscribe {destination} {ack} {prefetch}{durable}{selector}")
         }
         Request::Forget { name, .. } => format!("forget {}", name.as_str()),
         Request::Unsubscribe { sub, requeue, .. } => {

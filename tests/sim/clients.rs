@@ -50,6 +50,7 @@ pub(crate) enum Pending {
     Leave,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there are few clients")]
 pub(crate) enum Role {
     Producer(Producer),
     Consumer(Consumer),
@@ -177,6 +178,9 @@ impl World {
             let id = self.ledger.sent((conn.0, queue), persistent);
             ids.push(id);
             let mut headers = vec![("destination".to_owned(), destination(queue))];
+            if self.settings.lanes {
+                headers.extend(self.timing_of(id, queue));
+            }
             match &transaction {
                 Some(name) => headers.push(("transaction".to_owned(), name.clone())),
                 None => headers.push(("receipt".to_owned(), receipt.to_string())),

@@ -30,6 +30,8 @@ pub(crate) struct Consumer {
     pub(crate) unsubscribes: f64,
     /// How often it begins a transaction for its next answers.
     pub(crate) transactions: f64,
+    /// What its subscriptions ask for, one of these each; all, if there are none.
+    pub(crate) selectors: Vec<&'static str>,
     pub(crate) at_work: AtWork,
 }
 
@@ -38,6 +40,8 @@ pub(crate) struct Consumer {
 pub(crate) struct AtWork {
     /// Open subscriptions with their queues.
     pub(crate) subscriptions: BTreeMap<u64, usize>,
+    /// Those that have a selector, all that there ever were.
+    pub(crate) selectors: BTreeMap<u64, &'static str>,
     subscribed: u64,
     /// Queues to subscribe to again.
     missed: Vec<usize>,
@@ -79,6 +83,7 @@ impl Consumer {
             deaths: 0.0,
             unsubscribes: 0.0,
             transactions: 0.0,
+            selectors: Vec::new(),
             at_work: AtWork::default(),
         }
     }
@@ -102,14 +107,19 @@ impl World {
 
     fn subscribe(&mut self, client: usize, conn: ConnId, queue: usize) {
         let Some(consumer) = self.consumer(client) else { return };
+        let selectors = consumer.selectors.clone();
+        let selector = (!selectors.is_empty()).then(|| self.rng.pick(&selectors));
+        let Some(consumer) = self.consumer(client) else { return };
         let (mode, prefetch, at_work) = (consumer.mode, consumer.prefetch.to_string(), &mut consumer.at_work);
         at_work.subscribed += 1;
         at_work.subscriptions.insert(at_work.subscribed, queue);
+        at_work.selectors.extend(selector.map(|selector| (at_work.subscribed, selector)));
         let (id, to) = (at_work.subscribed.to_string(), destination(queue));
         let mut headers = vec![("id", &*id), ("destination", &*to), ("ack", mode), ("prefetch-count", &*prefetch)];
         if queue >= DURABLE {
             headers.push(("durable-subscription-name", &*to));
         }
+        headers.extend(selector.map(|selector| ("selector", selector)));
         self.client_sends(conn, &Frame::new(Command::Subscribe, headers));
     }
 
@@ -266,6 +276,7 @@ impl World {
         self.ledger.msg(id).arrived = true;
         let header = |name| frame.headers.get(name).unwrap_or_default().to_owned();
         let subscription = header("subscription").parse().unwrap_or_default();
+        self.check_wanted(client, subscription, frame);
         if consumer.mode == "auto" {
             if !self.clients[client].is_leaving() && !self.goes_away(client, conn, &consumer) {
                 if self.rng.chance(consumer.unsubscribes) {

@@ -238,7 +238,10 @@ impl World {
             Fault::Drain { host, cancel: false } => self.drain(host),
             Fault::Drain { host, cancel: true } => self.cancel_drain(host),
             Fault::Merge { host, with, size } => self.merge_to(host, with, size.as_ref()),
-            Fault::Clock { host, by_ms } => self.hosts[host].wall_offset_ms += by_ms,
+            Fault::Clock { host, by_ms } => {
+                self.clocks_jumped = true;
+                self.hosts[host].wall_offset_ms += by_ms;
+            }
         }
     }
 }

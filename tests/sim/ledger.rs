@@ -24,8 +24,10 @@ pub(crate) fn msg_id_of(body: &[u8]) -> Option<MsgId> {
 /// One message.
 #[derive(Debug)]
 pub(crate) struct Msg {
-    /// The connection it was sent over and the queue it was sent to: order is promised within these.
+    /// The connection it was sent over, and a number for the queue and the priority: order is promised within these.
     pub(crate) source: (u64, usize),
+    /// When it may be delivered, if it was to wait.
+    pub(crate) due: Option<u64>,
     pub(crate) persistent: bool,
     /// When its receipt reached the producer.
     pub(crate) confirmed: Option<u64>,
@@ -80,6 +82,10 @@ pub(crate) enum Kind {
     Order,
     /// A message after the confirmed end of its subscription.
     AfterEnd,
+    /// Before its time.
+    Early,
+    /// A message that the subscription's selector does not match.
+    Unwanted,
     /// Consumed, and back.
     Resurrected,
     /// Taken for consumed, and was not.
@@ -144,6 +150,7 @@ impl Ledger {
         let id = self.msgs.len() as MsgId;
         self.msgs.push(Msg {
             source,
+            due: None,
             persistent,
             confirmed: None,
             copies: 0,

@@ -14,7 +14,7 @@
 //! - who judges: `ledger` (what was seen), `oracle` (what must not be), `second` (what may come twice), `trace`
 //! - the tests: `mixed` (random), `scenarios` (by hand), `story` and `play` (those that `tests/scenarios` tells as data),
 //!   `members` (who sits where), `places` (sites), `drains` (leaving for good), `durables` (durable subscriptions), `users` (who is let in),
-//!   `forwards` (clients of observers), `letters` (policies, expiry, dead letters),
+//!   `forwards` (clients of observers), `letters` (policies, expiry, dead letters), `lanes` (priorities, delays, selectors),
 //!   `merging` (clusters that become one), `parting` (one that becomes two), `mistakes` (planted ones must be noticed); `runs` runs them
 
 mod agenda;
@@ -26,6 +26,7 @@ mod durables;
 mod faults;
 mod forwards;
 mod host;
+mod lanes;
 mod ledger;
 mod letters;
 mod members;

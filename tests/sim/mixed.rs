@@ -7,6 +7,7 @@ use super::{
     clients::Producer,
     consumers::{AtWork, Consumer},
     faults::FaultMix,
+    lanes,
     rng::Rng,
     runs,
     topics::{Listener, Publisher},
@@ -48,6 +49,7 @@ impl Settings {
             swim: SwimConfig::default(),
             roll: rng.pick(&[ROLL, ROLL, (2_000, ROLL.1), (ROLL.0, 3_000), (500, 1_000)]),
             faults: if faultless { FaultMix::default() } else { FaultMix::random(rng) },
+            lanes: false,
             mistake,
         }
     }
@@ -77,6 +79,7 @@ impl Settings {
             swim: SwimConfig::default(),
             roll: ROLL,
             faults: FaultMix::default(),
+            lanes: false,
             mistake,
         }
     }
@@ -125,14 +128,30 @@ fn consumer(rng: &mut Rng, queues: usize, calm: bool) -> Consumer {
         deaths,
         unsubscribes,
         transactions,
+        selectors: Vec::new(),
         at_work: AtWork::default(),
     }
 }
 
 /// Seconds of work and random faults, then rest.
 pub(crate) fn mixed(seed: u64, printed: bool, mistake: Option<Mistake>) -> World {
+    mixed_with(seed, printed, mistake, |_| {})
+}
+
+/// The same, in a world that is changed before it begins.
+pub(crate) fn mixed_with(
+    seed: u64,
+    printed: bool,
+    mistake: Option<Mistake>,
+    change: impl FnOnce(&mut Settings),
+) -> World {
     let mut rng = Rng::new(seed);
-    let settings = Settings::random(&mut rng, mistake);
+    let mut settings = Settings::random(&mut rng, mistake);
+    change(&mut settings);
+    if settings.lanes {
+        let some = |rng: &mut Rng| if rng.chance(0.5) { lanes::SELECTORS.to_vec() } else { Vec::new() };
+        settings.consumers.iter_mut().for_each(|(consumer, _)| consumer.selectors = some(&mut rng));
+    }
     if printed {
         println!("{settings:#?}");
     }

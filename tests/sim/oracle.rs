@@ -157,6 +157,7 @@ impl World {
         };
         let now = self.now;
         self.ledger.name(now, dot, id);
+        self.check_time(id);
         self.check_resurrection(host, dot, id);
         self.check_crossing(host, dot, id);
         if !marked {

@@ -12,6 +12,7 @@ use super::{
     consumers::Consumer,
     faults::FaultMix,
     host::Host,
+    lanes,
     ledger::{Kind, Ledger},
     members::Seats,
     network::Network,
@@ -61,6 +62,8 @@ pub(crate) struct Settings {
     /// When segments are closed: after so many bytes, or at that age in milliseconds.
     pub(crate) roll: (u64, u64),
     pub(crate) faults: FaultMix,
+    /// Whether messages have priorities and delays, and subscriptions selectors.
+    pub(crate) lanes: bool,
     pub(crate) mistake: Option<Mistake>,
 }
 
@@ -81,6 +84,8 @@ pub(crate) struct World {
     pub(crate) disturbed_at: u64,
     /// Whether anything happened that excuses a second delivery.
     pub(crate) excused: bool,
+    /// Whether any wall clock was set while it ran.
+    pub(crate) clocks_jumped: bool,
     /// When a process last died, and with it what it remembered.
     pub(crate) crashed_at: Option<u64>,
     /// Whether any consumer left: what was on its way to it goes back to its owner, who can't know how far it came, and
@@ -121,6 +126,7 @@ impl World {
             topics: Topics::default(),
             disturbed_at: 0,
             excused: false,
+            clocks_jumped: false,
             crashed_at: None,
             marks_excused: false,
             replaced_at: None,
@@ -167,6 +173,8 @@ impl World {
         let index = self.hosts.len();
         let identity = self.new_identity();
         let offset = self.rng.within(0, 7_200_000) as i64 - 3_600_000;
+        // What is delayed is late by as much as clocks differ: there they must be set somehow.
+        let offset = if self.settings.lanes { offset / 36_000 } else { offset };
         self.hosts.push(Host::new(identity, secret, ticket, offset));
         (0..index).for_each(|other| self.agenda.at(self.now + 1, Happening::Dial { pair: (other, index) }));
         self.boot(index);
@@ -230,8 +238,14 @@ impl World {
         }
         let durables = DURABLE..DURABLE + self.settings.durables;
         let calm = Consumer::patient((0..self.settings.queues).chain(durables).collect());
+        // With selectors that together let all through, no other consumer is needed.
+        let selectors = if self.settings.lanes && self.rng.chance(0.5) { &lanes::SELECTORS[..] } else { &[] };
         for host in 0..self.hosts.len() {
-            self.add_client(Role::Consumer(calm.clone()), Some(host));
+            let selective = selectors.iter().map(|selector| Consumer { selectors: vec![*selector], ..calm.clone() });
+            let rest = if selectors.is_empty() { vec![calm.clone()] } else { selective.collect() };
+            for consumer in rest {
+                self.add_client(Role::Consumer(consumer), Some(host));
+            }
         }
         let deadline = self.now + REST_MS;
         let mut restful = 0;

@@ -55,6 +55,10 @@ impl InboxIndex {
         self.inboxes.range::<str, _>((from, Unbounded)).map(|(name, _)| name)
     }
 
+    pub(super) fn inbox_from(&self, name: &str) -> Option<&Arc<str>> {
+        self.inboxes.range::<str, _>((Bound::Included(name), Bound::Unbounded)).next().map(|(name, _)| name)
+    }
+
     pub(super) fn segments(&self, inbox: &str) -> impl Iterator<Item = (SegmentId, u64)> + use<'_> {
         self.inboxes.get(inbox).into_iter().flatten().map(|(id, slots)| (*id, slots.len()))
     }

@@ -268,6 +268,11 @@ impl Engine {
         self.index.inboxes_after(last)
     }
 
+    /// The first inbox with waiting messages, in the order of names, that is called so or comes after it.
+    pub fn inbox_from(&self, name: &str) -> Option<&Arc<str>> {
+        self.index.inbox_from(name)
+    }
+
     /// Segments that hold waiting messages of an inbox, with their number.
     pub fn inbox_segments(&self, inbox: &str) -> impl Iterator<Item = (SegmentId, u64)> + use<'_> {
         self.index.segments(inbox)

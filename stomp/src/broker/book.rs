@@ -10,6 +10,7 @@ use crate::{
     destination::{Destination, TOPIC},
     dispatch::ConsumerId,
     durable::{Binding, set_of},
+    selector::StoredFields,
     topic::{Patterns, check_pattern},
 };
 
@@ -95,11 +96,17 @@ impl Book {
     }
 
     /// The inboxes that a message to a topic waits in: one for each subscription that wants it. Of several it is the one that
-    /// was heard of first: what a producer sends before and after another one turns up keeps its order.
-    pub(super) fn targets(&self, topic: &Destination) -> Vec<String> {
+    /// was heard of first: what a producer sends before and after another one turns up keeps its order. With a selector it wants
+    /// what that lets through; a message has no name yet.
+    pub(super) fn targets(&self, topic: &Destination, head: &[u8]) -> Vec<String> {
+        let fields = StoredFields { head, id: "" };
+        let wants = |binding: &Binding| binding.selector.as_ref().is_none_or(|selector| selector.matches(&fields));
         let mut first: BTreeMap<&Arc<str>, (u64, Arc<str>)> = BTreeMap::new();
         for inbox in self.by_topic.matches(topic.name()) {
             let (Some(binding), Some(place)) = (self.bindings.get(&inbox), self.places.get(&inbox)) else { continue };
+            if !wants(binding) {
+                continue;
+            }
             let best = first.entry(&binding.name).or_insert_with(|| (*place, Arc::clone(&inbox)));
             if *place < best.0 {
                 *best = (*place, inbox);
@@ -156,14 +163,14 @@ mod tests {
     use rhizomq_engine::Epoch;
 
     use super::*;
-    use crate::{broker::ConnId, session::SubKey};
+    use crate::{broker::ConnId, selector::Selector, session::SubKey};
 
     fn binding(name: &str, topic: &str, number: u64) -> Binding {
-        Binding { name: name.into(), topic: topic.into(), life: Epoch(7), number }
+        Binding { name: name.into(), topic: topic.into(), life: Epoch(7), number, selector: None }
     }
 
     fn targets(book: &Book, topic: &str) -> Vec<String> {
-        book.targets(&Destination::parse(topic).unwrap())
+        book.targets(&Destination::parse(topic).unwrap(), b"a:1\n")
     }
 
     #[test]
@@ -196,6 +203,25 @@ mod tests {
         assert_eq!(targets(&book, "/topic/x"), [&*early.inbox()]);
         book.refresh(&set, &[late.encode()]);
         assert_eq!(targets(&book, "/topic/x"), [&*late.inbox()]);
+    }
+
+    #[test]
+    fn a_binding_with_a_selector_gets_what_that_lets_through() {
+        let mut book = Book::default();
+        let set = set_of("name/a");
+        let with = |number, text| Binding {
+            selector: Selector::parse(text).unwrap(),
+            ..binding("name/a", "/topic/x", number)
+        };
+        let bindings = [with(1, "a = 2"), with(2, "a = 1")];
+        assert_eq!(Binding::decode(&bindings[0].encode()), Some(bindings[0].clone()));
+        book.refresh(&set, &bindings.each_ref().map(Binding::encode));
+        assert_eq!(targets(&book, "/topic/x"), [&*bindings[1].inbox()]);
+        book.refresh(&set, &[bindings[0].encode()]);
+        assert!(targets(&book, "/topic/x").is_empty());
+        let mut broken = bindings[0].encode();
+        *broken.last_mut().unwrap() = b'(';
+        assert_eq!(Binding::decode(&broken), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::{Broker, ConnId, book::Book};
 use crate::{
     dispatch::{ConsumerId, DispatchMsg, SyncId},
     durable::{self, Binding, DurableName},
+    selector::Selector,
     session::{SubKey, Ticket},
     status::SubscriptionStatus,
 };
@@ -64,6 +65,7 @@ pub(super) struct Wish {
     pub(super) sub: SubKey,
     pub(super) name: DurableName,
     pub(super) topic: Arc<str>,
+    pub(super) selector: Option<Selector>,
     pub(super) prefetch: u32,
     pub(super) awaited: bool,
 }
@@ -98,7 +100,10 @@ impl Durables {
         match what {
             What::Make { name, inbox, .. } => self.book.binding(inbox).is_some_and(|made| {
                 let mut all = self.book.bindings_of(name.as_str());
-                !name.has_one_topic() || all.all(|(_, binding)| binding.topic == made.topic)
+                all.all(|(_, other)| match other.topic == made.topic {
+                    true => other.selector == made.selector,
+                    false => !name.has_one_topic(),
+                })
             }),
             What::Forget { inboxes } => inboxes.iter().all(|inbox| self.book.binding(inbox).is_none()),
         }
@@ -121,17 +126,17 @@ impl Broker {
 
     /// A client takes part in a durable subscription, which is made if there is none.
     pub(super) fn subscribe_durably(&mut self, now: Now, conn: ConnId, ticket: Ticket, wish: Wish) {
-        let Wish { sub, name, topic, prefetch, awaited } = wish;
+        let Wish { sub, name, topic, selector, prefetch, awaited } = wish;
         let reader = Reader { sub, prefetch, awaited };
         let set = durable::set_of(name.as_str());
-        let (same, others): (Vec<_>, Vec<_>) =
-            self.newest_bindings(name.as_str()).into_iter().partition(|binding| binding.topic == topic);
-        let others = if name.has_one_topic() { others } else { Vec::new() };
+        let is_same = |binding: &Binding| binding.topic == topic && binding.selector == selector;
+        let (same, mut others): (Vec<_>, Vec<_>) = self.newest_bindings(name.as_str()).into_iter().partition(is_same);
+        others.retain(|other| name.has_one_topic() || other.topic == topic);
         let inbox = match same.iter().map(Binding::inbox).min() {
             Some(inbox) => inbox,
             None => {
                 let (life, number) = (self.node.epoch(), self.node.next_share(&set));
-                let binding = Binding { name: name.to_shared(), topic, life, number };
+                let binding = Binding { name: name.to_shared(), topic, life, number, selector };
                 if let Err(error) = self.node.share(now, &set, binding.encode()) {
                     let text = format!("There are too many durable subscriptions: {error}.");
                     return self.fail(conn, ticket, "the durable subscription was not made", &text);
@@ -182,15 +187,18 @@ impl Broker {
         let totals = self.dispatch.totals(&self.node);
         let subscription = |name: &Arc<str>| {
             let mut status = SubscriptionStatus { name: name.to_string(), ..SubscriptionStatus::default() };
-            let mut topics = BTreeSet::new();
+            let (mut topics, mut selectors) = (BTreeSet::new(), BTreeSet::new());
             for (inbox, binding) in self.durables.book.bindings_of(name) {
                 topics.insert(binding.topic.to_string());
+                selectors.extend(binding.selector.as_ref().map(|selector| selector.as_str().to_owned()));
                 let total = totals.get(&crate::dispatch::Name::from(inbox)).copied().unwrap_or_default();
                 status.waiting += total.depth;
                 status.in_flight += total.in_flight;
+                status.scheduled += total.scheduled;
                 status.consumers = status.consumers.max(total.consumers);
             }
             status.topics = topics.into_iter().collect();
+            status.selectors = selectors.into_iter().collect();
             status
         };
         self.durables.book.names().map(subscription).collect()

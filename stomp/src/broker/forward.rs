@@ -9,6 +9,7 @@ use crate::{
     destination::Destination,
     durable::read_inbox,
     forward::{ForwardMsg, Outcome, Place, Taken, outbox},
+    lane::{self, Lane},
 };
 
 /// What a client is told whose messages can't be kept where the earlier ones are.
@@ -84,7 +85,11 @@ impl Broker {
                 Outcome::Refused(drain::ADVICE.to_owned())
             }
             Taken::New => {
-                let is_lawful = |inbox: &String| Destination::parse(inbox).is_ok() || read_inbox(inbox).is_some();
+                let is_lawful = |inbox: &String| {
+                    let queue = lane::queue_of(inbox);
+                    let is_named = Destination::parse(queue).is_ok() || read_inbox(queue).is_some();
+                    is_named && (Lane::of(inbox).is_some() || lane::read_job(inbox).is_some())
+                };
                 let all_lawful = unit.entries.iter().flat_map(|entry| &entry.inboxes).all(is_lawful);
                 let published = if all_lawful {
                     self.node.publish(now, unit).map_err(|error| error.to_string())

@@ -15,6 +15,7 @@
 //! - `users.rs`: what operators do about users, and what a request needs
 //! - `policies.rs`: what operators do about policies, and what of them holds where
 //! - `moves.rs`: messages that leave their queues: dead letters
+//! - `jobs.rs`: what is sent again, at times of its own
 //! - `sweep.rs`: messages that nobody will ever consume
 //!
 //! What always holds:
@@ -30,6 +31,7 @@ mod durable;
 mod flow;
 mod forward;
 mod incoming;
+mod jobs;
 mod logins;
 mod moves;
 mod policies;
@@ -55,6 +57,7 @@ use self::{
     drain::Drain,
     durable::Durables,
     incoming::Incoming,
+    jobs::Jobs,
     logins::Logins,
     moves::{Leaver, Moves},
     policies::Sight,
@@ -72,6 +75,7 @@ use crate::{
     expiry,
     forward::{ForwardMsg, Intake, Outbox, Outcome},
     frame::decode_routed_head,
+    lane,
     policies::Book as Policies,
     session::{Delivery, Session, SessionConfig},
     status::{
@@ -195,6 +199,7 @@ pub struct Broker {
     intake: Intake,
     acks: AckQueue,
     durables: Durables,
+    jobs: Jobs,
     logins: Logins,
     changes: Changes,
     policies: Policies,
@@ -231,6 +236,7 @@ impl Broker {
             intake: Intake::default(),
             acks: AckQueue::default(),
             durables: Durables::default(),
+            jobs: Jobs::default(),
             logins: Logins::default(),
             changes: Changes::default(),
             policies: Policies::default(),
@@ -365,6 +371,9 @@ impl Broker {
         if now.mono_ms >= self.sweep_at {
             self.sweep(now);
         }
+        if now.mono_ms >= self.jobs.deadline() {
+            self.fire_jobs(now);
+        }
         let due: Vec<_> = self.deadlines.range(..=(now.mono_ms, ConnId(u64::MAX))).copied().collect();
         for (deadline, conn) in due {
             self.deadlines.remove(&(deadline, conn));
@@ -391,6 +400,7 @@ impl Broker {
             .min(self.changes.deadline())
             .min(self.moves.deadline())
             .min(self.sweep_at)
+            .min(self.jobs.deadline())
     }
 
     /// What the driver is to do next.
@@ -484,6 +494,7 @@ impl Broker {
             depth: total.depth,
             in_flight: total.in_flight,
             consumers: total.consumers,
+            scheduled: total.scheduled,
         };
         let spread = self.node.spread();
         let site = |(name, (nodes, copies))| SiteStatus { name, nodes, copies };
@@ -589,15 +600,20 @@ impl Broker {
                 if !self.moved(now, publish) {
                     self.confirmed(publish, copies);
                 }
+                self.settle_job(now, publish, true);
                 self.settle_forwarded(publish, Outcome::Kept(copies));
             }
             Event::Rejected { publish, reason } => {
                 if !self.not_moved(now, publish, &reason) {
                     self.rejected(publish, &reason);
                 }
+                self.settle_job(now, publish, false);
                 self.settle_forwarded(publish, Outcome::Rejected(reason));
             }
-            Event::Arrived { segment, slots } => self.dispatch.handle_arrived(now, &self.node, segment, &slots),
+            Event::Arrived { segment, slots } => {
+                self.dispatch.handle_arrived(now, &self.node, segment, &slots);
+                self.jobs_arrived(now);
+            }
             Event::Removed { segment, slots } => self.dispatch.handle_removed(segment, &slots),
             Event::Dropped { segment } => self.dispatch.handle_dropped(now, segment),
             Event::Left => self.has_left(now),
@@ -633,7 +649,8 @@ impl Broker {
                 let delivered = self.clients.get_mut(&to.conn).and_then(|client| {
                     let (destination, head) = match &routed {
                         Some((topic, head)) => (&**topic, head),
-                        None => (&*inbox, &content.head),
+                        // Nor is a view, or a lane, called like its queue.
+                        None => (lane::queue_of(&inbox), &content.head),
                     };
                     let (message_id, body) = (&*dot.to_string(), &content.body);
                     let count = Some(returns.saturating_add(1));

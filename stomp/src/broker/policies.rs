@@ -121,7 +121,7 @@ impl Broker {
         for send in unit {
             let inboxes: Vec<Arc<str>> = match send.destination.kind() {
                 Kind::Queue => vec![send.destination.to_shared()],
-                Kind::Topic => self.durables.book.targets(&send.destination).into_iter().map(Arc::from).collect(),
+                Kind::Topic => self.durables.book.targets(&send.destination, &send.head).into_iter().map(Arc::from).collect(),
             };
             inboxes.into_iter().for_each(|inbox| *counts.entry(inbox).or_insert(0) += 1);
         }
@@ -138,13 +138,19 @@ impl Broker {
         })
     }
 
-    /// Writes into the header sections when the messages expire.
+    /// Writes into the header sections when the messages expire. One that is delayed lives from the time at which it may be
+    /// had, and each repetition from its own; that is seen to when it is sent.
     pub(super) fn set_ends(&self, now: Now, unit: &mut [Send]) {
         // The destinations of one SEND share one header section, and go on doing so where they can.
         let mut last = None;
         for send in unit {
-            let ttl_ms = self.policies.find(&send.destination).and_then(|(_, policy)| policy.ttl_ms);
-            let Some(end) = send.lifetime.end(now.wall_ms, ttl_ms) else { continue };
+            let end = if send.is_job() {
+                send.lifetime.expires
+            } else {
+                let ttl_ms = self.policies.find(&send.destination).and_then(|(_, policy)| policy.ttl_ms);
+                send.lifetime.end(now.wall_ms.saturating_add(send.delay_ms), ttl_ms)
+            };
+            let Some(end) = end else { continue };
             let made = last.take().filter(|(head, of, _): &(bytes::Bytes, u64, bytes::Bytes)| {
                 *of == end && head.as_ptr() == send.head.as_ptr() && head.len() == send.head.len()
             });

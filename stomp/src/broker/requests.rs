@@ -12,6 +12,8 @@ use crate::{
     dispatch::{ConsumerId, Content, Return},
     forward::Place,
     frame::encode_routed_head,
+    lane::{self, Lane},
+    schedule::Job,
     session::{AckItem, Fate, Request, Send, SubKey, Ticket},
 };
 
@@ -77,22 +79,27 @@ impl Broker {
                         self.acks.waiting.push_back((conn, ticket, removals));
                     }
                 }
-                Request::Subscribe { sub, destination, prefetch, chooses_prefetch, durable, awaited, .. } => {
+                Request::Subscribe {
+                    sub, destination, prefetch, chooses_prefetch, selector, durable, awaited, ..
+                } => {
                     let policy = self.policies.find(&destination).and_then(|(_, policy)| policy.prefetch);
                     let prefetch = policy.filter(|_| !chooses_prefetch).unwrap_or(prefetch);
                     let (id, topic) = (ConsumerId { conn, sub }, destination.to_shared());
                     match (destination.kind(), durable) {
                         (Kind::Queue, _) => {
                             // Messages wait, wherever they are sent: there is nobody to wait for.
-                            self.dispatch.subscribe(id, &topic, prefetch);
+                            let wanted =
+                                selector.map_or(topic.clone(), |selector| lane::view(&topic, &selector).into());
+                            self.dispatch.subscribe(id, &wanted, prefetch);
                             self.answer(conn, ticket, None);
                         }
                         (Kind::Topic, None) => {
-                            self.dispatch.listen(id, &topic);
+                            self.dispatch.listen(id, &topic, selector);
                             self.answer_subscribed(now, conn, ticket, awaited, None);
                         }
                         (Kind::Topic, Some(name)) => {
-                            self.subscribe_durably(now, conn, ticket, Wish { sub, name, topic, prefetch, awaited });
+                            let wish = Wish { sub, name, topic, selector, prefetch, awaited };
+                            self.subscribe_durably(now, conn, ticket, wish);
                         }
                     }
                 }
@@ -177,7 +184,7 @@ impl Broker {
         }
         let removals = self.settle(conn, acks);
         self.set_ends(now, &mut unit);
-        let (entries, topics) = self.route(unit);
+        let (entries, topics) = self.route(now, unit);
         if entries.is_empty() && removals.is_empty() {
             topics.iter().for_each(|send| self.fan_out(send));
             return self.answer(conn, ticket, None);
@@ -205,12 +212,20 @@ impl Broker {
     }
 
     /// What is kept of a unit, and what goes to listeners.
-    fn route(&self, unit: Vec<Send>) -> (Vec<Entry>, Vec<Send>) {
+    pub(super) fn route(&self, now: Now, unit: Vec<Send>) -> (Vec<Entry>, Vec<Send>) {
         let (mut entries, mut topics): (Vec<Entry>, Vec<Send>) = (Vec::new(), Vec::new());
         for send in unit {
+            if send.is_job() {
+                let schedule = send.schedule.clone().unwrap_or_default();
+                let job = Job::first(send.priority, now.wall_ms, send.delay_ms, schedule);
+                entries.extend(job.map(|job| self.job_entry(now, &job, &send)));
+                continue;
+            }
             let (body, persistent) = (send.body.clone(), send.persistent);
+            let lane = Lane::delayed(send.priority, now.wall_ms, send.delay_ms);
             if send.destination.kind() == Kind::Topic {
-                let inboxes = self.durables.book.targets(&send.destination);
+                let inboxes = self.durables.book.targets(&send.destination, &send.head);
+                let inboxes: Vec<_> = inboxes.iter().map(|inbox| lane.inbox(inbox)).collect();
                 if !inboxes.is_empty() {
                     let head = encode_routed_head(send.destination.as_str(), &send.head);
                     entries.push(Entry { inboxes, head, body, persistent });
@@ -218,7 +233,7 @@ impl Broker {
                 topics.push(send);
                 continue;
             }
-            let inbox = send.destination.as_str().to_owned();
+            let inbox = lane.inbox(send.destination.as_str());
             // One SEND to several queues: one body. What lies between is for topics of the same SEND.
             let lately = entries.iter_mut().rev();
             let mut lately =

@@ -5,7 +5,7 @@
 //! one ([`Node::was_shared`](rhizomq_net::Node::was_shared)). Of a temporary queue its node is asked: the name says which,
 //! and in what life the connection was. A node that is away is waited for, unless it was here and is off the roster now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rhizomq_engine::{Epoch, NodeId, Now};
 
@@ -13,7 +13,7 @@ use super::{Broker, ConnId};
 use crate::{
     destination::{DURABLE, REPLY_QUEUE},
     dispatch::{DispatchMsg, Name},
-    durable,
+    durable, lane,
 };
 
 /// Between two looks, ms.
@@ -48,7 +48,9 @@ impl Broker {
 
     pub(super) fn sweep(&mut self, now: Now) {
         self.sweep_at = now.mono_ms.saturating_add(SWEEP_MS);
-        let names = |prefix| self.node.engine().inboxes_from(prefix).map(str::to_owned).collect::<Vec<_>>();
+        // Each with all of its lanes.
+        let queues = |prefix| self.node.engine().inboxes_from(prefix).map(|inbox| lane::queue_of(inbox).to_owned());
+        let names = |prefix| queues(prefix).collect::<BTreeSet<_>>();
         let (durables, replies) = (names(DURABLE), names(REPLY_QUEUE));
         for inbox in durables {
             if self.durables.book.binding(&inbox).is_none()
@@ -70,7 +72,7 @@ impl Broker {
                     }
                 }
                 Some(node) if self.node.is_linked(node) => {
-                    if !self.dispatch.owned_with(&self.node, &inbox).is_empty() && !self.dispatch.is_wanted(&inbox) {
+                    if self.dispatches_any_of(&inbox) && !self.dispatch.is_wanted(&inbox) {
                         questions.entry(node).or_default().push(Name(inbox.into()));
                     }
                 }
@@ -117,11 +119,20 @@ impl Broker {
         node == self.node.id() && (life != self.node.epoch() || !is_open())
     }
 
-    /// Consumes all that this node dispatches of an inbox.
-    fn consume_all(&mut self, now: Now, inbox: &str) {
-        for segment in self.dispatch.owned_with(&self.node, inbox) {
-            let slots = self.node.engine().waiting_of(inbox, segment);
-            self.node.remove_all(now, segment, &slots);
+    fn dispatches_any_of(&self, queue: &str) -> bool {
+        let mut inboxes = self.node.engine().inboxes_from(queue).take_while(|inbox| lane::queue_of(inbox) == queue);
+        inboxes.any(|inbox| !self.dispatch.owned_with(&self.node, inbox).is_empty())
+    }
+
+    /// Consumes all that this node dispatches of a queue, or durable subscription, in any lane.
+    fn consume_all(&mut self, now: Now, queue: &str) {
+        let inboxes = self.node.engine().inboxes_from(queue).map(str::to_owned);
+        let inboxes: Vec<_> = inboxes.take_while(|inbox| lane::queue_of(inbox) == queue).collect();
+        for inbox in inboxes {
+            for segment in self.dispatch.owned_with(&self.node, &inbox) {
+                let slots = self.node.engine().waiting_of(&inbox, segment);
+                self.node.remove_all(now, segment, &slots);
+            }
         }
     }
 }

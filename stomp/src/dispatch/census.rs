@@ -12,6 +12,7 @@ use super::{
     Effect,
     msg::{Depth, DispatchMsg, Name},
 };
+use crate::lane;
 
 /// Between two tellings, ms: figures for people need no more.
 const TELL_MS: u64 = 1_000;
@@ -26,6 +27,8 @@ pub(crate) struct Total {
     pub(crate) depth: u64,
     pub(crate) in_flight: u64,
     pub(crate) consumers: u64,
+    /// Messages that may not be had yet; `depth` is without them.
+    pub(crate) scheduled: u64,
 }
 
 /// What one owner has of an inbox.
@@ -124,12 +127,16 @@ impl Census {
     pub(crate) fn totals(&self, own: &BTreeMap<Name, Figures>) -> BTreeMap<Name, Total> {
         let mut totals: BTreeMap<Name, Total> = BTreeMap::new();
         for (name, figures) in self.owners.values().flatten().chain(own) {
-            let total = totals.entry(name.clone()).or_default();
-            total.depth += figures.depth.depth;
-            total.in_flight += figures.depth.in_flight;
+            let total = totals.entry(queue_of(name)).or_default();
+            if lane::is_scheduled(&name.0) {
+                total.scheduled += figures.depth.depth;
+            } else {
+                total.depth += figures.depth.depth;
+                total.in_flight += figures.depth.in_flight;
+            }
         }
         for (name, count) in self.consumers.values().flatten() {
-            totals.entry(name.clone()).or_default().consumers += u64::from(*count);
+            totals.entry(queue_of(name)).or_default().consumers += u64::from(*count);
         }
         totals
     }
@@ -143,7 +150,7 @@ impl Census {
         let mut counts: BTreeMap<Name, (u64, u64)> = BTreeMap::new();
         for (owner, figures) in self.owners.iter().map(|(node, figures)| (*node, figures)).chain([own]) {
             for (name, Figures { depth, adopted }) in figures {
-                let (by_these, by_others) = counts.entry(name.clone()).or_default();
+                let (by_these, by_others) = counts.entry(queue_of(name)).or_default();
                 let adopted = if nodes.contains(&owner) { *adopted } else { depth.depth };
                 // The two were told in two messages, and a peer may say anything.
                 *by_these += depth.depth.saturating_sub(adopted);
@@ -152,6 +159,11 @@ impl Census {
         }
         counts
     }
+}
+
+/// Views of a queue, and what is told of those of its messages that wait for their time, count for the queue.
+fn queue_of(name: &Name) -> Name {
+    Name(lane::shared_queue_of(&name.0))
 }
 
 /// What tells of the changes among these: a name, what was told of it, and what is so now.
@@ -186,7 +198,7 @@ mod tests {
 
         census.on_depths(PEER, vec![(name(), depth(4))]);
         census.on_interest(PEER, &[(name(), 2)]);
-        let total = Total { depth: 6, in_flight: 2, consumers: 2 };
+        let total = Total { depth: 6, in_flight: 2, consumers: 2, scheduled: 0 };
         assert_eq!(census.totals(&BTreeMap::from([(name(), figures(2))])), BTreeMap::from([(name(), total)]));
         census.on_depths(PEER, gone.clone());
         census.link_down(PEER);

@@ -9,6 +9,7 @@ pub(super) struct Flight {
     pub(super) edge: NodeId,
     /// The name that the edge knows it by.
     pub(super) tag: u64,
+    /// Where it waited: a lane of what the edge asked for.
     pub(super) inbox: Arc<str>,
 }
 

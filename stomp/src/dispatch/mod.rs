@@ -6,7 +6,7 @@
 //! are to be carried out before `run` is called again, so that it sees what they changed.
 //!
 //! - [`edge`]: consumers, what is in flight here; [`supply`]: credit for owners
-//! - [`owner`]: cursors, order; [`demand`]: credit from edges; [`flights`]: what is in flight anywhere
+//! - [`owner`]: order; [`search`]: what comes next; [`demand`]: credit from edges; [`flights`]: what is in flight anywhere
 //! - [`takeover`]: who owns which segment; [`standins`]: what others than its writer delivered of one
 //! - [`returns`]: what comes back or leaves another way: redelivery, expiry, dead letters
 //! - [`topics`]: messages that are kept nowhere
@@ -20,6 +20,7 @@ mod flights;
 mod msg;
 mod owner;
 mod returns;
+mod search;
 mod standins;
 mod supply;
 mod syncs;
@@ -47,7 +48,7 @@ pub(crate) use syncs::SyncId;
 pub use takeover::TakeoverTiming;
 pub(crate) use view::View;
 
-use crate::broker::ConnId;
+use crate::{broker::ConnId, lane, selector::Selector};
 use census::{Census, Figures};
 use edge::{Arrival, Edge, Refusal};
 use owner::{Owner, Turn};
@@ -99,6 +100,8 @@ pub(crate) struct Dispatch {
     topics: Topics,
     census: Census,
     syncs: Syncs,
+    /// The last time that is known.
+    now: Now,
     /// From this node to itself.
     local: VecDeque<DispatchMsg>,
     effects: VecDeque<Effect>,
@@ -109,7 +112,7 @@ impl Dispatch {
         let mut dispatch = Self {
             me,
             epoch,
-            owner: Owner::new(me),
+            owner: Owner::new(me, planted),
             edge: Edge::default(),
             takeover: Takeover::new(me, epoch, timing),
             stand_ins: StandIns::default(),
@@ -117,6 +120,7 @@ impl Dispatch {
             topics: Topics::default(),
             census: Census::default(),
             syncs: Syncs::default(),
+            now: Now { mono_ms: 0, wall_ms: 0 },
             local: VecDeque::new(),
             effects: VecDeque::new(),
         };
@@ -195,12 +199,12 @@ impl Dispatch {
 
     /// When [`Dispatch::handle_timeout`] is wanted, on the monotonic clock.
     pub(crate) fn deadline(&self) -> u64 {
-        let owner = self.owner.deadline();
-        self.takeover.deadline().min(self.census.deadline()).min(self.syncs.deadline()).min(owner)
+        self.takeover.deadline().min(self.census.deadline()).min(self.syncs.deadline()).min(self.owner.deadline())
     }
 
     /// Time passed.
     pub(crate) fn handle_timeout(&mut self, now: Now, view: &dyn View) {
+        self.now = now;
         let mut out = Vec::new();
         if now.mono_ms >= self.takeover.deadline() {
             let (due, dropped) = self.takeover.look(now.mono_ms, view);
@@ -242,8 +246,10 @@ impl Dispatch {
 
     /// How many messages wait in an inbox of the reachable cluster, as its owners told within the last second.
     pub(crate) fn depth(&self, view: &dyn View, inbox: &Arc<str>) -> u64 {
-        let segments = view.inbox_segments(inbox).into_iter().filter(|(id, _)| self.takeover.answers_for(*id));
-        segments.map(|(_, count)| count).sum::<u64>() + self.census.depth_elsewhere(inbox)
+        let lanes = lane::due_lanes(&|name: &str| view.inbox_from(name), inbox, self.now.wall_ms);
+        let segments = lanes.iter().flat_map(|lane| view.inbox_segments(lane));
+        let own = segments.filter(|(id, _)| self.takeover.answers_for(*id)).map(|(_, count)| count);
+        own.sum::<u64>() + self.census.depth_elsewhere(inbox)
     }
 
     /// Whether anybody within reach reads an inbox.
@@ -258,9 +264,9 @@ impl Dispatch {
     }
 
     /// A listener of a topic.
-    pub(crate) fn listen(&mut self, id: ConsumerId, topic: &Arc<str>) {
+    pub(crate) fn listen(&mut self, id: ConsumerId, topic: &Arc<str>, selector: Option<Selector>) {
         let mut out = Vec::new();
-        self.topics.subscribe(id, topic, &mut out);
+        self.topics.subscribe(id, topic, selector, &mut out);
         self.absorb(out);
     }
 
@@ -366,16 +372,17 @@ impl Dispatch {
 
     fn own_figures(&self, view: &dyn View) -> BTreeMap<Name, Figures> {
         let counts = |segment| self.takeover.answers_for(segment);
-        let mut adopted = self.owner.adopted(view, counts);
+        let mut adopted = self.owner.adopted(self.now, view, counts);
         let figures = |(name, depth)| {
             let adopted = adopted.remove(&name).unwrap_or_default();
             (name, Figures { depth, adopted })
         };
-        self.owner.depths(view, counts).into_iter().map(figures).collect()
+        self.owner.depths(self.now, view, counts).into_iter().map(figures).collect()
     }
 
     /// Does what has become possible: takes in the node's messages to itself, dispatches, grants.
     pub(crate) fn run(&mut self, now: Now, view: &dyn View, rules: &dyn Rulebook) {
+        self.now = now;
         self.let_go(&self.split_off(view));
         loop {
             for (segment, held) in self.takeover.finished(now.mono_ms) {

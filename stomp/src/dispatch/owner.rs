@@ -5,8 +5,11 @@
 //! - A dot of an owned segment is either waiting or in flight at exactly one edge. It leaves that state when it is known
 //!   to be consumed, and goes back to waiting when the edge releases it or its link is lost.
 //! - Order: within a segment lowest slot first, segments of a life by number, so the messages of one producer leave in
-//!   the order in which they were taken; while one of them is being claimed, later ones wait. `cursors` only save the search: below a cursor nothing waits. What goes back
-//!   moves the cursor back with it, and is marked `redelivered`, since higher slots may have gone ahead.
+//!   the order in which they were taken, as far as they are of one priority and none was delayed ([`crate::lane`]); while one of
+//!   them is being claimed, later ones wait. What goes back waits at its place ([`super::search`]), and is marked
+//!   `redelivered`, since higher slots may have gone ahead.
+//! - Consumers with a selector ask for a *view* of the queue, by a name of its own, with credit of its own: whatever happens to
+//!   the queue happens to all views of it, and what is in flight is so for all.
 //! - Everything of another life is marked, and what another node may have dispatched meanwhile: nobody here knows what
 //!   was delivered already.
 //! - What is known to be consumed is not dispatched, even if that still waits for its commit. Such a dot does not move
@@ -23,10 +26,11 @@ mod peeks;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
     sync::Arc,
 };
 
-use rhizomq_engine::{Dot, NodeId, Now, RangeSet, SegmentId, Slot};
+use rhizomq_engine::{Dot, NodeId, Now, Planted, RangeSet, SegmentId, Slot};
 
 use super::{
     Effect, View,
@@ -35,9 +39,13 @@ use super::{
     flights::{Flight, Flights},
     msg::{Content, Depth, DispatchMsg, Name, Return},
     returns::{Fate, Leave, Returns, Rulebook},
+    search::{Found, Ground, Search, Walk},
     takeover::Takeover,
 };
-use crate::expiry;
+use crate::{
+    expiry,
+    lane::{self, Lane},
+};
 use excess::Targets;
 use peeks::Peeks;
 
@@ -46,6 +54,12 @@ const ASIDE: u64 = 0;
 
 /// Inboxes that one edge may be interested in; more are ignored.
 const MAX_INTEREST: usize = 1 << 20;
+/// What all searches together may cost in a turn, about a byte each (see [`super::search`]): some ms.
+const TURN_COST: usize = 1 << 20;
+/// Searches that go on in one turn, each with its part of that.
+const SEARCHES: usize = 8;
+/// A lane's time is looked for anew after so many ms: the clock on the wall may be set.
+const DUE_LOOK_MS: u64 = 10_000;
 
 /// What an owner looks at while it dispatches.
 #[derive(Clone, Copy)]
@@ -64,7 +78,17 @@ pub(crate) struct Owner {
     /// Edges by inbox; whose turn it is comes first.
     interested: BTreeMap<Arc<str>, VecDeque<NodeId>>,
     flights: Flights,
-    cursors: BTreeMap<Arc<str>, BTreeMap<SegmentId, Slot>>,
+    /// By what edges ask for: queues, and views of them.
+    searches: BTreeMap<Arc<str>, Search>,
+    /// When lanes have their time, on the monotonic clock.
+    dues: BTreeSet<(u64, Arc<str>)>,
+    /// Searches that go on in a later turn, and since when they could.
+    unfinished: VecDeque<Arc<str>>,
+    unfinished_since: u64,
+    /// Views that are asked for.
+    views: usize,
+    turn_cost: usize,
+    planted: Planted,
     /// Dispatched before; true: perhaps even delivered, because a link was lost.
     again: BTreeMap<Dot, bool>,
     /// Could not be read; left out until they arrive anew.
@@ -83,13 +107,19 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    pub(crate) fn new(me: NodeId) -> Self {
+    pub(crate) fn new(me: NodeId, planted: Planted) -> Self {
         Self {
             me,
             edges: BTreeMap::new(),
             interested: BTreeMap::new(),
             flights: Flights::default(),
-            cursors: BTreeMap::new(),
+            searches: BTreeMap::new(),
+            dues: BTreeSet::new(),
+            unfinished: VecDeque::new(),
+            unfinished_since: 0,
+            views: 0,
+            turn_cost: TURN_COST,
+            planted,
             again: BTreeMap::new(),
             unreadable: BTreeSet::new(),
             returns: Returns::default(),
@@ -132,6 +162,12 @@ impl Owner {
                 }
                 out.push(Effect::Send { to: from, message: DispatchMsg::Closed { inbox: name } });
             } else if edge.credits.len() < MAX_INTEREST && !edge.credits.contains_key(&name.0) {
+                if !self.searches.contains_key(&name.0) {
+                    // A program of another version may ask for what this one does not know: then it gets nothing.
+                    let Ok(search) = Search::new(&name.0) else { continue };
+                    self.views += usize::from(lane::is_view(&name.0));
+                    self.searches.insert(Arc::clone(&name.0), search);
+                }
                 let credit = Credit { round: self.next_round, ..Credit::default() };
                 self.next_round = self.next_round.wrapping_add(1);
                 edge.credits.insert(Arc::clone(&name.0), credit);
@@ -185,17 +221,34 @@ impl Owner {
         }
     }
 
-    /// When [`Owner::handle_timeout`] is wanted.
+    /// When [`Owner::handle_timeout`] is wanted, on the monotonic clock.
     pub(crate) fn deadline(&self) -> u64 {
-        self.returns.deadline().min(if self.retired { u64::MAX } else { self.peeks.at })
+        let peek = if self.retired { u64::MAX } else { self.peeks.at };
+        self.returns.deadline().min(peek).min(self.search_deadline())
     }
 
-    /// Time passed: what was to wait so long is dispatched again, and what nobody asks for may have expired.
+    /// The same, of lanes that have their time then and searches that go on.
+    pub(super) fn search_deadline(&self) -> u64 {
+        let due = self.dues.first().map_or(u64::MAX, |(due, _)| *due);
+        if self.unfinished.is_empty() { due } else { due.min(self.unfinished_since) }
+    }
+
+    /// Time passed: what was to wait so long is dispatched again, lanes may have their time, searches go on, and what nobody
+    /// asks for may have expired.
     pub(crate) fn handle_timeout(&mut self, now: Now) {
         while let Some(dot) = self.returns.poll_due(now.mono_ms) {
             self.put_back(dot, false);
         }
         self.peeks.is_due |= now.mono_ms >= self.peeks.at;
+        while let Some((due, _)) = self.dues.first()
+            && *due <= now.mono_ms
+            && let Some((_, name)) = self.dues.pop_first()
+        {
+            self.searches.get_mut(&name).into_iter().for_each(|search| search.due = None);
+            self.dirty.insert(name);
+        }
+        let count = self.unfinished.len().min(SEARCHES);
+        self.dirty.extend(self.unfinished.drain(..count));
     }
 
     /// Whether this delivery is in flight.
@@ -205,13 +258,12 @@ impl Owner {
 
     /// Messages wait that did not before.
     pub(crate) fn arrived(&mut self, view: &dyn View, segment: SegmentId, slots: &RangeSet) {
-        let Some(first) = slots.first() else { return };
-        for cursor in self.cursors.values_mut().filter_map(|segments| segments.get_mut(&segment)) {
-            *cursor = first.min(*cursor);
-        }
+        let Some(slot) = slots.first() else { return };
         self.unreadable.retain(|dot| dot.segment != segment || !slots.contains(dot.slot));
-        let inboxes = view.inboxes_with(segment, slots);
-        self.dirty.extend(inboxes.into_iter().filter(|inbox| self.interested.contains_key(inbox)));
+        for inbox in view.inboxes_with(segment, slots) {
+            let Some(lane) = Lane::of(&inbox) else { continue };
+            self.touch(&inbox, |search| search.arrived(lane, Dot { segment, slot }));
+        }
     }
 
     /// Messages are known to be consumed.
@@ -220,7 +272,7 @@ impl Owner {
         self.unstall();
         let landed = self.flights.remove_all(segment, slots);
         let found = landed.len() as u64;
-        self.dirty.extend(landed);
+        landed.iter().for_each(|inbox| self.touch(inbox, |_| {}));
         for (first, last) in slots.iter_ranges() {
             let range = Dot { segment, slot: first }..=Dot { segment, slot: last };
             let again: Vec<_> = self.again.range(range).map(|(dot, _)| *dot).collect();
@@ -260,9 +312,7 @@ impl Owner {
         self.unstall();
         self.again.retain(|dot, _| dot.segment != segment);
         self.unreadable.retain(|dot| dot.segment != segment);
-        for segments in self.cursors.values_mut() {
-            segments.remove(&segment);
-        }
+        self.searches.values_mut().for_each(|search| search.give_up(segment));
         self.look_at_all();
     }
 
@@ -294,25 +344,53 @@ impl Owner {
 
     /// Looks again at every inbox that anyone wants: what is owned has changed.
     fn look_at_all(&mut self) {
+        self.searches.values_mut().for_each(Search::look_at_all);
         self.dirty.extend(self.interested.keys().cloned());
+    }
+
+    /// Looks again at a queue and all views of it. `change` is what happened there.
+    fn touch(&mut self, inbox: &str, change: impl Fn(&mut Search)) {
+        let queue = lane::queue_of(inbox);
+        if let Some((name, _)) = self.interested.get_key_value(queue) {
+            self.dirty.insert(Arc::clone(name));
+            self.searches.get_mut(queue).into_iter().for_each(&change);
+        }
+        if self.views == 0 {
+            return;
+        }
+        let prefix = lane::view_prefix(queue);
+        let views = self.searches.range_mut::<str, _>((Bound::Included(&*prefix), Bound::Unbounded));
+        for (name, search) in views.take_while(|(name, _)| name.starts_with(&prefix)) {
+            self.dirty.insert(Arc::clone(name));
+            change(search);
+        }
     }
 
     /// Dispatches what can be, and keeps the edges' picture of the backlog fresh.
     pub(crate) fn serve(&mut self, turn: Turn<'_>, out: &mut Vec<Effect>) {
         self.judge_returns(turn, out);
         self.peek(turn, out);
+        let Turn { now, view, takeover, .. } = turn;
+        let mut unreadable = std::mem::take(&mut self.unreadable);
+        let (retired, planted, part) = (self.retired, self.planted, self.turn_cost / SEARCHES);
+        let mut ground = Ground { now, view, takeover, unreadable: &mut unreadable, retired, planted, budget: 0, out };
+        let mut left = self.turn_cost;
         while let Some(inbox) = self.dirty.pop_first() {
-            if self.interested.contains_key(&inbox) {
-                self.serve_inbox(&inbox, turn, out);
-            } else {
-                self.cursors.remove(&inbox);
-            }
+            let Some(mut search) = self.searches.remove(&inbox) else { continue };
+            ground.budget = left.min(part);
+            left -= ground.budget;
+            self.serve_inbox(&inbox, &mut search, &mut ground);
+            left += ground.budget;
+            self.searches.insert(inbox, search);
         }
+        self.unreadable = unreadable;
     }
 
-    /// Whether any edge wants messages of an inbox.
-    pub(crate) fn is_wanted(&self, inbox: &str) -> bool {
-        self.interested.contains_key(inbox)
+    /// Whether any edge wants messages of a queue.
+    pub(crate) fn is_wanted(&self, queue: &str) -> bool {
+        let prefix = lane::view_prefix(queue);
+        let mut views = self.interested.range::<str, _>((Bound::Included(&*prefix), Bound::Unbounded));
+        self.interested.contains_key(queue) || views.next().is_some_and(|(name, _)| name.starts_with(&prefix))
     }
 
     /// Whether an inbox is to be looked at.
@@ -320,30 +398,43 @@ impl Owner {
         !self.dirty.is_empty() || self.returns.has_news() || (self.peeks.is_due && !self.retired)
     }
 
-    /// How full the inboxes are, as far as segments go that this node answers for.
-    pub(crate) fn depths(&self, view: &dyn View, counts: impl Fn(SegmentId) -> bool) -> BTreeMap<Name, Depth> {
-        let mut depths = BTreeMap::new();
+    /// How full the queues are, as far as segments go that this node answers for. What waits for its time counts by itself.
+    pub(crate) fn depths(
+        &self,
+        now: Now,
+        view: &dyn View,
+        counts: impl Fn(SegmentId) -> bool,
+    ) -> BTreeMap<Name, Depth> {
+        let mut depths: BTreeMap<Name, Depth> = BTreeMap::new();
         for inbox in view.inboxes() {
             let depth = view.inbox_segments(&inbox).into_iter().filter(|(id, _)| counts(*id)).map(|(_, n)| n).sum();
-            let in_flight = self.flights.count(&inbox);
             if depth > 0 {
-                depths.insert(Name(inbox), Depth { depth, in_flight: in_flight.min(depth) });
+                let total = depths.entry(counted_as(&inbox, now)).or_default();
+                total.depth += depth;
+                total.in_flight += self.flights.count(&inbox).min(depth);
             }
         }
         depths
     }
 
     /// What of that another node took.
-    pub(crate) fn adopted(&self, view: &dyn View, counts: impl Fn(SegmentId) -> bool) -> BTreeMap<Name, u64> {
+    pub(crate) fn adopted(&self, now: Now, view: &dyn View, counts: impl Fn(SegmentId) -> bool) -> BTreeMap<Name, u64> {
         let is_adopted = |segment: SegmentId| segment.node != self.me && counts(segment);
-        let of = |inbox: &str| view.inbox_segments(inbox).into_iter().filter(|(id, _)| is_adopted(*id)).map(|(_, n)| n);
-        let count = |inbox: Arc<str>| (of(&inbox).sum(), Name(inbox));
-        view.inboxes()
-            .into_iter()
-            .map(count)
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, name)| (name, count))
-            .collect()
+        let mut adopted: BTreeMap<Name, u64> = BTreeMap::new();
+        for inbox in view.inboxes() {
+            let of = view.inbox_segments(&inbox).into_iter().filter(|(id, _)| is_adopted(*id)).map(|(_, n)| n);
+            let count: u64 = of.sum();
+            if count > 0 {
+                *adopted.entry(counted_as(&inbox, now)).or_default() += count;
+            }
+        }
+        adopted
+    }
+
+    /// What searches may cost in a turn.
+    #[cfg(test)]
+    pub(crate) fn set_turn_cost(&mut self, cost: usize) {
+        self.turn_cost = cost;
     }
 
     #[cfg(test)]
@@ -358,7 +449,10 @@ impl Owner {
             ("interested", self.interested.values().map(VecDeque::len).sum()),
             ("credits", self.edges.values().map(|edge| edge.credits.len()).sum()),
             ("flights", self.flights.len()),
-            ("cursors", self.cursors.len()),
+            ("searches", self.searches.len()),
+            ("dues", self.dues.len()),
+            ("unfinished", self.unfinished.len()),
+            ("views", self.views),
             ("again", self.again.len()),
             ("unreadable", self.unreadable.len()),
             ("returns", self.returns.remembered()),
@@ -372,7 +466,7 @@ impl Owner {
     fn judge_returns(&mut self, turn: Turn<'_>, out: &mut Vec<Effect>) {
         while let Some(dot) = self.returns.poll_news() {
             let Some(inbox) = self.flights.inbox(dot).cloned() else { continue };
-            match self.returns.judge(dot, &turn.rules.rules_of(&inbox), turn.now.mono_ms) {
+            match self.returns.judge(dot, &turn.rules.rules_of(lane::queue_of(&inbox)), turn.now.mono_ms) {
                 Fate::Again => self.put_back(dot, false),
                 Fate::Later => drop(self.again.entry(dot).or_insert(false)),
                 Fate::Leave(why) => self.leave(dot, &inbox, why, out),
@@ -386,13 +480,14 @@ impl Owner {
         self.dirty.extend(self.returns.take_unstalled());
     }
 
-    /// A message is to leave its queue. Until it is consumed nobody gets it.
-    fn leave(&mut self, dot: Dot, inbox: &Arc<str>, why: Leave, out: &mut Vec<Effect>) {
+    /// A message is to leave its queue, in which it waits in this lane. Until it is consumed nobody gets it.
+    fn leave(&mut self, dot: Dot, lane: &Arc<str>, why: Leave, out: &mut Vec<Effect>) {
         if !self.flights.pass_on(dot, self.me, ASIDE) {
-            self.flights.insert(dot, Flight { edge: self.me, tag: ASIDE, inbox: Arc::clone(inbox) });
+            self.flights.insert(dot, Flight { edge: self.me, tag: ASIDE, inbox: Arc::clone(lane) });
         }
-        self.returns.begin_leave(dot, inbox);
-        out.push(Effect::Leave { inbox: Arc::clone(inbox), dot, why, deliveries: self.returns.count(dot) });
+        let queue = lane::shared_queue_of(lane);
+        self.returns.begin_leave(dot, &queue);
+        out.push(Effect::Leave { inbox: queue, dot, why, deliveries: self.returns.count(dot) });
     }
 
     /// The segments that an inbox's messages are dispatched from, with their number, in order.
@@ -411,77 +506,60 @@ impl Owner {
         segments
     }
 
-    fn serve_inbox(&mut self, inbox: &Arc<str>, turn: Turn<'_>, out: &mut Vec<Effect>) {
-        let Turn { now, view, takeover, .. } = turn;
-        let segments = self.served_segments(inbox, view, takeover);
-        let mut cursors = self.cursors.remove(inbox).unwrap_or_default();
-        cursors.retain(|id, _| segments.iter().any(|(segment, _)| segment == id));
-        let mut next = self.next_waiting(inbox, &segments, &mut cursors, view);
-        while let Some(dot) = next {
+    fn serve_inbox(&mut self, inbox: &Arc<str>, search: &mut Search, ground: &mut Ground<'_>) {
+        let mut walk = Walk::default();
+        let mut found = search.next(&mut walk, &self.flights, ground);
+        while let Found::Next(dot, lane) = &found {
             if self.returns.is_full() {
                 self.returns.stall(inbox);
                 break;
             }
-            let Some(edge) = self.next_edge(inbox, view) else { break };
-            match view.message(dot) {
-                Ok(Some(message)) if expiry::is_over(&message.head, now.wall_ms) => {
-                    self.leave(dot, inbox, Leave::Expired, out);
+            let Some(edge) = self.next_edge(inbox, ground.view) else { break };
+            match ground.view.message(*dot) {
+                Ok(Some(message)) if expiry::is_over(&message.head, ground.now.wall_ms) => {
+                    self.leave(*dot, lane, Leave::Expired, ground.out);
                 }
                 Ok(Some(message)) => {
                     let content = Content::new(message.head, message.body);
-                    out.push(self.send(dot, edge, inbox, content, takeover));
+                    ground.out.push(self.send(*dot, edge, inbox, lane, content, ground.takeover));
                 }
                 Ok(None) => {
-                    self.unreadable.insert(dot);
+                    ground.unreadable.insert(*dot);
                 }
                 Err(why) => {
-                    self.unreadable.insert(dot);
-                    out.push(Effect::Damaged { dot, why });
+                    ground.unreadable.insert(*dot);
+                    ground.out.push(Effect::Damaged { dot: *dot, why });
                 }
             }
-            next = self.next_waiting(inbox, &segments, &mut cursors, view);
+            found = search.next(&mut walk, &self.flights, ground);
         }
-        let all: u64 = segments.iter().map(|(_, count)| count).sum();
-        let waiting = match next {
-            Some(_) => all.saturating_sub(self.flights.count(inbox)).max(1),
-            None => 0,
+        // Who still searches promises nothing: places are not kept for what may not be there.
+        let waiting = match found {
+            Found::Next(..) => search.count(&walk, &self.flights, ground),
+            Found::Nothing | Found::Unfinished => 0,
         };
-        if !cursors.is_empty() {
-            self.cursors.insert(Arc::clone(inbox), cursors);
+        let due = search.next_due(&walk, ground);
+        self.plan(ground.now, inbox, search, due);
+        if found == Found::Unfinished && !self.unfinished.contains(inbox) {
+            if self.unfinished.is_empty() {
+                self.unfinished_since = ground.now.mono_ms;
+            }
+            self.unfinished.push_back(Arc::clone(inbox));
         }
-        self.tell(inbox, waiting, out);
+        self.tell(inbox, waiting, ground.out);
     }
 
-    /// The first dot in the order of dispatch that nobody has.
-    fn next_waiting(
-        &self,
-        inbox: &Arc<str>,
-        segments: &[(SegmentId, u64)],
-        cursors: &mut BTreeMap<SegmentId, Slot>,
-        view: &dyn View,
-    ) -> Option<Dot> {
-        segments.iter().find_map(|&(segment, _)| {
-            let cursor = cursors.entry(segment).or_insert(1);
-            let (mut from, mut passes) = (*cursor, true);
-            loop {
-                let found = view.next_waiting(inbox, segment, from);
-                let slot = found.unwrap_or(Slot::MAX);
-                if passes {
-                    *cursor = slot;
-                }
-                let dot = Dot { segment, slot: found? };
-                let taken = self.flights.contains(dot) || self.unreadable.contains(&dot);
-                let going = !taken && view.is_removed(dot);
-                if !taken && !going {
-                    return Some(dot);
-                }
-                passes &= taken;
-                from = slot.checked_add(1)?;
-                if passes {
-                    *cursor = from;
-                }
+    /// Notes when a lane has its time next.
+    fn plan(&mut self, now: Now, inbox: &Arc<str>, search: &mut Search, due: Option<u64>) {
+        let wait = |due: u64| now.mono_ms + due.saturating_sub(now.wall_ms).min(DUE_LOOK_MS);
+        let due = due.map(wait);
+        if search.due != due {
+            if let Some(old) = search.due {
+                self.dues.remove(&(old, Arc::clone(inbox)));
             }
-        })
+            self.dues.extend(due.map(|due| (due, Arc::clone(inbox))));
+            search.due = due;
+        }
     }
 
     /// Who gets the next message: our own edge, else the one whose turn it is, of those that may get one; near ones first.
@@ -502,7 +580,15 @@ impl Owner {
         Some(edge)
     }
 
-    fn send(&mut self, dot: Dot, edge: NodeId, inbox: &Arc<str>, content: Content, takeover: &Takeover) -> Effect {
+    fn send(
+        &mut self,
+        dot: Dot,
+        edge: NodeId,
+        inbox: &Arc<str>,
+        lane: &Arc<str>,
+        content: Content,
+        takeover: &Takeover,
+    ) -> Effect {
         if let Some(state) = self.edges.get_mut(&edge) {
             state.sent += content.len() as u64;
             if let Some(credit) = state.credits.get_mut(inbox) {
@@ -516,7 +602,7 @@ impl Owner {
         if marked || again == Some(true) {
             self.duplicates += 1;
         }
-        self.flights.insert(dot, Flight { edge, tag, inbox: Arc::clone(inbox) });
+        self.flights.insert(dot, Flight { edge, tag, inbox: Arc::clone(lane) });
         let (inbox, redelivered) = (Name::from(inbox), marked || again.is_some());
         let message = match self.returns.count(dot) {
             0 => DispatchMsg::Deliver { inbox, dot, tag, redelivered, content },
@@ -541,10 +627,10 @@ impl Owner {
     fn put_back(&mut self, dot: Dot, lost: bool) {
         let Some(inbox) = self.flights.remove(dot) else { return };
         *self.again.entry(dot).or_insert(false) |= lost;
-        if let Some(cursor) = self.cursors.get_mut(&inbox).and_then(|segments| segments.get_mut(&dot.segment)) {
-            *cursor = dot.slot.min(*cursor);
+        let planted = self.planted;
+        if let Some(lane) = Lane::of(&inbox) {
+            self.touch(&inbox, |search| search.put_back(lane, dot, planted));
         }
-        self.dirty.insert(inbox);
     }
 
     fn forget_interest(&mut self, edge: NodeId, inbox: &Arc<str>) {
@@ -552,7 +638,13 @@ impl Owner {
             turns.retain(|other| *other != edge);
             if turns.is_empty() {
                 self.interested.remove(inbox);
-                self.cursors.remove(inbox);
+                self.unfinished.retain(|other| other != inbox);
+                if let Some(search) = self.searches.remove(inbox) {
+                    self.views -= usize::from(lane::is_view(inbox));
+                    if let Some(due) = search.due {
+                        self.dues.remove(&(due, Arc::clone(inbox)));
+                    }
+                }
             }
         }
     }
@@ -564,4 +656,10 @@ impl Owner {
             self.dirty.extend(told.map(|(inbox, _)| Arc::clone(inbox)));
         }
     }
+}
+
+/// The name under which others are told what waits in an inbox.
+fn counted_as(inbox: &Arc<str>, now: Now) -> Name {
+    let is_due = Lane::of(inbox).is_some_and(|lane| lane.is_due(now.wall_ms));
+    Name(if is_due { lane::shared_queue_of(inbox) } else { lane::scheduled(lane::queue_of(inbox)).into() })
 }

@@ -4,7 +4,7 @@
 //! there. Who does not keep up misses messages: that is for the broker to decide, which knows the sockets.
 //!
 //! Listeners and nodes name topics by patterns, see [`crate::topic`]; a name is a pattern that matches itself. However many
-//! of its patterns match, a node gets a message once; a subscription has one pattern.
+//! of its patterns match, a node gets a message once; a subscription has one pattern. Its selector is looked at where it is.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +21,7 @@ use super::{
 use crate::{
     broker::ConnId,
     destination::TOPIC,
+    selector::{Selector, StoredFields},
     session::SubKey,
     topic::{Patterns, check_pattern},
 };
@@ -36,6 +37,8 @@ pub(crate) struct Topics {
     /// Listeners here by the pattern that they wrote, as a destination.
     listeners: BTreeMap<Arc<str>, BTreeSet<ConsumerId>>,
     by_consumer: BTreeMap<ConsumerId, Arc<str>>,
+    /// Of those that have one.
+    selectors: BTreeMap<ConsumerId, Selector>,
     /// The same for finding those that match.
     here: Patterns<ConsumerId>,
     peers: BTreeMap<NodeId, BTreeSet<Name>>,
@@ -79,7 +82,14 @@ impl Topics {
         }
     }
 
-    pub(crate) fn subscribe(&mut self, id: ConsumerId, topic: &Arc<str>, out: &mut Vec<Effect>) {
+    pub(crate) fn subscribe(
+        &mut self,
+        id: ConsumerId,
+        topic: &Arc<str>,
+        selector: Option<Selector>,
+        out: &mut Vec<Effect>,
+    ) {
+        selector.into_iter().for_each(|selector| drop(self.selectors.insert(id, selector)));
         self.by_consumer.insert(id, Arc::clone(topic));
         self.here.insert(pattern(topic), id);
         let listeners = self.listeners.entry(Arc::clone(topic)).or_default();
@@ -92,6 +102,7 @@ impl Topics {
     /// Without effect if it is no listener.
     pub(crate) fn unsubscribe(&mut self, id: ConsumerId, out: &mut Vec<Effect>) {
         let Some(topic) = self.by_consumer.remove(&id) else { return };
+        self.selectors.remove(&id);
         self.here.remove(pattern(&topic), &id);
         let Some(listeners) = self.listeners.get_mut(&topic) else { return };
         listeners.remove(&id);
@@ -122,7 +133,9 @@ impl Topics {
 
     /// A message for the listeners here.
     pub(crate) fn on_message(&self, topic: &Arc<str>, id: &str, content: &Content, out: &mut Vec<Effect>) {
-        for to in self.here.matches(pattern(topic)) {
+        let fields = StoredFields { head: &content.head, id };
+        let wants = |to: &ConsumerId| self.selectors.get(to).is_none_or(|selector| selector.matches(&fields));
+        for to in self.here.matches(pattern(topic)).into_iter().filter(wants) {
             let (topic, id) = (Arc::clone(topic), id.to_owned());
             out.push(Effect::Topic { to, topic, id, content: content.clone() });
         }
@@ -134,6 +147,7 @@ impl Topics {
         vec![
             ("listeners", self.listeners.len()),
             ("by_consumer", self.by_consumer.len()),
+            ("selectors", self.selectors.len()),
             ("patterns here", self.here.size() - 1),
             ("topics of peers", self.peers.values().map(BTreeSet::len).sum()),
             ("patterns elsewhere", self.elsewhere.size() - 1),
@@ -163,9 +177,9 @@ mod tests {
     fn listeners_here_and_nodes_with_listeners_get_it_once() {
         let (mut topics, mut out) = (Topics::default(), Vec::new());
         let topic: Arc<str> = "/topic/a".into();
-        topics.subscribe(consumer(1), &topic, &mut out);
+        topics.subscribe(consumer(1), &topic, None, &mut out);
         topics.link_up(PEER, &mut out);
-        topics.subscribe(consumer(2), &topic, &mut out);
+        topics.subscribe(consumer(2), &topic, None, &mut out);
         assert_eq!(out.len(), 1, "the peer is told once that someone listens");
         out.clear();
 
@@ -189,8 +203,8 @@ mod tests {
     fn patterns_reach_listeners_and_nodes_once_each_and_leave_nothing_behind() {
         let (mut topics, mut out) = (Topics::default(), Vec::new());
         topics.link_up(PEER, &mut out);
-        topics.subscribe(consumer(1), &"/topic/a.*".into(), &mut out);
-        topics.subscribe(consumer(2), &"/topic/#".into(), &mut out);
+        topics.subscribe(consumer(1), &"/topic/a.*".into(), None, &mut out);
+        topics.subscribe(consumer(2), &"/topic/#".into(), None, &mut out);
         topics.on_topics(PEER, ["/topic/a.>", "/topic/a.b", "/topic/>.x"].map(|name| (Name(name.into()), true)).into());
         out.clear();
         let content = Content::new(Bytes::new(), Bytes::from_static(b"x"));
@@ -215,6 +229,25 @@ mod tests {
         topics.on_topics(PEER, vec![(Name("/topic/a.b".into()), false)]);
         assert_eq!(receivers("/topic/a.b", &topics), [9]);
         topics.link_down(PEER);
+        assert!(topics.remembered().iter().all(|(_, count)| *count == 0), "{:?}", topics.remembered());
+    }
+
+    #[test]
+    fn a_selector_lets_through_what_it_matches_and_is_forgotten_with_its_listener() {
+        let (mut topics, mut out) = (Topics::default(), Vec::new());
+        let selector = Selector::parse("a > 1 AND JMSMessageID <> 'T-3'").unwrap();
+        topics.subscribe(consumer(1), &"/topic/#".into(), selector, &mut out);
+        topics.subscribe(consumer(2), &"/topic/x".into(), None, &mut out);
+        let receivers = |id: &str, head: &'static [u8], topics: &Topics| {
+            let mut out = Vec::new();
+            topics.publish(&"/topic/x".into(), id, &Content::new(Bytes::from_static(head), Bytes::new()), &mut out);
+            out.iter().map(|effect| matches!(effect, Effect::Topic { to, .. } if to.conn.0 == 1)).collect::<Vec<_>>()
+        };
+        assert_eq!(receivers("T-1", b"a:1\n", &topics), [false]);
+        assert_eq!(receivers("T-2", b"a:2\n", &topics), [true, false]);
+        assert_eq!(receivers("T-3", b"a:2\n", &topics), [false]);
+        topics.close(ConnId(1), &mut out);
+        topics.close(ConnId(2), &mut out);
         assert!(topics.remembered().iter().all(|(_, count)| *count == 0), "{:?}", topics.remembered());
     }
 }

@@ -29,6 +29,8 @@ pub(crate) trait View {
     fn inboxes(&self) -> Vec<Arc<str>>;
     /// Some inboxes with waiting messages, in order: the first ones behind this name.
     fn inboxes_after(&self, last: Option<&str>, limit: usize) -> Vec<Arc<str>>;
+    /// The first of them, in order, that is called so or comes after it.
+    fn inbox_from(&self, name: &str) -> Option<Arc<str>>;
     /// Segments in which messages of an inbox wait, with their number.
     fn inbox_segments(&self, inbox: &str) -> Vec<(SegmentId, u64)>;
     /// Inboxes that any of these slots belongs to.
@@ -88,6 +90,10 @@ impl View for Node {
 
     fn inboxes_after(&self, last: Option<&str>, limit: usize) -> Vec<Arc<str>> {
         self.engine().inboxes_after(last).take(limit).cloned().collect()
+    }
+
+    fn inbox_from(&self, name: &str) -> Option<Arc<str>> {
+        self.engine().inbox_from(name).cloned()
     }
 
     fn inbox_segments(&self, inbox: &str) -> Vec<(SegmentId, u64)> {

@@ -3,6 +3,8 @@
 //! Canonical 1.2 form: `name:value` lines, escaped, each ended by a line feed, first of repeated names only. It is made
 //! once, when the SEND comes in; for a consumer of 1.2 (and nearly always of 1.1) it is copied as it is.
 
+use std::borrow::Cow;
+
 use bytes::{Bytes, BytesMut};
 
 use super::{
@@ -13,7 +15,7 @@ use super::{
 
 /// Headers which belong to one hop and are not stored: those that speak to this broker about the SEND, and those that
 /// the broker writes itself into a MESSAGE (a producer must not be able to forge them).
-pub const HOP_HEADERS: [&str; 18] = [
+pub const HOP_HEADERS: [&str; 23] = [
     "destination",
     "receipt",
     "transaction",
@@ -32,6 +34,11 @@ pub const HOP_HEADERS: [&str; 18] = [
     "dead-letter-deliveries",
     "dead-letter-time",
     "dead-letter-origin",
+    "x-delay",
+    "AMQ_SCHEDULED_DELAY",
+    "AMQ_SCHEDULED_PERIOD",
+    "AMQ_SCHEDULED_REPEAT",
+    "AMQ_SCHEDULED_CRON",
 ];
 
 /// The section to store for a SEND with these headers.
@@ -75,19 +82,37 @@ pub(crate) fn edit_stored_head(stored_head: &[u8], without: &[&str], with: &[(&s
     out.freeze()
 }
 
+/// The value of a header in a stored section.
+pub(crate) fn find_stored<'a>(stored_head: &'a [u8], name: &str) -> Option<Cow<'a, str>> {
+    lines(stored_head).find_map(|line| {
+        let (found, value) = split_header(line, Escaping::CrLf, Version::V1_2).ok()?;
+        (found == name).then_some(value)
+    })
+}
+
 /// The section to store for a message whose inbox is not called like its destination: that goes in front.
 pub(crate) fn encode_routed_head(destination: &str, stored_head: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(DESTINATION.len() + destination.len() + 2 + stored_head.len());
-    put_line(&mut out, Escaping::CrLf, DESTINATION, destination);
-    out.extend_from_slice(stored_head);
-    out.freeze()
+    prefix_head(DESTINATION, destination, stored_head)
 }
 
 /// The two parts of what [`encode_routed_head`] made; `None` if it did not.
 pub(crate) fn decode_routed_head(routed_head: &Bytes) -> Option<(String, Bytes)> {
-    let end = memchr::memchr(b'\n', routed_head)?;
-    let (name, value) = split_header(&routed_head[..end], Escaping::CrLf, Version::V1_2).ok()?;
-    (name == DESTINATION).then(|| (value.to_string(), routed_head.slice(end + 1..)))
+    take_prefix(DESTINATION, routed_head)
+}
+
+/// A stored section with a line of the broker's own in front.
+pub(crate) fn prefix_head(name: &str, value: &str, stored_head: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(name.len() + value.len() + 2 + stored_head.len());
+    put_line(&mut out, Escaping::CrLf, name, value);
+    out.extend_from_slice(stored_head);
+    out.freeze()
+}
+
+/// The value of that line, and what is behind it; `None` if the first line is another.
+pub(crate) fn take_prefix(name: &str, head: &Bytes) -> Option<(String, Bytes)> {
+    let end = memchr::memchr(b'\n', head)?;
+    let (found, value) = split_header(&head[..end], Escaping::CrLf, Version::V1_2).ok()?;
+    (found == name).then(|| (value.to_string(), head.slice(end + 1..)))
 }
 
 const DESTINATION: &str = "destination";
@@ -142,6 +167,8 @@ mod tests {
         let stored = encode_stored_head(&headers);
         assert_eq!(stored, "content-type:text/plain\nk\\c1:a\\nb\npersistent:true\n");
         assert_eq!(decode_stored_head(&stored).unwrap(), own.into_iter().collect());
+        assert_eq!(find_stored(&stored, "k:1").as_deref(), Some("a\nb"));
+        assert_eq!(find_stored(&stored, "k"), None);
     }
 
     #[test]

@@ -23,7 +23,10 @@ use crate::{
     dispatch::{Content, Depth, DispatchMsg, Name, Return},
     forward::{ForwardMsg, Outcome},
     frame::{Command, Frame, Version, encode},
+    lane,
     policies::{Book, Statement, policy_samples, set_of as policies_of},
+    schedule::{Cron, Job},
+    selector::{MAX_SELECTOR_LEN, Selector, StoredFields},
     users::{Directory, Fact, Member, Permit, Right, set_of, user_samples},
 };
 
@@ -36,6 +39,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "broker", law: broker, seeds: broker::seeds },
     Target { name: "user_record", law: user_record, seeds: user_record_seeds },
     Target { name: "policy_record", law: policy_record, seeds: policy_record_seeds },
+    Target { name: "selector", law: selector, seeds: selector_seeds },
+    Target { name: "job", law: job, seeds: job_seeds },
     Target { name: "websocket", law: websocket, seeds: transport::websocket_seeds },
     Target { name: "upgrade_request", law: upgrade_request, seeds: transport::upgrade_seeds },
     Target { name: "proxy_header", law: proxy_header, seeds: transport::proxy_seeds },
@@ -104,6 +109,77 @@ pub fn user_record(bytes: &[u8]) -> bool {
     directory.refresh(&set_of(&member.name), &[bytes.to_vec()]);
     assert_eq!(directory.get(&member.name).is_some(), member.fact == Fact::Account);
     true
+}
+
+/// The headers of a job, as a disk or a peer has them, or else the cron entry of a SEND: what reads is written as what reads the same, and
+/// each time that comes of it is a later one.
+pub fn job(bytes: &[u8]) -> bool {
+    let head = Bytes::copy_from_slice(bytes);
+    if let Some((job, rest)) = Job::decode(&head) {
+        assert!(rest.len() < head.len());
+        assert_eq!(Job::decode(&job.encode(&rest)), Some((job.clone(), rest)));
+        let (is_sent, follows) = job.fire(job.at);
+        assert!(is_sent || !follows.is_empty());
+        for next in follows {
+            assert!(next.at >= job.at || job.at > lane::MAX_DUE);
+            let inbox = lane::job("/queue/a", next.due(job.at));
+            assert_eq!(lane::read_job(&inbox).map(|(_, destination)| destination), Some("/queue/a"));
+        }
+        return true;
+    }
+    let Some(cron) = std::str::from_utf8(bytes).ok().and_then(Cron::parse) else { return false };
+    assert_eq!(Cron::parse(cron.as_str()), Some(cron.clone()));
+    let first = cron.after(1 << 40).expect("there is a time");
+    assert!(first > 1 << 40 && first % 60_000 == 0 && cron.after(first - 1) == Some(first));
+    true
+}
+
+fn job_seeds() -> Vec<Vec<u8>> {
+    ["0 0 -", "500 9 -", "1000 - -", "0 0 */5 9-17 * 1,7 1-5"]
+        .map(|schedule| format!("scheduled:1 9 1700000000000 10 {schedule}\na:b\n").into_bytes())
+        .into_iter()
+        .chain([b"0 0 29 2 *".to_vec()])
+        .collect()
+}
+
+/// The selector of a SUBSCRIBE, and the headers of a message in front of it, up to a NUL: what reads is written out as what says the
+/// same of the message, and where it does not read the error tells a place within it.
+pub fn selector(bytes: &[u8]) -> bool {
+    let (head, text) = bytes.iter().position(|byte| *byte == 0).map_or((&[][..], bytes), |end| bytes.split_at(end));
+    let Ok(text) = std::str::from_utf8(text.strip_prefix(b"\0").unwrap_or(text)) else { return false };
+    match Selector::parse(text) {
+        Ok(Some(selector)) => {
+            let fields = StoredFields { head, id: "m-1" };
+            let says = selector.matches(&fields);
+            let written = selector.to_string();
+            match Selector::parse(&written) {
+                Ok(again) => {
+                    let again = again.expect("what is written out is not empty");
+                    assert_eq!((again.matches(&fields), again.to_string()), (says, written));
+                }
+                // Brackets take room, and are expressions within each other.
+                Err(_) => assert!(written.len() > MAX_SELECTOR_LEN || written.matches('(').count() > 32, "{written}"),
+            }
+            let name = lane::view("/queue/a", &selector);
+            assert_eq!(lane::selector_of(&name), Ok(Some(selector)));
+            true
+        }
+        Ok(None) => true,
+        Err(_) => false,
+    }
+}
+
+fn selector_seeds() -> Vec<Vec<u8>> {
+    let head = "a:1\nb:2.50\nt:true\ns:it's\ncontent-type:text/plain\npriority:7\n";
+    [
+        "a = 1 AND b > 2 OR NOT t",
+        "s = 'it''s' AND JMSPriority BETWEEN 1 AND 9",
+        "\"content-type\" LIKE 'text/_%!%' ESCAPE '!' AND missing IS NULL",
+        "convert_string_expressions:hyphenated_props:content-type NOT IN ('x', 'y') AND a IS NOT NULL",
+        "-a * (b + 0x1F) / 2 % 3 <> 1.5e3 AND TRUE",
+    ]
+    .map(|text| format!("{head}\0{text}").into_bytes())
+    .into()
 }
 
 fn user_record_seeds() -> Vec<Vec<u8>> {

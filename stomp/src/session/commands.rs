@@ -6,11 +6,13 @@ use super::{
     AckMode, Active, Fate, Lifetime, Request, Send, Session, SessionError, State, Ticket,
     subscriptions::{Closed, DeliveryRef, SubName},
     temps::Temps,
+    timing,
 };
 use crate::{
     destination::{Destination, DestinationError, Kind, MAX_PARTS, parts},
     durable::DurableName,
     frame::{Command, Frame, Headers, Version, encode_stored_head},
+    selector::Selector,
 };
 
 /// What both ActiveMQs call the name of a durable subscription, older spellings included.
@@ -58,9 +60,12 @@ impl Active {
         let persistent =
             frame.headers.get("persistent").is_none_or(|value| !value.trim().eq_ignore_ascii_case("false"));
         let lifetime = lifetime(&frame)?;
+        let (priority, (delay_ms, schedule)) = (timing::priority(&frame)?, timing::schedule(&frame)?);
         let (head, subscribe) = self.reply_to(ticket, &frame.headers)?;
-        let send =
-            |destination| Send { destination, head: head.clone(), body: frame.body.clone(), persistent, lifetime };
+        let send = |destination| {
+            let (head, body, schedule) = (head.clone(), frame.body.clone(), schedule.clone());
+            Send { destination, head, body, persistent, lifetime, priority, delay_ms, schedule }
+        };
         let unit: Vec<_> = destinations.into_iter().map(send).collect();
         match (frame.headers.get("transaction"), subscribe) {
             (Some(id), subscribe) => {
@@ -116,6 +121,7 @@ impl Active {
             ack: AckMode::Auto,
             prefetch: self.limits.default_prefetch.max(1),
             chooses_prefetch: false,
+            selector: None,
             durable: None,
             awaited: false,
         };
@@ -153,6 +159,7 @@ impl Active {
             },
         };
         let chooses_prefetch = frame.headers.get("prefetch-count").is_some();
+        let selector = frame.headers.get("selector").map_or(Ok(None), Selector::parse)?;
         let durable = self.durable(frame, &destination)?;
         let implicit = temp.and_then(|name| self.temps.implicit(name));
         let replaced = implicit.and_then(|key| self.subscriptions.close_key(key));
@@ -160,7 +167,7 @@ impl Active {
         let awaited = frame.headers.get("receipt").is_some();
         let subscribe = |ticket| {
             let prefetch = prefetch.max(1);
-            Request::Subscribe { ticket, sub, destination, ack, prefetch, chooses_prefetch, durable, awaited }
+            Request::Subscribe { ticket, sub, destination, ack, prefetch, chooses_prefetch, selector, durable, awaited }
         };
         Ok(match replaced {
             Some(Closed { key, requeue, .. }) => {
@@ -340,6 +347,6 @@ fn lifetime(frame: &Frame) -> Result<Lifetime, SessionError> {
     Ok(Lifetime { expires, ttl_ms: number("expiration", "it is a number of ms to live")? })
 }
 
-fn bad_header(frame: &Frame, header: &'static str, value: &str, expected: &'static str) -> SessionError {
+pub(super) fn bad_header(frame: &Frame, header: &'static str, value: &str, expected: &'static str) -> SessionError {
     SessionError::BadHeader { command: frame.command, header, value: value.chars().take(48).collect(), expected }
 }

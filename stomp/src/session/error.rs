@@ -4,6 +4,7 @@ use crate::{
     destination::DestinationError,
     durable::NameTooLong,
     frame::{Command, DecodeError, Version},
+    selector::SelectorError,
 };
 
 /// What a client did wrong. The text goes into the ERROR frame's `message` header and says what to do instead.
@@ -15,6 +16,9 @@ pub enum SessionError {
     /// The destination is none.
     #[error(transparent)]
     Destination(#[from] DestinationError),
+    /// The `selector` of a SUBSCRIBE can't be read.
+    #[error(transparent)]
+    Selector(#[from] SelectorError),
     /// The durable subscription can't be called so.
     #[error(transparent)]
     DurableName(#[from] NameTooLong),

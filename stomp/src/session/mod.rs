@@ -23,6 +23,7 @@ mod output;
 mod request;
 mod subscriptions;
 mod temps;
+mod timing;
 mod transactions;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -30,6 +31,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use rhizomq_engine::Now;
 
+pub use crate::schedule::Schedule;
 pub use error::SessionError;
 pub use request::{AckItem, AckMode, Delivery, Fate, Lifetime, Login, Request, Send, SessionConfig, SubKey, Ticket};
 

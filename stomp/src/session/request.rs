@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{destination::Destination, durable::DurableName, limits::Limits, transport::Peer, users::Passcode};
+use crate::{
+    destination::{Destination, Kind}, durable::DurableName, limits::Limits, schedule::Schedule, selector::Selector,
+    transport::Peer, users::Passcode,
+};
 
 pub use crate::expiry::Lifetime;
 
@@ -41,6 +44,19 @@ pub struct Send {
     pub persistent: bool,
     /// When it expires, as far as the client says; the head does not tell yet.
     pub lifetime: Lifetime,
+    /// 0 to 9; higher ones are served first.
+    pub priority: u8,
+    /// So long it is not to be had, ms.
+    pub delay_ms: u64,
+    /// Whether it is to be sent again, and when.
+    pub schedule: Option<Schedule>,
+}
+
+impl Send {
+    /// Whether it is kept as a job: it is sent again, or its listeners are looked for when it is time.
+    pub(crate) fn is_job(&self) -> bool {
+        self.schedule.is_some() || (self.delay_ms > 0 && self.destination.kind() == Kind::Topic)
+    }
 }
 
 /// The fate of one delivery.
@@ -91,6 +107,8 @@ pub enum Request {
         prefetch: u32,
         /// Whether the client has said how many; if not, a policy may.
         chooses_prefetch: bool,
+        /// Which messages it wants; `None`: all.
+        selector: Option<Selector>,
         /// The durable subscription of the topic that it takes part in, and makes if there is none.
         durable: Option<DurableName>,
         /// Whether the client waits for a receipt: then it must be in force on all nodes within reach.

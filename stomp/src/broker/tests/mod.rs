@@ -2,6 +2,7 @@
 
 mod cheap;
 mod durable;
+mod lanes;
 mod parts;
 mod policies;
 mod receipts;

@@ -6,9 +6,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use rhizomq_engine::SegmentId;
-
 use super::{Effect, Leave, Owner, Turn};
+use crate::lane;
 
 /// How long an owner sticks to its part, ms: longer than others take to tell of theirs.
 const STICK_MS: u64 = 3_000;
@@ -51,23 +50,23 @@ impl Targets {
 }
 
 impl Owner {
-    /// Lets the oldest messages of an inbox leave, if there are too many.
-    pub(super) fn shed(
-        &mut self,
-        inbox: &Arc<str>,
-        segments: &[(SegmentId, u64)],
-        turn: Turn<'_>,
-        out: &mut Vec<Effect>,
-    ) {
-        let Some(max) = turn.rules.rules_of(inbox).keeps else { return };
-        let all: u64 = segments.iter().map(|(_, count)| count).sum();
-        let mut own = all.saturating_sub(self.returns.leaving_of(inbox));
-        let target = self.targets.target(turn.now.mono_ms, inbox, max, own, turn.census.depth_elsewhere(inbox));
-        let mut cursors = self.cursors.get(inbox).cloned().unwrap_or_default();
-        while own > target && !self.returns.is_full() {
-            let Some(dot) = self.next_waiting(inbox, segments, &mut cursors, turn.view) else { return };
-            self.leave(dot, inbox, Leave::Overflow, out);
-            own -= 1;
+    /// Lets the oldest messages of a queue leave, if there are too many: of the lowest priority first. What waits for its time
+    /// is not counted.
+    pub(super) fn shed(&mut self, queue: &Arc<str>, turn: Turn<'_>, out: &mut Vec<Effect>) {
+        let Some(max) = turn.rules.rules_of(queue).keeps else { return };
+        let lanes = lane::due_lanes(&|name: &str| turn.view.inbox_from(name), queue, turn.now.wall_ms);
+        let segments = |inbox: Arc<str>| (self.served_segments(&inbox, turn.view, turn.takeover), inbox);
+        let lanes: Vec<_> = lanes.into_iter().map(segments).collect();
+        let all: u64 = lanes.iter().flat_map(|(segments, _)| segments).map(|(_, count)| count).sum();
+        let mut own = all.saturating_sub(self.returns.leaving_of(queue));
+        let target = self.targets.target(turn.now.mono_ms, queue, max, own, turn.census.depth_elsewhere(queue));
+        for (segments, inbox) in lanes.iter().rev() {
+            let mut cursors = BTreeMap::new();
+            while own > target && !self.returns.is_full() {
+                let Some(dot) = self.first_waiting(inbox, segments, &mut cursors, turn.view) else { break };
+                self.leave(dot, inbox, Leave::Overflow, out);
+                own -= 1;
+            }
         }
     }
 }

@@ -3,10 +3,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use rhizomq_engine::Dot;
+use rhizomq_engine::{Dot, SegmentId, Slot};
 
-use super::{Effect, Leave, Owner, Turn};
-use crate::expiry;
+use super::{Effect, Leave, Owner, Turn, View};
+use crate::{
+    expiry,
+    lane::{self, Lane},
+};
 
 /// Between two looks, ms; the second one when there was more to do than a look may take.
 const LOOK_MS: u64 = 1_000;
@@ -79,11 +82,15 @@ impl Owner {
 
     fn peek_into(&mut self, inbox: &Arc<str>, turn: Turn<'_>, reads: &mut usize, out: &mut Vec<Effect>) {
         let Turn { now, view, takeover, .. } = turn;
+        // Jobs, and whatever another version has put there.
+        if Lane::of(inbox).is_none() {
+            return;
+        }
+        self.shed(&lane::shared_queue_of(inbox), turn, out);
         let segments = self.served_segments(inbox, view, takeover);
-        self.shed(inbox, &segments, turn, out);
-        let mut cursors = self.cursors.get(inbox).cloned().unwrap_or_default();
+        let mut cursors = BTreeMap::new();
         while *reads > 0 && !self.returns.is_full() {
-            let Some(dot) = self.next_waiting(inbox, &segments, &mut cursors, view) else { return };
+            let Some(dot) = self.first_waiting(inbox, &segments, &mut cursors, view) else { return };
             let known = self.peeks.seen.get(inbox).filter(|(first, ..)| *first == dot).map(|(_, end, _)| *end);
             let end = match known {
                 Some(end) => end,
@@ -101,5 +108,26 @@ impl Owner {
             }
             self.leave(dot, inbox, Leave::Expired, out);
         }
+    }
+
+    /// The first dot of an inbox that nobody has, in the order of these segments. What is behind the cursors was looked at.
+    pub(super) fn first_waiting(
+        &self,
+        inbox: &str,
+        segments: &[(SegmentId, u64)],
+        cursors: &mut BTreeMap<SegmentId, Slot>,
+        view: &dyn View,
+    ) -> Option<Dot> {
+        segments.iter().find_map(|&(segment, _)| {
+            let cursor = cursors.entry(segment).or_insert(1);
+            loop {
+                let slot = view.next_waiting(inbox, segment, *cursor)?;
+                let dot = Dot { segment, slot };
+                if !self.flights.contains(dot) && !self.unreadable.contains(&dot) && !view.is_removed(dot) {
+                    return Some(dot);
+                }
+                *cursor = slot.checked_add(1)?;
+            }
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     super::Dispatch,
-    NODES, random_life,
+    NODES, random_life, rich_life,
     world::{World, id_of},
 };
 
@@ -18,8 +18,8 @@ fn doubts(world: &World, index: usize) -> usize {
 
 #[test]
 fn when_all_is_consumed_and_everyone_is_gone_the_books_are_empty() {
-    for seed in 0..100 {
-        let mut world = random_life(seed, 600, true);
+    for seed in 0..140 {
+        let mut world = if seed < 100 { random_life(seed, 600, true) } else { rich_life(seed, 600) };
         world.come_to_rest();
         // Links first: what peers were interested in goes with them, and not only because they say so.
         for a in 0..NODES {

@@ -2,6 +2,7 @@
 //! are worth a name.
 
 mod edge;
+mod lanes;
 mod leaks;
 mod owners;
 mod world;
@@ -11,6 +12,17 @@ use world::{NODES, World, id_of};
 
 fn random_life(seed: u64, steps: usize, faults: bool) -> World {
     live(World::new(seed), steps, faults)
+}
+
+/// With priorities, delays and selectors, and searches that get nowhere in a single turn.
+fn rich_life(seed: u64, steps: usize) -> World {
+    let mut world = World::new(seed);
+    world.rich = true;
+    world.rests_by_views = seed.is_multiple_of(2);
+    if seed.is_multiple_of(3) {
+        world.hosts.iter_mut().for_each(|host| host.dispatch.owner.set_turn_cost(8));
+    }
+    live(world, steps, true)
 }
 
 fn live(mut world: World, steps: usize, faults: bool) -> World {
@@ -81,6 +93,13 @@ fn nothing_is_stuck_where_what_comes_back_waits_and_leaves() {
         for host in &world.hosts {
             assert_eq!((host.dispatch.owner.in_flight(), host.dispatch.edge.held()), (0, 0), "seed {seed}");
         }
+    }
+}
+
+#[test]
+fn nothing_is_stuck_or_early_or_for_others_with_priorities_delays_and_selectors() {
+    for seed in 0..150 {
+        check_rest(seed, rich_life(seed, 600));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Who owns what, who marks what, and what happens to deliveries under way meanwhile.
 
-use rhizomq_engine::{Dot, Epoch, RangeSet, SegmentId};
+use rhizomq_engine::{Dot, Epoch, Planted, RangeSet, SegmentId};
 
 use super::{
     super::{
@@ -372,7 +372,7 @@ fn of_those_that_have_places_consumers_on_the_owners_site_come_first() {
         let takeover = Takeover::new(id_of(0), Epoch(1), TakeoverTiming::default());
         let (rules, census) = (Rules::default(), Census::default());
         let turn = Turn { now: world.now, view, rules: &rules, takeover: &takeover, census: &census };
-        let (mut owner, mut out) = (Owner::new(id_of(0)), Vec::new());
+        let (mut owner, mut out) = (Owner::new(id_of(0), Planted::default()), Vec::new());
         for edge in [1, 2].map(id_of) {
             owner.link_up(edge);
             owner.on_interest(edge, vec![(Name("a".into()), 1), (Name("b".into()), 1)], &mut out);

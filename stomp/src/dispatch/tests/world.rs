@@ -9,7 +9,12 @@ use bytes::Bytes;
 use rhizomq_engine::{Dot, Epoch, Message, NodeId, Now, Planted, RangeSet, SegmentId, Slot};
 
 use super::super::{ConsumerId, Dispatch, DispatchMsg, Effect, Leave, Return, Rulebook, Rules, TakeoverTiming, View};
-use crate::{broker::ConnId, session::SubKey};
+use crate::{
+    broker::ConnId,
+    lane::{self, Lane},
+    selector::{Selector, StoredFields},
+    session::SubKey,
+};
 
 pub(super) const NODES: usize = 3;
 const SEGMENT_SLOTS: Slot = 7;
@@ -78,6 +83,10 @@ impl View for Paper {
         let is_behind = |name: &Arc<str>| last.is_none_or(|last| **name > *last);
         self.inboxes().into_iter().filter(is_behind).take(limit).collect()
     }
+
+    fn inbox_from(&self, name: &str) -> Option<Arc<str>> {
+        self.inboxes().into_iter().find(|inbox| **inbox >= *name)
+    }
     fn inbox_segments(&self, inbox: &str) -> Vec<(SegmentId, u64)> {
         let mut counts = BTreeMap::new();
         for (dot, _) in self.waiting().filter(|(_, name)| &***name == inbox) {
@@ -105,7 +114,7 @@ impl View for Paper {
         let inbox = self.messages.get(&dot).filter(|_| self.waits(&dot));
         Ok(inbox.map(|inbox| Message {
             inbox: Arc::clone(inbox),
-            head: Bytes::new(),
+            head: head_of(dot).into(),
             body: Bytes::from_static(b"x"),
             persistent: true,
         }))
@@ -116,6 +125,11 @@ impl View for Paper {
     fn removed_slots(&self, segment: SegmentId) -> RangeSet {
         self.removed.get(&segment).cloned().unwrap_or_default()
     }
+}
+
+/// Its header `n` is 1, 2, 0 in turn.
+fn head_of(dot: Dot) -> String {
+    format!("n:{}\n", (SEGMENT_SLOTS * (dot.segment.number - 1) + dot.slot) % 3)
 }
 
 /// On its way over a link.
@@ -130,8 +144,8 @@ pub(super) struct Subscriber {
     inbox: Arc<str>,
     prefetch: usize,
     pub(super) has: Vec<Dot>,
-    /// The last unmarked delivery by life.
-    last: BTreeMap<(NodeId, Epoch), Dot>,
+    /// The last unmarked delivery by life and lane.
+    last: BTreeMap<(NodeId, Epoch, Arc<str>), Dot>,
 }
 
 pub(super) struct Host {
@@ -162,12 +176,21 @@ pub(super) struct World {
     pub(super) rules: Rules,
     /// What left its queue, why, and after how many deliveries.
     pub(super) left: Vec<(Dot, Leave, u32)>,
+    /// Whether messages have priorities and delays, and consumers selectors.
+    pub(super) rich: bool,
+    /// Whether all that is left goes to consumers with selectors.
+    pub(super) rests_by_views: bool,
 }
 
 impl Rulebook for Rules {
     fn rules_of(&self, _: &str) -> Rules {
         *self
     }
+}
+
+/// What a consumer with a selector asks for.
+pub(super) fn view_of(queue: &str, selector: &str) -> Arc<str> {
+    lane::view(queue, &Selector::parse(selector).unwrap().unwrap()).into()
 }
 
 pub(super) fn id_of(index: usize) -> NodeId {
@@ -215,6 +238,8 @@ impl World {
             // Whoever plays with refusals plays for long.
             rules: Rules { max_deliveries: None, ..Rules::default() },
             left: Vec::new(),
+            rich: false,
+            rests_by_views: false,
         }
     }
 
@@ -231,8 +256,24 @@ impl World {
         ["a", "b"][self.below(2)].into()
     }
 
+    fn lane(&mut self) -> Lane {
+        let (now, delay) = (self.now.wall_ms, 1 + self.below(300) as u64);
+        match self.below(if self.rich { 8 } else { 1 }) {
+            1 => Lane::of_priority(9),
+            2 => Lane::of_priority(0),
+            3 => Lane::delayed(4, now, delay),
+            4 => Lane::delayed(7, now, delay),
+            _ => Lane::of_priority(4),
+        }
+    }
+
     pub(super) fn publish(&mut self, index: usize) {
-        let inbox = self.inbox();
+        let queue = self.inbox();
+        let lane = self.lane();
+        self.publish_to(index, lane.inbox(&queue).into());
+    }
+
+    pub(super) fn publish_to(&mut self, index: usize, inbox: Arc<str>) {
         let host = &mut self.hosts[index];
         let dot = host.next;
         host.next.slot += 1;
@@ -316,6 +357,7 @@ impl World {
     /// Time passes at one node, which looks at what it owns.
     pub(super) fn pass(&mut self, index: usize, ms: u64) {
         self.now.mono_ms += ms;
+        self.now.wall_ms += ms;
         let host = &mut self.hosts[index];
         host.dispatch.handle_timeout(self.now, &host.paper);
         self.turn(index);
@@ -369,7 +411,11 @@ impl World {
     }
 
     pub(super) fn subscribe(&mut self, index: usize, prefetch: usize) {
-        let inbox = self.inbox();
+        let mut inbox = self.inbox();
+        if self.rich && self.below(2) == 0 {
+            let selector = ["n = 0", "n > 0", "n = 7"][self.below(3)];
+            inbox = view_of(&inbox, selector);
+        }
         self.subscribe_to(index, inbox, prefetch);
     }
 
@@ -391,9 +437,25 @@ impl World {
     /// A consumer dies.
     pub(super) fn vanish(&mut self, index: usize) {
         let Some(id) = self.pick_subscriber(index) else { return };
+        self.vanish_one(index, id);
+    }
+
+    fn vanish_one(&mut self, index: usize, id: ConsumerId) {
         self.hosts[index].subscribers.remove(&id);
         self.hosts[index].dispatch.close(id.conn);
         self.turn(index);
+    }
+
+    /// The consumer of a node that came first dies.
+    pub(super) fn vanish_first(&mut self, index: usize) {
+        let first = self.hosts[index].subscribers.keys().next().copied();
+        first.into_iter().for_each(|id| self.vanish_one(index, id));
+    }
+
+    /// The one that came last.
+    pub(super) fn vanish_last(&mut self, index: usize) {
+        let last = self.hosts[index].subscribers.keys().next_back().copied();
+        last.into_iter().for_each(|id| self.vanish_one(index, id));
     }
 
     /// All consumers of a node die.
@@ -523,6 +585,7 @@ impl World {
 
     pub(super) fn pass_time(&mut self, ms: u64) {
         self.now.mono_ms += ms;
+        self.now.wall_ms += ms;
         for index in 0..NODES {
             let host = &mut self.hosts[index];
             host.dispatch.handle_timeout(self.now, &host.paper);
@@ -579,12 +642,19 @@ impl World {
     }
 
     fn deliver(&mut self, index: usize, to: ConsumerId, inbox: &Arc<str>, dot: Dot, redelivered: bool) {
+        let everywhere = self.hosts.iter().find_map(|host| host.paper.messages.get(&dot));
+        let waited_in = everywhere.cloned().expect("somebody sent it");
         let host = &mut self.hosts[index];
         assert!(!host.paper.is_removed(dot), "{dot:?} is consumed, as node {index} knows");
         let others = host.subscribers.values().flat_map(|subscriber| &subscriber.has);
         assert!(!others.into_iter().any(|other| *other == dot), "{dot:?} twice at node {index}");
         let subscriber = host.subscribers.get_mut(&to).expect("only to those who are there");
         assert_eq!(&subscriber.inbox, inbox);
+        assert_eq!(lane::queue_of(&waited_in), lane::queue_of(inbox));
+        assert!(Lane::of(&waited_in).unwrap().is_due(self.now.wall_ms), "{dot:?} too early");
+        let (head, id) = (head_of(dot), dot.to_string());
+        let fields = StoredFields { head: head.as_bytes(), id: &id };
+        assert!(lane::selector_of(inbox).unwrap().is_none_or(|selector| selector.matches(&fields)));
         subscriber.has.push(dot);
         assert!(subscriber.has.len() <= subscriber.prefetch, "too many for {to:?}");
         let (all, unmarked) = self.deliveries.entry(dot).or_default();
@@ -594,7 +664,7 @@ impl World {
         if !redelivered {
             *unmarked += 1;
             assert_eq!(*unmarked, 1, "{dot:?} again, without a mark");
-            let life = (dot.segment.node, dot.segment.epoch);
+            let life = (dot.segment.node, dot.segment.epoch, waited_in);
             let last = subscriber.last.insert(life, dot);
             assert!(last.is_none_or(|last| last < dot), "{dot:?} after {last:?}");
         }
@@ -610,7 +680,12 @@ impl World {
         let mut under_way: BTreeMap<_, _> = self.links.iter().map(|(ends, link)| (*ends, link.len())).collect();
         for index in 0..NODES {
             for inbox in ["a", "b"] {
-                self.subscribe_to(index, inbox.into(), 3);
+                if self.rests_by_views {
+                    self.subscribe_to(index, view_of(inbox, "n = 0"), 3);
+                    self.subscribe_to(index, view_of(inbox, "n > 0 OR n IS NULL"), 3);
+                } else {
+                    self.subscribe_to(index, inbox.into(), 3);
+                }
             }
         }
         for round in 0..200_000 {

@@ -1,0 +1,6 @@
+//! See the law.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    rhizomq_stomp::fuzzing::job(bytes);
+});

@@ -1,0 +1,383 @@
+//! Lanes: the parts of a queue that are served before or after others, or later.
+//!
+//! A message of the usual priority that may be had at once waits in the inbox that is called like its queue, or like its durable
+//! subscription. All others wait in inboxes of the same name with a NUL behind it and what the lane is, which no destination can
+//! have: no header of STOMP has a NUL. Inboxes are kept in order, so the lanes of a queue lie next to it, and each lane lies
+//! where it is to be served:
+//!
+//! | behind the NUL | what waits there |
+//! |---|---|
+//! | `0` to `9`, twelve hex digits | messages of priority 9 down to 0 that may not be had before that time, in ms since 1970 |
+//! | `0` to `9`, `~` | messages of these priorities that may be had at once; 4 has no such lane |
+//! | `?`, a selector | nothing: it is what a consumer with that selector asks for ("a view"), never an inbox |
+//! | `@` | nothing: under this name nodes tell each other how many messages of the queue wait for their time |
+//!
+//! Jobs ([`crate::schedule`]) lie before all queues, in the order of their times: a NUL, twelve hex digits, the destination.
+//!
+//! So what a lane is for is told by its name alone, on every node, after every restart.
+
+use std::sync::Arc;
+
+use crate::selector::Selector;
+
+/// Of messages that name none.
+pub(crate) const USUAL_PRIORITY: u8 = 4;
+/// The highest.
+pub(crate) const MAX_PRIORITY: u8 = 9;
+
+/// The latest time that a lane can have.
+pub(crate) const MAX_DUE: u64 = (1 << 48) - 1;
+
+/// A delayed message is late by one part in so many of its delay at most, or by [`LEAST_STEP_MS`]: so that those of about the same
+/// time share a lane.
+const PARTS: u64 = 64;
+const LEAST_STEP_MS: u64 = 64;
+
+const NUL: char = '\0';
+const AT_ONCE: char = '~';
+const VIEW: char = '?';
+const SCHEDULED: &str = "\0@";
+
+/// One lane. In the order in which they are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Lane {
+    /// 9 minus the priority.
+    level: u8,
+    /// Not before this time; the greatest of all: at once. So what has waited for its time comes first.
+    due: u64,
+}
+
+impl Lane {
+    /// The first of all that there can be.
+    pub(crate) const FIRST: Self = Self { level: 0, due: 0 };
+
+    /// That of messages that may be had at once.
+    pub(crate) fn of_priority(priority: u8) -> Self {
+        Self { level: MAX_PRIORITY - priority.min(MAX_PRIORITY), due: u64::MAX }
+    }
+
+    /// That of messages that may be had at `now_ms` and `delay_ms`, not sooner, and not much later.
+    pub(crate) fn delayed(priority: u8, now_ms: u64, delay_ms: u64) -> Self {
+        if delay_ms == 0 {
+            return Self::of_priority(priority);
+        }
+        let step = (delay_ms / PARTS).max(LEAST_STEP_MS).checked_next_power_of_two().unwrap_or(MAX_DUE + 1);
+        let due = now_ms.saturating_add(delay_ms).checked_next_multiple_of(step).unwrap_or(MAX_DUE).min(MAX_DUE);
+        Self { due, ..Self::of_priority(priority) }
+    }
+
+    /// When its messages may be had; `None`: at once.
+    pub(crate) fn due(self) -> Option<u64> {
+        (self.due != u64::MAX).then_some(self.due)
+    }
+
+    /// The next one that there can be.
+    pub(crate) fn after(self) -> Self {
+        match self.due() {
+            Some(due) => Self { due: due.saturating_add(1), ..self },
+            None => Self { level: self.level.saturating_add(1), due: 0 },
+        }
+    }
+
+    /// Whether its messages may be had at this time.
+    pub(crate) fn is_due(self, now_ms: u64) -> bool {
+        self.due().is_none_or(|due| due <= now_ms)
+    }
+
+    /// The inbox of this lane of a queue.
+    pub(crate) fn inbox(self, queue: &str) -> String {
+        match self.due() {
+            None if self == Self::of_priority(USUAL_PRIORITY) => queue.to_owned(),
+            None => format!("{queue}{NUL}{}{AT_ONCE}", self.level),
+            Some(due) => format!("{queue}{NUL}{}{due:012x}", self.level),
+        }
+    }
+
+    /// Where its inbox would be among others, if each lane had one of the same form.
+    fn place(self, queue: &str) -> String {
+        match self.due() {
+            None => format!("{queue}{NUL}{}{AT_ONCE}", self.level),
+            Some(_) => self.inbox(queue),
+        }
+    }
+
+    /// The lane that an inbox is; `None` if its name is that of none.
+    pub(crate) fn of(inbox: &str) -> Option<Self> {
+        let Some((queue, lane)) = inbox.split_once(NUL) else { return Some(Self::of_priority(USUAL_PRIORITY)) };
+        if queue.is_empty() {
+            return None;
+        }
+        let level = lane.chars().next()?.to_digit(10)? as u8;
+        let due = match &lane[1..] {
+            "~" => u64::MAX,
+            due if due.len() == DUE_DIGITS && due.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) => {
+                u64::from_str_radix(due, 16).ok()?
+            }
+            _ => return None,
+        };
+        Some(Self { level, due })
+    }
+}
+
+/// The queue, durable subscription, or destination of a job, that an inbox or a view is of.
+pub(crate) fn queue_of(name: &str) -> &str {
+    match name.split_once(NUL) {
+        None => name,
+        Some(("", job)) => job.get(DUE_DIGITS..).unwrap_or_default(),
+        Some((queue, _)) => queue,
+    }
+}
+
+/// What the inboxes of jobs begin with.
+pub(crate) const JOBS: &str = "\0";
+const DUE_DIGITS: usize = 12;
+
+/// The inbox of jobs that are due at this time.
+pub(crate) fn job(destination: &str, due: u64) -> String {
+    format!("{JOBS}{:012x}{destination}", due.min(MAX_DUE))
+}
+
+/// When the jobs in an inbox are due, and where they go; `None` if it is none of jobs.
+pub(crate) fn read_job(inbox: &str) -> Option<(u64, &str)> {
+    let (due, destination) = inbox.strip_prefix(JOBS)?.split_at_checked(DUE_DIGITS)?;
+    let is_hex = due.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let due = is_hex.then(|| u64::from_str_radix(due, 16).ok()).flatten()?;
+    (!destination.is_empty() && !destination.contains(NUL)).then_some((due, destination))
+}
+
+/// The same, shared.
+pub(crate) fn shared_queue_of(name: &Arc<str>) -> Arc<str> {
+    if name.contains(NUL) { queue_of(name).into() } else { Arc::clone(name) }
+}
+
+/// What a consumer with a selector asks for.
+pub(crate) fn view(queue: &str, selector: &Selector) -> String {
+    format!("{queue}{NUL}{VIEW}{}", selector.as_str())
+}
+
+/// Whether this is what a consumer with a selector asks for.
+pub(crate) fn is_view(name: &str) -> bool {
+    name.split_once(NUL).is_some_and(|(_, rest)| rest.starts_with(VIEW))
+}
+
+/// What all views of a queue begin with.
+pub(crate) fn view_prefix(queue: &str) -> String {
+    format!("{queue}{NUL}{VIEW}")
+}
+
+/// The selector of a view: `Ok(None)` for what is a plain queue, an error for what can't be read.
+pub(crate) fn selector_of(name: &str) -> Result<Option<Selector>, Unreadable> {
+    let Some((_, rest)) = name.split_once(NUL) else { return Ok(None) };
+    let text = rest.strip_prefix(VIEW).ok_or(Unreadable)?;
+    Selector::parse(text).map_err(|_| Unreadable)?.map(Some).ok_or(Unreadable)
+}
+
+/// Another node asks for what this program does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unreadable;
+
+/// The name under which it is told how much of a queue waits for its time.
+pub(crate) fn scheduled(queue: &str) -> String {
+    format!("{queue}{SCHEDULED}")
+}
+
+/// Whether a name is one of these.
+pub(crate) fn is_scheduled(name: &str) -> bool {
+    name.ends_with(SCHEDULED)
+}
+
+/// Finds the first inbox with waiting messages that is called so or comes after it.
+pub(crate) trait Inboxes {
+    /// See the trait.
+    fn inbox_from(&self, name: &str) -> Option<Arc<str>>;
+}
+
+impl<T: Fn(&str) -> Option<Arc<str>>> Inboxes for T {
+    fn inbox_from(&self, name: &str) -> Option<Arc<str>> {
+        self(name)
+    }
+}
+
+/// Whether a queue has any inbox besides that of its own name.
+pub(crate) fn has_lanes(inboxes: &impl Inboxes, queue: &str) -> bool {
+    let found = inboxes.inbox_from(&format!("{queue}{NUL}"));
+    found.is_some_and(|found| queue_of(&found) == queue && found.len() > queue.len())
+}
+
+/// The first lane at or after `from` in which messages wait that may be had now, and its inbox. `has_lanes` as above: a queue without
+/// any costs one look.
+pub(crate) fn next(
+    inboxes: &impl Inboxes,
+    queue: &str,
+    from: Lane,
+    now_ms: u64,
+    has_lanes: bool,
+) -> Option<(Lane, Arc<str>)> {
+    let usual = Lane::of_priority(USUAL_PRIORITY);
+    let plain = || {
+        let found = inboxes.inbox_from(queue).filter(|found| **found == *queue && from <= usual)?;
+        Some((usual, found))
+    };
+    if !has_lanes {
+        return plain();
+    }
+    let mut from = from;
+    loop {
+        if from.level > MAX_PRIORITY {
+            return None;
+        }
+        let found = inboxes.inbox_from(&from.place(queue)).filter(|found| queue_of(found) == queue);
+        let lane = found.and_then(|found| Some((Lane::of(&found)?, found)));
+        // Its own inbox lies before all lanes, and is served among them.
+        if from <= usual
+            && lane.as_ref().is_none_or(|(lane, _)| *lane > usual)
+            && let Some(plain) = plain()
+        {
+            return Some(plain);
+        }
+        let (lane, found) = lane?;
+        if lane.is_due(now_ms) {
+            return Some((lane, found));
+        }
+        from = Lane { due: u64::MAX, ..lane };
+    }
+}
+
+/// The inboxes of all lanes in which messages wait that may be had now, the first to be served first.
+pub(crate) fn due_lanes(inboxes: &impl Inboxes, queue: &str, now_ms: u64) -> Vec<Arc<str>> {
+    let (mut from, mut found) = (Lane::FIRST, Vec::new());
+    while let Some((lane, inbox)) = next(inboxes, queue, from, now_ms, true) {
+        found.push(inbox);
+        from = lane.after();
+    }
+    found
+}
+
+/// The earliest lane with a time after `after_ms`; of several that with the highest priority.
+pub(crate) fn next_due(inboxes: &impl Inboxes, queue: &str, after_ms: u64) -> Option<Lane> {
+    let of_level = |level| {
+        let from = Lane { level, due: after_ms.saturating_add(1).min(MAX_DUE) };
+        let found = inboxes.inbox_from(&from.place(queue)).filter(|found| queue_of(found) == queue)?;
+        Lane::of(&found).filter(|lane| lane.level == level && lane.due().is_some_and(|due| due > after_ms))
+    };
+    (0..=MAX_PRIORITY).filter_map(of_level).min_by_key(|lane| (lane.due, lane.level))
+}
+
+/// The first lane, in order of service, whose time came after `since_ms`, and not after `now_ms`.
+pub(crate) fn became_due(inboxes: &impl Inboxes, queue: &str, since_ms: u64, now_ms: u64) -> Option<Lane> {
+    let of_level = |level| {
+        let from = Lane { level, due: since_ms.saturating_add(1).min(MAX_DUE) };
+        let found = inboxes.inbox_from(&from.place(queue)).filter(|found| queue_of(found) == queue)?;
+        Lane::of(&found).filter(|lane| lane.level == level && lane.due().is_some_and(|due| due <= now_ms))
+    };
+    (0..=MAX_PRIORITY).find_map(of_level)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, ops::Bound};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names(lanes: &[Lane]) -> BTreeSet<Arc<str>> {
+        let others = ["a", "b", "b\u{1}", "b0", "b\0x"].map(Arc::from);
+        lanes.iter().map(|lane| lane.inbox("b").into()).chain(others).collect()
+    }
+
+    fn lane() -> impl Strategy<Value = Lane> {
+        (0..=MAX_PRIORITY, 0..40_u64, 0..8_u64).prop_map(|(priority, due, pick)| {
+            if pick < 3 { Lane::of_priority(priority) } else { Lane { due, ..Lane::of_priority(priority) } }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn lanes_come_in_their_order_whatever_inboxes_lie_around(
+            lanes in prop::collection::vec(lane(), 0..12),
+            from in lane(),
+            now in 0..45_u64,
+            since in 0..45_u64,
+        ) {
+            let names = names(&lanes);
+            let inboxes = |name: &str| names.range::<str, _>((Bound::Included(name), Bound::Unbounded)).next().cloned();
+            let mut all: BTreeSet<Lane> = lanes.into_iter().collect();
+            all.insert(Lane::of_priority(USUAL_PRIORITY));
+            let has_lanes = has_lanes(&inboxes, "b");
+            prop_assert!(has_lanes);
+            let expected = all.range(from..).find(|lane| lane.is_due(now)).copied();
+            let found = next(&inboxes, "b", from, now, has_lanes);
+            prop_assert_eq!(found.as_ref().map(|(lane, _)| *lane), expected);
+            prop_assert!(found.is_none_or(|(lane, inbox)| lane.inbox("b") == *inbox));
+
+            let later = all.iter().filter(|lane| lane.due().is_some_and(|due| due > now));
+            let expected = later.min_by_key(|lane| (lane.due, lane.level)).copied();
+            prop_assert_eq!(next_due(&inboxes, "b", now), expected);
+            let between = |lane: &&Lane| lane.due().is_some_and(|due| due > since && due <= now);
+            prop_assert_eq!(became_due(&inboxes, "b", since, now), all.iter().find(between).copied());
+        }
+
+        #[test]
+        fn a_delay_is_never_shorter_and_little_longer(now in 0..1_u64 << 42, delay in 1..1_u64 << 41, priority in 0..=9_u8) {
+            let due = Lane::delayed(priority, now, delay).due().unwrap();
+            prop_assert!(due >= now + delay);
+            prop_assert!(due - now - delay < (delay / 32).max(64), "{} late", due - now - delay);
+        }
+
+        #[test]
+        fn names_tell_the_lane(lane in lane()) {
+            prop_assert_eq!(Lane::of(&lane.inbox("/queue/a")), Some(lane));
+            prop_assert_eq!(queue_of(&lane.inbox("/queue/a")).to_owned(), "/queue/a");
+        }
+    }
+
+    #[test]
+    fn a_queue_without_lanes_is_its_inbox() {
+        let names: BTreeSet<Arc<str>> = ["a", "b", "c"].map(Arc::from).into();
+        let inboxes = |name: &str| names.range::<str, _>((Bound::Included(name), Bound::Unbounded)).next().cloned();
+        let usual = Lane::of_priority(USUAL_PRIORITY);
+        assert!(!has_lanes(&inboxes, "b") && !has_lanes(&inboxes, "bb"));
+        assert_eq!(next(&inboxes, "b", Lane::FIRST, 0, false), Some((usual, "b".into())));
+        assert_eq!(next(&inboxes, "b", Lane::of_priority(3), 0, false), None);
+        assert_eq!(next(&inboxes, "bb", Lane::FIRST, 0, false), None);
+    }
+
+    #[test]
+    fn times_are_bounded_and_few() {
+        assert_eq!(Lane::delayed(4, u64::MAX, 1).due(), Some(MAX_DUE));
+        assert_eq!(Lane::delayed(4, 5, u64::MAX).due(), Some(MAX_DUE));
+        assert_eq!(Lane::delayed(4, 5, 0), Lane::of_priority(4));
+        let dues: BTreeSet<_> = (0..100_000).map(|now| Lane::delayed(4, now, 100_000).due()).collect();
+        assert!(dues.len() <= 65, "{}", dues.len());
+    }
+
+    #[test]
+    fn jobs_lie_in_the_order_of_their_times_and_tell_where_they_go() {
+        let name = job("/topic/a", 77);
+        assert_eq!((read_job(&name), queue_of(&name), Lane::of(&name)), (Some((77, "/topic/a")), "/topic/a", None));
+        assert!(name < job("/queue/a", 78) && *job("a", u64::MAX) < *"a");
+        assert_eq!(Lane::of(&job("f", 1)), None, "nor does a short name make it a lane of a queue without a name");
+        for other in
+            ["", "\0", "\x0000000000004d", "\x000000000000zza", "\x0000000000004da\0", "a\x0000000000004da", "\0ä"]
+        {
+            assert_eq!(read_job(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn views_tell_the_selector_and_what_is_neither_is_refused() {
+        let selector = Selector::parse("a = 'x\u{7f}?'").unwrap().unwrap();
+        let name = view("/queue/a", &selector);
+        assert_eq!(selector_of(&name), Ok(Some(selector)));
+        assert_eq!((queue_of(&name), Lane::of(&name)), ("/queue/a", None));
+        assert_eq!(selector_of("/queue/a"), Ok(None));
+        for other in ["q\0", "q\0?", "q\0?a =", "q\0?  ", "q\x005~", "q\0@"] {
+            assert_eq!(selector_of(other), Err(Unreadable), "{other:?}");
+        }
+        for other in ["q\0", "q\0x~", "q\x005", "q\x005~~", "q\x005+00000000001", "q\x0050000000000FF"] {
+            assert_eq!(Lane::of(other), None, "{other:?}");
+        }
+        assert!(is_scheduled(&scheduled("q")) && !is_scheduled("q"));
+    }
+}
