@@ -249,6 +249,8 @@ impl Owner {
         }
         let count = self.unfinished.len().min(SEARCHES);
         self.dirty.extend(self.unfinished.drain(..count));
+        // Those that are left go on in the next turn: that they were not in this one must not look like a process that slept.
+        self.unfinished_since = now.mono_ms;
     }
 
     /// Whether this delivery is in flight.

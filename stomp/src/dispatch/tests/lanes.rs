@@ -181,3 +181,22 @@ fn a_view_that_can_not_be_read_gets_nothing() {
     world.subscribe_to(0, "a".into(), 9);
     assert_eq!(world.held_at(0).len(), 3);
 }
+
+#[test]
+fn many_searches_take_turns_and_never_look_overdue() {
+    let mut world = World::new(1);
+    world.hosts[0].dispatch.owner.set_turn_cost(8 * 300);
+    let dots = publish_all(&mut world, &[priority(4); 40]);
+    for number in 0..30 {
+        world.subscribe_to(0, view_of("a", &format!("n = {}", 10 + number)), 1);
+    }
+    world.subscribe_to(0, view_of("a", &format!("JMSMessageID = '{}'", dots[39])), 1);
+    for _ in 0..30 {
+        world.pass_time(100);
+        let (deadline, now) = (world.hosts[0].dispatch.owner.search_deadline(), world.now.mono_ms);
+        assert_eq!(deadline, now, "at once, and not a while ago");
+    }
+    (0..70).for_each(|_| world.pass_time(1));
+    assert_eq!(world.held_at(0), [dots[39]]);
+    assert_eq!(world.hosts[0].dispatch.owner.search_deadline(), u64::MAX);
+}
