@@ -1,5 +1,7 @@
 //! Policies over nodes, and what they say: when messages expire, how often they come again, where dead letters go.
 
+mod lanes;
+
 use super::*;
 use crate::policies::{Overflow, Policy, PolicyChange, PolicyError};
 
