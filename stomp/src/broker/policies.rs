@@ -121,7 +121,9 @@ impl Broker {
         for send in unit {
             let inboxes: Vec<Arc<str>> = match send.destination.kind() {
                 Kind::Queue => vec![send.destination.to_shared()],
-                Kind::Topic => self.durables.book.targets(&send.destination, &send.head).into_iter().map(Arc::from).collect(),
+                Kind::Topic => {
+                    self.durables.book.targets(&send.destination, &send.head).into_iter().map(Arc::from).collect()
+                }
             };
             inboxes.into_iter().for_each(|inbox| *counts.entry(inbox).or_insert(0) += 1);
         }

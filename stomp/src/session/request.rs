@@ -5,8 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    destination::{Destination, Kind}, durable::DurableName, limits::Limits, schedule::Schedule, selector::Selector,
-    transport::Peer, users::Passcode,
+    destination::{Destination, Kind},
+    durable::DurableName,
+    limits::Limits,
+    schedule::Schedule,
+    selector::Selector,
+    transport::Peer,
+    users::Passcode,
 };
 
 pub use crate::expiry::Lifetime;
