@@ -66,6 +66,11 @@ impl Lane {
         Self { due, ..Self::of_priority(priority) }
     }
 
+    /// Of its messages.
+    pub(crate) fn priority(self) -> u8 {
+        MAX_PRIORITY.saturating_sub(self.level)
+    }
+
     /// When its messages may be had; `None`: at once.
     pub(crate) fn due(self) -> Option<u64> {
         (self.due != u64::MAX).then_some(self.due)
@@ -130,6 +135,8 @@ pub(crate) fn queue_of(name: &str) -> &str {
 
 /// What the inboxes of jobs begin with.
 pub(crate) const JOBS: &str = "\0";
+/// All of them come before this name, and all queues after it.
+pub(crate) const AFTER_JOBS: &str = "\0\u{10ffff}";
 const DUE_DIGITS: usize = 12;
 
 /// The inbox of jobs that are due at this time.

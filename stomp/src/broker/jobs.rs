@@ -107,6 +107,10 @@ impl Broker {
             self.jobs.left_alone.insert(dot);
             return;
         };
+        // What is over for good is not repeated any more.
+        if expiry::is_over(&head, now.wall_ms) {
+            return self.fired(now, dot, &[]);
+        }
         let (is_sent, follows) = job.fire(now.wall_ms);
         let (destination, persistent) = (destination.clone(), message.persistent);
         let (body, priority) = (message.body, job.priority);

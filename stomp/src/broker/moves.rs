@@ -31,6 +31,7 @@ use crate::{
     dispatch::Leave,
     expiry,
     frame::{decode_routed_head, edit_stored_head, stored_header},
+    lane::Lane,
     policies::{NO_DEAD_LETTERS, Overflow},
 };
 
@@ -40,6 +41,8 @@ const MAX_ACTIVE: usize = 64;
 const MAX_ACTIVE_BYTES: usize = 32 << 20;
 /// After a copy could not be kept nothing is moved for so many ms.
 const PAUSE_MS: u64 = 1_000;
+/// A dead letter that has come back too often is not to be had again before so many ms: whoever refuses it refuses it at once.
+const STAYS_MS: u64 = 1_000;
 
 /// What the names of dead-letter queues begin with, where no policy names one.
 const DEAD_LETTERS: &str = "/queue/DLQ.";
@@ -126,6 +129,10 @@ impl Broker {
     }
 
     fn move_one(&mut self, now: Now, leaver: Leaver) {
+        // The segment was another's for a moment, and the copy is on its way.
+        if self.moves.active.values().any(|(other, _)| other.dot == leaver.dot) {
+            return;
+        }
         let message = match self.node.engine().message(leaver.dot) {
             Ok(Some(message)) => message,
             Ok(None) => return self.pause_moves(now, leaver),
@@ -140,7 +147,11 @@ impl Broker {
             None => (Arc::clone(&leaver.inbox), message.head.clone()),
         };
         match self.goal(&leaver, &destination, &head) {
-            Goal::Stays => self.dispatch.stay(leaver.dot),
+            Goal::Stays => {
+                let policy = self.policy_of(&leaver.inbox);
+                let delay_ms = policy.and_then(|(_, policy)| policy.redelivery_delay_ms).unwrap_or(0).max(STAYS_MS);
+                self.dispatch.stay(leaver.dot, now.mono_ms.saturating_add(delay_ms));
+            }
             Goal::Consumed => self.node.remove(now, leaver.dot),
             Goal::Queue(queue) => self.copy(now, leaver, (&destination, &head), queue, message),
         }
@@ -149,7 +160,10 @@ impl Broker {
     fn copy(&mut self, now: Now, leaver: Leaver, (destination, head): (&str, &Bytes), queue: String, message: Message) {
         let head = self.dead_letter_head(now, &leaver, destination, head, &queue);
         let Message { body, persistent, .. } = message;
-        let entry = Entry { inboxes: vec![queue], head, body, persistent };
+        let priority =
+            stored_header(&head, "priority").and_then(|text| std::str::from_utf8(text).ok()?.trim().parse().ok());
+        let inbox = priority.map_or_else(|| queue.clone(), |priority| Lane::of_priority(priority).inbox(&queue));
+        let entry = Entry { inboxes: vec![inbox], head, body, persistent };
         let bytes = entry.size();
         match self.node.publish(now, Unit { entries: vec![entry], removals: Vec::new() }) {
             Ok(publish) => {

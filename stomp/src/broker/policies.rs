@@ -9,6 +9,7 @@ use crate::{
     destination::{DURABLE, Destination, Kind},
     dispatch::{Rulebook, Rules},
     expiry,
+    lane::Lane,
     policies::{self, Book, MAX_POLICIES, Overflow, Policy, PolicyChange, PolicyError, Statement},
     session::Send,
     status::PolicyStatus,
@@ -130,11 +131,11 @@ impl Broker {
         counts.into_iter().find_map(|(inbox, count)| {
             let (pattern, policy) = self.policy_of(&inbox)?;
             let max = policy.max_length.filter(|_| policy.overflow.unwrap_or_default() == Overflow::Reject)?;
-            let depth = self.dispatch.depth(&self.node, &inbox);
+            let depth = self.dispatch.depth(&self.node, &inbox, max.saturating_add(1));
             (depth.saturating_add(count) > max).then(|| {
                 format!(
-                    "{depth} messages wait in {inbox}, and by the policy for `{pattern}` there may be {max}. Send again when \
-                     some are consumed."
+                    "There would be more than {max} messages in {inbox}, and by the policy for `{pattern}` there may be no more. \
+                     Send again when some are consumed."
                 )
             })
         })
@@ -150,7 +151,9 @@ impl Broker {
                 send.lifetime.expires
             } else {
                 let ttl_ms = self.policies.find(&send.destination).and_then(|(_, policy)| policy.ttl_ms);
-                send.lifetime.end(now.wall_ms.saturating_add(send.delay_ms), ttl_ms)
+                // Which is that of its lane: a little later than it asked for.
+                let had_from = Lane::delayed(send.priority, now.wall_ms, send.delay_ms).due().unwrap_or(now.wall_ms);
+                send.lifetime.end(had_from, ttl_ms)
             };
             let Some(end) = end else { continue };
             let made = last.take().filter(|(head, of, _): &(bytes::Bytes, u64, bytes::Bytes)| {

@@ -29,6 +29,10 @@ const NO_REPLY_QUEUE_ADVICE: &str = "Answer to what the header `reply-to` of a m
 /// What a client is told who sends to a queue that takes no more.
 const FULL: &str = "the queue has reached its greatest length";
 
+/// It would go on when nobody is left who could ever read it.
+const NO_REPETITION: &str = "what is sent to a temporary queue can't be repeated";
+const NO_REPETITION_ADVICE: &str = "Send it without AMQ_SCHEDULED_PERIOD, _REPEAT and _CRON, or to another queue.";
+
 /// A unit under way to disks.
 pub(super) struct Published {
     pub(super) conn: ConnId,
@@ -181,6 +185,10 @@ impl Broker {
         }
         if let Some(why) = self.refusal(&unit) {
             return self.fail(conn, ticket, FULL, &why);
+        }
+        let is_for_ever = |send: &Send| send.schedule.is_some() && send.destination.as_str().starts_with(REPLY_QUEUE);
+        if unit.iter().any(is_for_ever) {
+            return self.fail(conn, ticket, NO_REPETITION, NO_REPETITION_ADVICE);
         }
         let removals = self.settle(conn, acks);
         self.set_ends(now, &mut unit);

@@ -48,7 +48,11 @@ pub(crate) use syncs::SyncId;
 pub use takeover::TakeoverTiming;
 pub(crate) use view::View;
 
-use crate::{broker::ConnId, lane, selector::Selector};
+use crate::{
+    broker::ConnId,
+    lane::{self, Lane},
+    selector::Selector,
+};
 use census::{Census, Figures};
 use edge::{Arrival, Edge, Refusal};
 use owner::{Owner, Turn};
@@ -244,12 +248,20 @@ impl Dispatch {
         id
     }
 
-    /// How many messages wait in an inbox of the reachable cluster, as its owners told within the last second.
-    pub(crate) fn depth(&self, view: &dyn View, inbox: &Arc<str>) -> u64 {
-        let lanes = lane::due_lanes(&|name: &str| view.inbox_from(name), inbox, self.now.wall_ms);
-        let segments = lanes.iter().flat_map(|lane| view.inbox_segments(lane));
-        let own = segments.filter(|(id, _)| self.takeover.answers_for(*id)).map(|(_, count)| count);
-        own.sum::<u64>() + self.census.depth_elsewhere(inbox)
+    /// How many messages of a queue wait in the reachable cluster, as its owners told within the last second; or fewer, but not
+    /// fewer than are `enough`.
+    pub(crate) fn depth(&self, view: &dyn View, queue: &Arc<str>, enough: u64) -> u64 {
+        let mut depth = self.census.depth_elsewhere(queue);
+        let (mut from, now_ms) = (Lane::FIRST, self.now.wall_ms);
+        let inboxes = |name: &str| view.inbox_from(name);
+        while depth < enough
+            && let Some((lane, inbox)) = lane::next(&inboxes, queue, from, now_ms, true)
+        {
+            let segments = view.inbox_segments(&inbox).into_iter().filter(|(id, _)| self.takeover.answers_for(*id));
+            depth = depth.saturating_add(segments.map(|(_, count)| count).sum());
+            from = lane.after();
+        }
+        depth
     }
 
     /// Whether anybody within reach reads an inbox.
@@ -308,8 +320,8 @@ impl Dispatch {
     }
 
     /// A message that was to leave its queue stays there after all.
-    pub(crate) fn stay(&mut self, dot: Dot) {
-        self.owner.stay(dot);
+    pub(crate) fn stay(&mut self, dot: Dot, until: u64) {
+        self.owner.stay(dot, until);
     }
 
     /// The removal of an acknowledged message could not be written.

@@ -213,10 +213,10 @@ impl Owner {
         self.returns.is_leaving(dot)
     }
 
-    /// A message that was to leave its queue is dispatched again.
-    pub(crate) fn stay(&mut self, dot: Dot) {
-        if self.returns.end_leave(dot) {
-            self.put_back(dot, false);
+    /// A message that was to leave its queue is dispatched again, from that time on.
+    pub(crate) fn stay(&mut self, dot: Dot, until: u64) {
+        if self.returns.end_leave(dot, until) {
+            self.again.entry(dot).or_insert(false);
             self.unstall();
         }
     }

@@ -182,11 +182,13 @@ impl Returns {
         self.leaving_of.get(inbox).copied().unwrap_or(0)
     }
 
-    /// It stays after all. Whether it was about to leave.
-    pub(super) fn end_leave(&mut self, dot: Dot) -> bool {
+    /// It stays after all, and is to be had again then. Whether it was about to leave.
+    pub(super) fn end_leave(&mut self, dot: Dot, until: u64) -> bool {
         let is_leaving = self.is_leaving(dot);
         if is_leaving {
             self.forget_aside(dot);
+            self.asides.insert(dot, Aside::Until(until));
+            self.due.insert((until, dot));
         }
         is_leaving
     }

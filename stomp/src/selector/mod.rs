@@ -4,8 +4,8 @@
 //! region = 'north' AND (weight > 2.5 OR NOT urgent) AND colour IN ('red', 'blue') AND note LIKE 'a\_%' ESCAPE '\'
 //! ```
 //!
-//! - [`lexer`]: text to words; [`parser`]: words to an expression; [`expr`]: that, and how it is written out again
-//! - [`eval`]: what it says about a message; [`like`]: patterns of LIKE; [`stored`]: the headers of a message that is kept
+//! - `lexer.rs`: text to words; `parser.rs`: words to an expression; `expr.rs`: that, and how it is written out again
+//! - `eval.rs`: what it says about a message; `like.rs`: patterns of LIKE; `stored.rs`: the headers of a message that is kept
 //!
 //! What follows from STOMP, whose headers are all texts:
 //! - An identifier is the name of a header, and `"..."` may be put around one that is no word: `"content-type" = 'text/plain'`.

@@ -367,10 +367,12 @@ fn dead_letters_go_round_in_no_circle() {
     mesh.subscribe(reader, "b", "/queue/b", &ONE_BY_ONE);
     mesh.send(sender, "/queue/a", "bad");
     assert_eq!(header(&mesh.refuse(reader, &[("requeue", "false")]).unwrap(), "destination"), "/queue/a");
-    // In the dead-letter queue it may come back as often as it likes: somebody is to see it.
+    // In the dead-letter queue it may come back as often as it likes, now and then: somebody is to see it.
     for _ in 0..5 {
+        mesh.pass(1_100);
         assert_eq!(header(&mesh.refuse(reader, &[]).expect("it stays"), "destination"), "/queue/b");
     }
+    mesh.pass(1_100);
     mesh.refuse(reader, &[("requeue", "false")]).expect("it stays");
     assert!(mesh.message(reader).is_none(), "whoever rejects a dead letter has seen it");
     // Where a queue is its own dead-letter queue, what expires is gone.

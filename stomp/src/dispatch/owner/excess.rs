@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Effect, Leave, Owner, Turn};
-use crate::lane;
+use crate::lane::{self, Lane};
 
 /// How long an owner sticks to its part, ms: longer than others take to tell of theirs.
 const STICK_MS: u64 = 3_000;
@@ -56,11 +56,13 @@ impl Owner {
         let Some(max) = turn.rules.rules_of(queue).keeps else { return };
         let lanes = lane::due_lanes(&|name: &str| turn.view.inbox_from(name), queue, turn.now.wall_ms);
         let segments = |inbox: Arc<str>| (self.served_segments(&inbox, turn.view, turn.takeover), inbox);
-        let lanes: Vec<_> = lanes.into_iter().map(segments).collect();
+        // Within a priority what waited for its time is older than what was sent to be had at once, and has its time in order.
+        let mut lanes: Vec<_> = lanes.into_iter().map(segments).collect();
+        lanes.sort_by_key(|(_, inbox)| Lane::of(inbox).map(Lane::priority));
         let all: u64 = lanes.iter().flat_map(|(segments, _)| segments).map(|(_, count)| count).sum();
         let mut own = all.saturating_sub(self.returns.leaving_of(queue));
         let target = self.targets.target(turn.now.mono_ms, queue, max, own, turn.census.depth_elsewhere(queue));
-        for (segments, inbox) in lanes.iter().rev() {
+        for (segments, inbox) in &lanes {
             let mut cursors = BTreeMap::new();
             while own > target && !self.returns.is_full() {
                 let Some(dot) = self.first_waiting(inbox, segments, &mut cursors, turn.view) else { break };

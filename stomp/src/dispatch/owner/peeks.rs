@@ -59,9 +59,16 @@ impl Owner {
         self.peeks.is_due = false;
         self.targets.expire(now.mono_ms);
         let mut reads = MAX_READS;
-        let inboxes = view.inboxes_after(self.peeks.last.as_deref(), MAX_VISITS);
+        let inboxes = view.inboxes_after(self.peeks.last.as_deref().or(Some(lane::AFTER_JOBS)), MAX_VISITS);
         let is_whole = inboxes.len() < MAX_VISITS;
+        let mut queue = None;
         for inbox in inboxes {
+            // The lanes of a queue lie next to each other.
+            let this = Lane::of(&inbox).map(|_| lane::shared_queue_of(&inbox));
+            if let Some(this) = this.as_ref().filter(|this| queue.as_ref() != Some(*this)) {
+                self.shed(this, turn, out);
+            }
+            queue = this;
             self.peek_into(&inbox, turn, &mut reads, out);
             if reads == 0 || self.returns.is_full() {
                 // More of this one may be about to go.
@@ -86,7 +93,6 @@ impl Owner {
         if Lane::of(inbox).is_none() {
             return;
         }
-        self.shed(&lane::shared_queue_of(inbox), turn, out);
         let segments = self.served_segments(inbox, view, takeover);
         let mut cursors = BTreeMap::new();
         while *reads > 0 && !self.returns.is_full() {

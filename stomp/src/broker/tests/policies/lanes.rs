@@ -114,3 +114,73 @@ fn each_time_that_a_message_is_repeated_it_lives_anew() {
     mesh.pass(5_000);
     mesh.nothing_waits();
 }
+
+#[test]
+fn a_life_that_is_shorter_than_a_delay_is_exact_is_lived_all_the_same() {
+    let mut mesh = Mesh::new(1);
+    let (sender, reader) = (mesh.connect(1, 0, &[]), mesh.connect(2, 0, &[]));
+    mesh.subscribe(reader, "1", "/queue/a", &[]);
+    for number in 0..10 {
+        let headers = [("x-delay", "16500"), ("expiration", "150")];
+        mesh.send_with(sender, "/queue/a", &headers, &number.to_string());
+        mesh.pass(100);
+    }
+    let mut came = 0;
+    for _ in 0..400 {
+        mesh.pass(50);
+        came += mesh.take_and_ack(reader).len();
+    }
+    assert_eq!(came, 10);
+}
+
+#[test]
+fn of_too_many_whose_time_has_come_the_first_leave() {
+    let mut mesh = Mesh::new(1);
+    let change = |policy: &mut Policy| (policy.max_length, policy.overflow) = (Some(3), Some(Overflow::DropOldest));
+    mesh.set_policy(0, "/queue/a", change);
+    let sender = mesh.connect(1, 0, &[]);
+    for delay in [200, 400, 600, 800, 1_000] {
+        let delay = delay.to_string();
+        mesh.send_with(sender, "/queue/a", &[("x-delay", &delay)], &delay);
+    }
+    mesh.pass(5_000);
+    assert_eq!(bodies(&mesh.drain_queue(2, 0, "/queue/a")), ["600", "800", "1000"]);
+}
+
+#[test]
+fn a_dead_letter_keeps_its_priority_and_who_refuses_it_for_ever_gets_it_now_and_then() {
+    let mut mesh = Mesh::new(1);
+    mesh.set_policy(0, "#", |policy| policy.max_deliveries = Some(1));
+    let (sender, reader) = (mesh.connect(1, 0, &[]), mesh.connect(2, 0, &[]));
+    mesh.subscribe(reader, "1", "/queue/a", &ONE_BY_ONE);
+    for priority in ["0", "9"] {
+        mesh.send_with(sender, "/queue/a", &[("priority", priority)], priority);
+        mesh.refuse(reader, &[]).expect("a delivery");
+    }
+    let undertaker = mesh.connect(3, 0, &[]);
+    mesh.subscribe(undertaker, "1", "/queue/DLQ.a", &ONE_BY_ONE);
+    let mut times = BTreeMap::new();
+    for _ in 0..100 {
+        mesh.pass(50);
+        while let Some(frame) = mesh.refuse(undertaker, &[]) {
+            times.entry(bodies(&[frame]).remove(0)).or_insert_with(Vec::new).push(mesh.now.mono_ms);
+        }
+    }
+    assert!(times["9"][0] <= times["0"][0]);
+    assert!(times.values().all(|times| (4..=6).contains(&times.len())), "once a second: {times:?}");
+}
+
+#[test]
+fn a_repetition_ends_with_its_message_and_is_not_for_temporary_queues() {
+    let mut mesh = Mesh::new(1);
+    let sender = mesh.connect(1, 0, &[]);
+    let end = (mesh.now.wall_ms + 5_000).to_string();
+    let often = [("AMQ_SCHEDULED_PERIOD", "1000"), ("AMQ_SCHEDULED_REPEAT", "-1")];
+    mesh.send_with(sender, "/queue/a", &[often[0], often[1], ("expires", &end)], "again");
+    mesh.pass(4_500);
+    assert_eq!(mesh.drain_queue(2, 0, "/queue/a").len(), 4);
+    mesh.pass(5_000);
+    mesh.nothing_waits();
+    mesh.frame(sender, Command::Send, &[("destination", "/temp-queue/a"), often[0], often[1], ("receipt", "r")]);
+    assert_eq!(mesh.error(sender).as_deref(), Some("what is sent to a temporary queue can't be repeated"));
+}
