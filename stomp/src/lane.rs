@@ -12,7 +12,8 @@
 //! | `?`, a selector | nothing: it is what a consumer with that selector asks for ("a view"), never an inbox |
 //! | `@` | nothing: under this name nodes tell each other how many messages of the queue wait for their time |
 //!
-//! Jobs ([`crate::schedule`]) lie before all queues, in the order of their times: a NUL, twelve hex digits, the destination.
+//! Jobs ([`crate::schedule`]) lie before all queues, in the order of their times: a NUL, twelve hex digits, the destination; and if the
+//! job follows another, a NUL and sixteen hex digits, the same for all that come of one SEND.
 //!
 //! So what a lane is for is told by its name alone, on every node, after every restart.
 
@@ -128,7 +129,10 @@ impl Lane {
 pub(crate) fn queue_of(name: &str) -> &str {
     match name.split_once(NUL) {
         None => name,
-        Some(("", job)) => job.get(DUE_DIGITS..).unwrap_or_default(),
+        Some(("", job)) => {
+            let rest = job.get(DUE_DIGITS..).unwrap_or_default();
+            rest.split_once(NUL).map_or(rest, |(destination, _)| destination)
+        }
         Some((queue, _)) => queue,
     }
 }
@@ -138,18 +142,37 @@ pub(crate) const JOBS: &str = "\0";
 /// All of them come before this name, and all queues after it.
 pub(crate) const AFTER_JOBS: &str = "\0\u{10ffff}";
 const DUE_DIGITS: usize = 12;
+const CHAIN_DIGITS: usize = 16;
 
-/// The inbox of jobs that are due at this time.
-pub(crate) fn job(destination: &str, due: u64) -> String {
-    format!("{JOBS}{:012x}{destination}", due.min(MAX_DUE))
+/// The inbox of jobs of a chain that are due at this time; see [`crate::schedule`].
+pub(crate) fn job(destination: &str, due: u64, chain: Option<u64>) -> String {
+    let chain = chain.map(|chain| format!("{NUL}{chain:016x}")).unwrap_or_default();
+    format!("{JOBS}{:012x}{destination}{chain}", due.min(MAX_DUE))
 }
 
-/// When the jobs in an inbox are due, and where they go; `None` if it is none of jobs.
-pub(crate) fn read_job(inbox: &str) -> Option<(u64, &str)> {
-    let (due, destination) = inbox.strip_prefix(JOBS)?.split_at_checked(DUE_DIGITS)?;
-    let is_hex = due.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let due = is_hex.then(|| u64::from_str_radix(due, 16).ok()).flatten()?;
-    (!destination.is_empty() && !destination.contains(NUL)).then_some((due, destination))
+/// What the name of an inbox of jobs tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct JobName<'a> {
+    /// In ms since 1970.
+    pub(crate) due: u64,
+    pub(crate) destination: &'a str,
+    pub(crate) chain: Option<u64>,
+}
+
+/// `None` if it is no inbox of jobs.
+pub(crate) fn read_job(inbox: &str) -> Option<JobName<'_>> {
+    let hex = |text: &str, digits| {
+        let is_hex = text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        is_hex.then(|| u64::from_str_radix(text, 16).ok()).flatten()
+    };
+    let (due, rest) = inbox.strip_prefix(JOBS)?.split_at_checked(DUE_DIGITS)?;
+    let (destination, chain) = rest.split_once(NUL).map_or((rest, None), |(name, chain)| (name, Some(chain)));
+    let chain = match chain {
+        Some(chain) => Some(hex(chain, CHAIN_DIGITS)?),
+        None => None,
+    };
+    let due = hex(due, DUE_DIGITS)?;
+    (!destination.is_empty()).then_some(JobName { due, destination, chain })
 }
 
 /// The same, shared.
@@ -361,10 +384,17 @@ mod tests {
 
     #[test]
     fn jobs_lie_in_the_order_of_their_times_and_tell_where_they_go() {
-        let name = job("/topic/a", 77);
-        assert_eq!((read_job(&name), queue_of(&name), Lane::of(&name)), (Some((77, "/topic/a")), "/topic/a", None));
-        assert!(name < job("/queue/a", 78) && *job("a", u64::MAX) < *"a");
-        assert_eq!(Lane::of(&job("f", 1)), None, "nor does a short name make it a lane of a queue without a name");
+        for chain in [None, Some(0), Some(u64::MAX)] {
+            let name = job("/topic/a", 77, chain);
+            let read = JobName { due: 77, destination: "/topic/a", chain };
+            assert_eq!((read_job(&name), queue_of(&name), Lane::of(&name)), (Some(read), "/topic/a", None));
+            assert!(name < job("/queue/a", 78, None) && *job("a", u64::MAX, chain) < *"a" && *name < *AFTER_JOBS);
+        }
+        assert_eq!(
+            Lane::of(&job("f", 1, None)),
+            None,
+            "nor does a short name make it a lane of a queue without a name"
+        );
         for other in
             ["", "\0", "\x0000000000004d", "\x000000000000zza", "\x0000000000004da\0", "a\x0000000000004da", "\0ä"]
         {

@@ -1,9 +1,12 @@
 //! Where in the registry something of many is: they are spread over sets, for whole sets travel when one changes.
 
-/// The number of the set, of so many, that a name is in: FNV-1a, so that all nodes look in the same one.
+/// FNV-1a: the same at all nodes, and no more than to tell things apart.
+pub(crate) fn hash_of(text: &str) -> u64 {
+    let step = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, step)
+}
+
+/// The number of the set, of so many, that a name is in: all nodes look in the same one.
 pub(crate) fn number_of(name: &str, sets: u64) -> u64 {
-    let hash = name
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    hash % sets
+    hash_of(name) % sets
 }

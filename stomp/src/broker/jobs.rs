@@ -9,7 +9,14 @@ use rhizomq_engine::{Dot, Entry, Now, RangeSet, Unit};
 use rhizomq_net::PublishId;
 
 use super::Broker;
-use crate::{destination::Destination, expiry, lane, schedule::Job, session::Send};
+use crate::{
+    destination::Destination,
+    expiry,
+    lane::{self, JobName},
+    schedule::Job,
+    session::Send,
+    spread,
+};
 
 /// Jobs that are carried out at a time.
 const MAX_FIRING: usize = 64;
@@ -43,7 +50,7 @@ impl Jobs {
 impl Broker {
     /// What is kept of a job that begins or goes on.
     pub(super) fn job_entry(&self, now: Now, job: &Job, send: &Send) -> Entry {
-        let inbox = lane::job(send.destination.as_str(), job.due(now.wall_ms));
+        let inbox = lane::job(send.destination.as_str(), job.due(now.wall_ms), job.chain);
         let head = expiry::with_ttl(&send.head, send.lifetime.ttl_ms);
         let (head, body) = (job.encode(&head), send.body.clone());
         Entry { inboxes: vec![inbox], head, body, persistent: send.persistent }
@@ -53,8 +60,8 @@ impl Broker {
     pub(super) fn jobs_arrived(&mut self, now: Now) {
         self.jobs.left_alone.clear();
         let first = self.node.engine().inbox_from(lane::JOBS).and_then(|inbox| lane::read_job(inbox));
-        if let Some((due, _)) = first {
-            self.jobs.at = self.jobs.at.min(now.mono_ms.saturating_add(due.saturating_sub(now.wall_ms)));
+        if let Some(name) = first {
+            self.jobs.at = self.jobs.at.min(now.mono_ms.saturating_add(name.due.saturating_sub(now.wall_ms)));
         }
     }
 
@@ -63,20 +70,21 @@ impl Broker {
         let mut next = now.mono_ms.saturating_add(CLOCK_MS);
         let mut due = Vec::new();
         for inbox in self.node.engine().inboxes_from(lane::JOBS) {
-            let Some((at, destination)) = lane::read_job(inbox) else { continue };
-            if at > now.wall_ms {
-                next = next.min(now.mono_ms.saturating_add(at - now.wall_ms));
+            let Some(name) = lane::read_job(inbox) else { continue };
+            if name.due > now.wall_ms {
+                next = next.min(now.mono_ms.saturating_add(name.due - now.wall_ms));
                 break;
             }
             next = next.min(now.mono_ms.saturating_add(LOOK_MS));
-            due.push((inbox.to_owned(), destination.to_owned()));
+            due.push(inbox.to_owned());
         }
         self.jobs.at = next;
         if self.drain.is_on() || !self.stop.takes_clients() {
             return;
         }
-        for (inbox, destination) in due {
-            let Ok(destination) = Destination::parse(&destination) else { continue };
+        for inbox in due {
+            let Some(name) = lane::read_job(&inbox) else { continue };
+            let Ok(destination) = Destination::parse(name.destination) else { continue };
             for segment in self.dispatch.owned_with(&self.node, &inbox) {
                 let mut from = 1;
                 while self.jobs.firing.len() < MAX_FIRING
@@ -85,7 +93,11 @@ impl Broker {
                     let dot = Dot { segment, slot };
                     let is_taken = self.jobs.busy.contains(&dot) || self.jobs.left_alone.contains(&dot);
                     if !is_taken && !self.node.engine().is_removed(dot) {
-                        self.fire(now, dot, &destination);
+                        if self.is_superseded(&inbox, name, dot) {
+                            self.fired(now, dot, &[]);
+                        } else {
+                            self.fire(now, dot, name.chain, &destination);
+                        }
                     }
                     let Some(after) = slot.checked_add(1) else { break };
                     from = after;
@@ -94,7 +106,28 @@ impl Broker {
         }
     }
 
-    fn fire(&mut self, now: Now, dot: Dot, destination: &Destination) {
+    /// Whether another job of the same chain waits that comes later, or at the same time and is the greater one. Looks at names
+    /// alone.
+    fn is_superseded(&self, inbox: &str, name: JobName<'_>, dot: Dot) -> bool {
+        if name.chain.is_none() {
+            return false;
+        }
+        let engine = self.node.engine();
+        let is_same = |other: &str| {
+            let other = lane::read_job(other);
+            other.is_some_and(|other| (other.destination, other.chain) == (name.destination, name.chain))
+        };
+        let later = engine.inboxes_from(lane::JOBS).filter(|other| *other > inbox);
+        let waits = |inbox: &str, than: Option<Dot>| {
+            engine.inbox_segments(inbox).any(|(segment, _)| {
+                let slots = engine.waiting_of(inbox, segment).difference(&engine.removed_slots(segment));
+                slots.last().is_some_and(|slot| than.is_none_or(|than| Dot { segment, slot } > than))
+            })
+        };
+        later.filter(|other| is_same(other)).any(|other| waits(other, None)) || waits(inbox, Some(dot))
+    }
+
+    fn fire(&mut self, now: Now, dot: Dot, chain: Option<u64>, destination: &Destination) {
         let message = match self.node.engine().message(dot) {
             Ok(message) => message,
             Err(error) => {
@@ -103,10 +136,11 @@ impl Broker {
             }
         };
         let read = message.and_then(|message| Some((Job::decode(&message.head)?, message)));
-        let Some(((job, head), message)) = read else {
+        let Some(((mut job, head), message)) = read else {
             self.jobs.left_alone.insert(dot);
             return;
         };
+        job.chain = chain.or_else(|| Some(spread::hash_of(&dot.to_string())));
         // What is over for good is not repeated any more.
         if expiry::is_over(&head, now.wall_ms) {
             return self.fired(now, dot, &[]);

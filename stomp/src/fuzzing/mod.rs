@@ -122,8 +122,9 @@ pub fn job(bytes: &[u8]) -> bool {
         assert!(is_sent || !follows.is_empty());
         for next in follows {
             assert!(next.at >= job.at || job.at > lane::MAX_DUE);
-            let inbox = lane::job("/queue/a", next.due(job.at));
-            assert_eq!(lane::read_job(&inbox).map(|(_, destination)| destination), Some("/queue/a"));
+            let inbox = lane::job("/queue/a", next.due(job.at), Some(job.at));
+            let name = lane::read_job(&inbox).map(|name| (name.destination, name.chain));
+            assert_eq!(name, Some(("/queue/a", Some(job.at))));
         }
         return true;
     }

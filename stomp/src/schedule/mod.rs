@@ -10,6 +10,10 @@
 //! - `AMQ_SCHEDULED_CRON` says when; each time delay, period and repeat follow from there if they are given.
 //!
 //! Times that were missed, for all nodes were down, are not made up for at once: the next is at least a period later.
+//!
+//! Both sides of a cut, or one who takes over from one who died, may each carry out a job and write the next one: then its message comes
+//! twice that time. What follows each other is a *chain*; where two jobs of one are known, the earlier one is dropped when its time comes,
+//! and so the two chains become one.
 
 mod cron;
 
@@ -22,6 +26,7 @@ pub(crate) use cron::Cron;
 use crate::{
     frame::{prefix_head, take_prefix},
     lane::Lane,
+    spread,
 };
 
 /// The name of the line in front.
@@ -55,6 +60,8 @@ impl fmt::Display for Schedule {
 /// One that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Job {
+    /// Which ones follow each other; the first is not told yet. The name of its inbox has it, and its headers do not.
+    pub(crate) chain: Option<u64>,
     pub(crate) priority: u8,
     /// When it is due, in ms since 1970; its inbox may be a little later.
     pub(crate) at: u64,
@@ -71,7 +78,7 @@ impl Job {
             Some(cron) => cron.after(now_ms)?,
             None => now_ms.saturating_add(wait),
         };
-        Some(Self { priority, at, delay_ms, schedule })
+        Some(Self { chain: None, priority, at, delay_ms, schedule })
     }
 
     /// What happens when it is due: whether its message is sent now, and which jobs follow.
@@ -82,7 +89,9 @@ impl Job {
             let next = cron.after(self.at.max(now_ms.saturating_sub(60_000))).map(|at| Self { at, ..self.clone() });
             let is_plain = self.delay_ms == 0 && *repeat == Some(0);
             let schedule = Schedule { cron: None, ..self.schedule.clone() };
-            let follows = Self { at: self.at.saturating_add(self.delay_ms), schedule, ..self.clone() };
+            // Of each time of the cron entry comes a chain of its own, the same whoever begins it.
+            let chain = self.chain.map(|chain| spread::hash_of(&format!("{chain:x} {}", self.at)));
+            let follows = Self { chain, at: self.at.saturating_add(self.delay_ms), schedule, ..self.clone() };
             let follows = if is_plain { None } else { Some(follows) };
             return (is_plain, next.into_iter().chain(follows).collect());
         }
@@ -121,7 +130,7 @@ impl Job {
             "-" => None,
             text => Some(Cron::parse(text)?),
         };
-        Some((Self { priority, at, delay_ms, schedule: Schedule { period_ms, repeat, cron } }, head))
+        Some((Self { chain: None, priority, at, delay_ms, schedule: Schedule { period_ms, repeat, cron } }, head))
     }
 }
 
@@ -183,7 +192,7 @@ mod tests {
             schedule(1, None),
             Schedule { cron: Cron::parse("*/5 1,2 3-4 * 5"), ..schedule(0, Some(0)) },
         ] {
-            let job = Job { priority: 9, at: 1 << 40, delay_ms: 3, schedule };
+            let job = Job { chain: None, priority: 9, at: 1 << 40, delay_ms: 3, schedule };
             assert_eq!(Job::decode(&job.encode(&head)), Some((job, head.clone())));
         }
         for line in ["", "2 4 1 1 1 1 -", "1 4 1 1 1 1", "1 4 1 1 x 1 -", "1 400 1 1 1 1 -", "1 4 1 1 1 1 * *"] {

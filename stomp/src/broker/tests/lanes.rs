@@ -220,3 +220,42 @@ fn a_job_is_removed_when_others_have_what_follows_and_not_before() {
         assert_eq!(mesh.waiting(host).into_iter().collect::<Vec<_>>(), [("/queue/a".to_owned(), 2)], "h{host}");
     }
 }
+
+#[test]
+fn a_repetition_that_went_on_on_both_sides_of_a_cut_is_one_again_when_it_heals() {
+    for headers in [
+        &[("AMQ_SCHEDULED_PERIOD", "10000"), ("AMQ_SCHEDULED_REPEAT", "-1")][..],
+        &[("AMQ_SCHEDULED_CRON", "* * * * *")],
+        &[("AMQ_SCHEDULED_CRON", "* * * * *"), ("AMQ_SCHEDULED_PERIOD", "7000"), ("AMQ_SCHEDULED_REPEAT", "3")],
+    ] {
+        let mut mesh = Mesh::new(2);
+        let sender = mesh.connect(1, 0, &[]);
+        mesh.send_with(sender, "/queue/a", headers, "again");
+        mesh.pass(100_000);
+        mesh.cut(0, 1);
+        mesh.pass(100_000);
+        mesh.link(0, 1);
+        mesh.pass(200_000);
+        let readers = [mesh.connect(2, 0, &[]), mesh.connect(3, 1, &[])];
+        for reader in readers {
+            mesh.subscribe(reader, "s", "/queue/a", &[("prefetch-count", "1000")]);
+        }
+        let take = |mesh: &mut Mesh| readers.iter().map(|reader| mesh.take_and_ack(*reader).len()).sum::<usize>();
+        let take_for = |mesh: &mut Mesh, ms: u64| {
+            let step = |_| {
+                mesh.pass(500);
+                take(mesh)
+            };
+            (0..ms / 500).map(step).sum::<usize>()
+        };
+        take_for(&mut mesh, 10_000);
+        let came = take_for(&mut mesh, 240_000);
+        // In four minutes: 24 times, 4 times, and 4 times 4, give or take one.
+        let expected = match headers.len() {
+            1 => 4,
+            2 => 24,
+            _ => 16,
+        };
+        assert!(came.abs_diff(expected) <= expected / 8 + 1, "{headers:?}: {came}");
+    }
+}
