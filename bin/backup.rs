@@ -19,6 +19,8 @@ use crate::{cli::RestoreArgs, data_dir};
 
 /// A node's own files besides the store.
 const KEYS: [&str; 2] = ["identity.key", "network.secret"];
+/// One that it has while it is about to leave with a part of its cluster.
+const NEXT_KEY: &str = "network.secret.next";
 
 /// Takes a backup of the running node into `dir`, made if missing.
 pub(crate) async fn take(
@@ -35,7 +37,7 @@ pub(crate) async fn take(
     if result.is_err() {
         // The directory was empty before: what is there is ours, and of no use.
         let _ = fs::remove_dir_all(dir.join("store"));
-        KEYS.iter().for_each(|name| _ = fs::remove_file(dir.join(name)));
+        KEYS.iter().chain([&NEXT_KEY]).for_each(|name| _ = fs::remove_file(dir.join(name)));
     }
     let ended = fs::remove_file(&unfinished).map_err(io_error);
     result.and_then(|taken| Ok(ended.map(|()| taken)?))
@@ -49,6 +51,9 @@ async fn fill(handle: &Handle, node: NodeId, data: &Path, dir: &Path) -> Result<
         copied.files.iter().map(|file| BackupFile { name: format!("store/{}", file.name), ..file.clone() }).collect();
     for name in KEYS {
         files.push(BackupFile::copy(name, data, dir)?);
+    }
+    if data.join(NEXT_KEY).exists() {
+        files.push(BackupFile::copy(NEXT_KEY, data, dir)?);
     }
     let manifest = Manifest { node, taken_ms, files };
     manifest.write(dir)?;

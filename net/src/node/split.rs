@@ -373,9 +373,10 @@ impl Node {
         self.settle_rivals();
         let Some(split) = self.open_split().cloned() else { return };
         if let Some(secret) = self.next_secret(&split).cloned() {
-            let lacking = split.leaving.iter().copied().filter(|node| !self.splits.is_ready(&split, *node));
+            // Also who is ready: restored from a backup that has no such file, it lacks the secret all the same.
             let message = Control::Secret(Hidden(*secret.as_bytes()));
-            lacking.collect::<Vec<_>>().into_iter().for_each(|node| self.send_control(node, &message));
+            let others = split.leaving.iter().copied().filter(|node| *node != self.id());
+            others.collect::<Vec<_>>().into_iter().for_each(|node| self.send_control(node, &message));
         }
         self.strike_those_who_are_ready(&split);
         if !self.is_ready_for(&split, self.id()) && self.may_be_ready(&split) {

@@ -239,3 +239,27 @@ fn nobody_of_the_other_part_is_to_keep_what_turned_up_of_a_folded_segment() {
     assert!(world.host(1).node.split_status().is_some(), "under way");
     assert_eq!(holders(&mut world), [1, 2, 3]);
 }
+
+/// As one that was restored from a backup may be: its registry says that it is ready, and it has no such file.
+#[test]
+fn who_is_ready_to_leave_and_lacks_the_secret_is_sent_it() {
+    let mut world = World::new(3);
+    for index in 1..=4 {
+        world.start(index, MemoryStore::new());
+        world.join(index);
+    }
+    world.run(2_000);
+    world.freeze(2);
+    let (now, secret) = (world.now, NetworkSecret::from_bytes([7; 32]));
+    world.host(1).node.split(now, order("off", 4), secret).expect("taken");
+    world.run(2_000);
+    let status = |world: &mut World| world.host(4).node.split_status().expect("it waits for node 2");
+    let before = status(&mut world);
+    assert!(!before.waits_for.contains(&id(4)) && before.waits_for.contains(&id(2)) && !before.lacks_secret);
+    let store = world.kill(4);
+    world.start(4, store);
+    assert!(status(&mut world).lacks_secret);
+    world.join(4);
+    world.run(2_000);
+    assert!(!status(&mut world).lacks_secret);
+}
