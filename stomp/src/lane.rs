@@ -29,8 +29,8 @@ pub(crate) const MAX_PRIORITY: u8 = 9;
 /// The latest time that a lane can have.
 pub(crate) const MAX_DUE: u64 = (1 << 48) - 1;
 
-/// A delayed message is late by one part in so many of its delay at most, or by [`LEAST_STEP_MS`]: so that those of about the same
-/// time share a lane.
+/// Of one of these parts of a delay the next power of two is the step between lanes, or [`LEAST_STEP_MS`]: so that messages of about the
+/// same time share one. A delayed message is late by a step at most, which is less than two of the parts.
 const PARTS: u64 = 64;
 const LEAST_STEP_MS: u64 = 64;
 

@@ -27,7 +27,7 @@ const HEAD: &str = "# Cost against the number of nodes
 Each line is one simulated cluster, five members, linked each with each, under default timing; nobody publishes anything. Per node and
 second of quiet: messages (summaries), datagrams (SWIM), bytes of both, without QUIC's own. Then: seconds until all nodes agree who
 is a member, and hold equal registries, after a tenth of the nodes died at once, a member among them, and after two clusters
-of half the size were merged; and what a node sent until then.
+of half the size were merged; and what a node sent until then. No node keeps a segment: what those cost comes on top.
 
 ";
 const FOOT: &str = "
