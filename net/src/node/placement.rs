@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use rhizomq_engine::{Engine, Epoch, Key, Mistake, NodeId, Now, SegmentId};
+use rhizomq_engine::{Engine, Epoch, Key, Mistake, NodeId, Now, SegmentId, Value};
 
 use super::{
     Node,
@@ -65,6 +65,11 @@ impl Holders {
         self.of(segment).contains(&node)
     }
 
+    /// Segments whose lists a node has declared to leave.
+    pub(super) fn left_by(&self, node: NodeId) -> impl Iterator<Item = SegmentId> {
+        self.leaving.iter().filter(move |(_, nodes)| nodes.contains(&node)).map(|(segment, _)| *segment)
+    }
+
     /// Whether a holder has declared that it leaves: it vouches for nobody.
     pub(super) fn is_leaving(&self, segment: SegmentId, node: NodeId) -> bool {
         self.leaving.get(&segment).is_some_and(|nodes| nodes.contains(&node))
@@ -110,9 +115,8 @@ fn by_precedence(segment: SegmentId, mut nodes: Vec<NodeId>) -> Vec<NodeId> {
     nodes
 }
 
-fn members(node: &Node, key: &Key) -> BTreeSet<NodeId> {
-    let read = |member: &[u8]| member.try_into().ok().map(NodeId);
-    node.engine.iter_members(key).filter_map(read).collect()
+fn nodes_of<'a>(members: impl Iterator<Item = &'a [u8]>) -> BTreeSet<NodeId> {
+    members.filter_map(|member| member.try_into().ok().map(NodeId)).collect()
 }
 
 impl Node {
@@ -182,11 +186,16 @@ impl Node {
         keys.iter().for_each(|key| self.note_holders(key));
     }
 
-    /// A registry key changed: follow it if it tells of holders.
+    /// A registry key was committed: follow it if it tells of holders. Whoever is named in a change that still waits for its
+    /// commit gets nothing yet: he would have it before he can hear that he is to keep it, and give it up again.
     pub(super) fn note_holders(&mut self, key: &Key) {
         let Some((is_holders, segment)) = parse(key) else { return };
+        let committed = self.engine.registry().get(key).into_iter().flat_map(Value::iter_members);
+        self.follow_holders(is_holders, segment, nodes_of(committed));
+    }
+
+    fn follow_holders(&mut self, is_holders: bool, segment: SegmentId, nodes: BTreeSet<NodeId>) {
         self.members.mark_dirty();
-        let nodes = members(self, key);
         if is_holders {
             self.hurry_new_holders(segment, &nodes);
             let nodes = by_precedence(segment, nodes.into_iter().collect());
@@ -225,7 +234,7 @@ impl Node {
         for node in nodes {
             self.add_holder(segment, node);
         }
-        self.note_holders(&holders_key(segment));
+        self.follow_holders(true, segment, self.named(segment));
     }
 
     /// Live nodes that are not named holders of the segment, as many as it takes to give those that `stay` a shape, best
@@ -263,7 +272,7 @@ impl Node {
 
     /// Holders by name, with changes that still wait for their commit.
     pub(super) fn named(&self, segment: SegmentId) -> BTreeSet<NodeId> {
-        members(self, &holders_key(segment))
+        nodes_of(self.engine.iter_members(&holders_key(segment)))
     }
 
     /// Whether the node can be sent to, stores what it is sent, and is not about to leave.

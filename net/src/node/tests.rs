@@ -17,6 +17,10 @@ use rhizomq_engine::{
 
 use super::*;
 
+fn id(index: u8) -> NodeId {
+    NodeId([index; 16])
+}
+
 struct Host {
     store: MemoryStore,
     node: Node,

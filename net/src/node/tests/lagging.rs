@@ -161,3 +161,19 @@ fn a_node_whose_clock_was_set_back_is_known_in_its_present_life() {
         assert_eq!(entry.epoch, Some(present), "node {index}");
     }
 }
+
+#[test]
+fn nobody_is_a_holder_before_that_is_on_the_disk_of_who_named_it() {
+    let mut world = three();
+    world.publish(1, "x");
+    let segment = world.waiting(1)[0].0.segment;
+    world.freeze(1);
+    world.name_holder(1, segment, id(7));
+    // While that is being written; the block that goes to whoever is listed would come before the news that it is.
+    world.name_holder(1, segment, id(8));
+    world.write(1);
+    let named = |world: &mut World| [7, 8].map(|index| world.host(1).node.candidates(segment).contains(&id(index)));
+    assert_eq!(named(&mut world), [true, false]);
+    world.thaw(1);
+    assert_eq!(named(&mut world), [true, true]);
+}

@@ -3,10 +3,6 @@
 use super::*;
 use crate::ticket::Ticket;
 
-fn id(index: u8) -> NodeId {
-    NodeId([index; 16])
-}
-
 fn order(name: &str, leaving: u8) -> SplitOrder {
     SplitOrder { name: name.to_owned(), leaving: [id(leaving)].into(), size: None }
 }
