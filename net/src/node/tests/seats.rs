@@ -3,13 +3,15 @@
 use super::*;
 use crate::membership::Size;
 
-fn id(index: u8) -> NodeId {
-    NodeId([index; 16])
-}
-
 /// Five nodes of which so many are members.
 fn five(copies: u32, size: u32) -> World {
+    five_after(0, copies, size)
+}
+
+/// The same after so many lives of others: names of segments, and so who holds them, differ.
+fn five_after(lives: u64, copies: u32, size: u32) -> World {
     let mut world = World::new(copies);
+    world.lives = lives;
     for index in 1..=5 {
         world.start(index, MemoryStore::new());
         world.join(index);
@@ -114,4 +116,25 @@ fn a_size_of_none_is_refused() {
     assert!(world.host(1).node.set_size(now, &Size::Fixed(0)).is_err());
     world.run(1_000);
     assert_eq!(*world.host(1).node.size(), Size::Fixed(2));
+}
+
+/// One member of five, and one backup for each message: of the four observers the one that has it takes the member's place.
+#[test]
+fn the_observer_that_holds_what_a_dead_member_took_gets_its_seat() {
+    let mut heirs = BTreeSet::new();
+    for lives in [0, 10, 20, 30, 40, 50] {
+        let mut world = five_after(lives, 2, 1);
+        let [member] = seated(&mut world, 1)[..] else { panic!("one member") };
+        world.publish(member, "x");
+        world.run(1_000);
+        let segment = world.waiting(member)[0].0.segment;
+        let holders = world.host(member).node.candidates(segment);
+        let [_, heir] = holders[..] else { panic!("a backup: {holders:?}") };
+        world.kill(member);
+        world.run(15_000);
+        let witness = (1..=5).find(|&index| index != member).expect("five");
+        assert_eq!(seated(&mut world, witness), [heir.0[0]], "after {lives} lives");
+        heirs.insert(heir);
+    }
+    assert!(heirs.len() > 1, "somebody is elected whoever holds it: {heirs:?}");
 }
