@@ -71,6 +71,7 @@ impl Node {
             }
         }
         self.stay_if_needed();
+        self.finish_leaving();
     }
 
     /// Whether enough others hold the segment, and this node is the last that should: a node outside the list (it only
@@ -125,6 +126,13 @@ impl Node {
         }
     }
 
+    /// Gave a replica up, and died before the list said so.
+    fn finish_leaving(&mut self) {
+        let me = self.id();
+        let is_left = |segment: &SegmentId| !self.engine.has_replica(*segment) && self.named(*segment).contains(&me);
+        self.holders.left_by(me).filter(is_left).collect::<Vec<_>>().into_iter().for_each(|id| self.leave_holders(id));
+    }
+
     fn ask_for_proofs(&mut self, segment: SegmentId) {
         let nonce = self.next_nonce();
         let Some(state) = self.engine.segment(segment).cloned() else { return };
@@ -161,8 +169,7 @@ impl Node {
     }
 
     pub(super) fn take_proof(&mut self, from: NodeId, segment: SegmentId, nonce: u64) {
-        let holders = self.holders.of(segment).iter().filter(|&&node| node != self.id()).count();
-        let mut needed = (self.config.copies as usize).min(holders).max(1);
+        let mut needed = (self.config.copies as usize).min(self.holders_beside_me(segment)).max(1);
         let is_foreign = self.is_foreign(segment, self.id());
         if is_foreign {
             needed = self.copies_inside(segment);
@@ -180,6 +187,17 @@ impl Node {
             self.handoffs.proofs.remove(&segment);
             self.engine.drop_replica(segment);
         }
+    }
+
+    /// How many others are to hold it: who is on the list. Where bodies lie with somebody who is not, as after a merge that heals
+    /// a split, and the list is short, its first node will name more; until they have it this copy counts.
+    fn holders_beside_me(&self, segment: SegmentId) -> usize {
+        let me = self.id();
+        if self.holders.has(segment, me) || self.engine.waiting_in(segment).is_empty() {
+            return self.holders.of(segment).iter().filter(|&&node| node != me).count();
+        }
+        let may = |node: &NodeId| *node != me && !self.is_draining(*node) && !self.is_foreign(segment, *node);
+        self.roster_ids().iter().filter(|node| may(node)).count()
     }
 
     /// Whether those that vouch are on the sites, too, that the holders are to be on.

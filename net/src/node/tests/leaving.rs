@@ -174,6 +174,25 @@ fn who_has_left_does_not_fetch_it_again_while_its_place_on_the_list_is_still_the
 }
 
 #[test]
+fn who_dies_between_giving_its_replica_up_and_the_list_leaves_the_list_when_it_is_back() {
+    let mut scene = leaving();
+    let leaver = scene.leaver;
+    scene.world.freeze(leaver);
+    scene.prove();
+    scene.world.write(leaver);
+    assert!(scene.has_left());
+    let disk = scene.world.kill(leaver);
+    scene.world.start(leaver, disk);
+    scene.world.join(leaver);
+    assert!(scene.world.host(leaver).node.holders.has(scene.segment, NodeId([leaver; 16])), "as its disk has it");
+    scene.world.run(2_500);
+    for index in [1, leaver] {
+        let holders = &scene.world.host(index).node.holders;
+        assert!(!holders.has(scene.segment, NodeId([leaver; 16])), "as node {index} sees it, it may be named again");
+    }
+}
+
+#[test]
 fn nobody_proves_to_know_consumptions_that_are_not_on_its_disk_yet() {
     let mut world = three();
     world.publish(1, "x");
