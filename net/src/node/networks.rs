@@ -143,7 +143,7 @@ impl Node {
     pub fn merge(&mut self, now: Now, ticket: &Ticket, size: Option<&Size>) -> Result<Merging, MergeError> {
         size.map_or(Ok(()), Size::check)?;
         let addresses: Vec<_> = ticket.addresses.iter().take(MAX_TICKET_ADDRESSES).copied().collect();
-        let already = self.roster_ids().contains(&ticket.node);
+        let already = self.is_met(ticket.node);
         let merging = Merging { node: ticket.node, addresses: addresses.clone(), already };
         if ticket.node == self.id() {
             return Err(MergeError::OwnNode);
@@ -197,8 +197,13 @@ impl Node {
 
     /// Those of the targets that are no part of this cluster yet.
     fn pending(&self) -> impl Iterator<Item = Target> {
-        let roster = self.roster_ids();
-        self.targets().into_iter().filter(move |target| !roster.contains(&target.node))
+        self.targets().into_iter().filter(|target| !self.is_met(target.node))
+    }
+
+    /// Whether a node is in the roster and has said where it is reached. The roster alone may be on a disk whose node died
+    /// before the rest was, and nobody would be dialled by it.
+    fn is_met(&self, node: NodeId) -> bool {
+        self.is_in_roster(node) && self.published_epoch(node).is_some()
     }
 
     pub(super) fn add_to(&mut self, set: Key, member: Vec<u8>) {
@@ -277,10 +282,9 @@ impl Node {
 
     /// An operator has said a newer word about the size than those that merges were ordered with.
     pub(super) fn forget_sizes_of_merges(&mut self) {
-        let roster = self.roster_ids();
         for target in self.targets().into_iter().filter(|target| target.size.is_some()) {
             self.strike_target(&target.encode());
-            if !roster.contains(&target.node) {
+            if !self.is_met(target.node) {
                 self.add_to(merging_key(), Target { size: None, ..target }.encode());
             }
         }
@@ -296,10 +300,11 @@ impl Node {
         let is_over = |member: &Vec<u8>| {
             Target::decode(member).is_none_or(|target| {
                 let is_waited_for = target.size.is_some_and(|(_, asked)| roster.contains(&asked));
-                roster.contains(&target.node) && !is_waited_for
+                self.is_met(target.node) && !is_waited_for
             })
         };
-        members.iter().filter(|member| is_over(member)).for_each(|member| self.strike_target(member));
+        let over: Vec<_> = members.iter().filter(|member| is_over(member)).collect();
+        over.into_iter().for_each(|member| self.strike_target(member));
     }
 
     /// The part of upkeep: secrets that nobody has for his own, and has not had for long, are given up.

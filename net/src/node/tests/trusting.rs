@@ -56,3 +56,22 @@ fn a_secret_that_is_nobody_s_own_is_given_up_after_a_while_and_no_other() {
     assert_eq!(trusted(&mut world, 1), [7, 8, 9]);
     assert_eq!(trusted(&mut world, 2), [7, 8, 9]);
 }
+
+/// A node that heard of another, and died before the rest was on its disk, has its name in the roster and not its address.
+#[test]
+fn who_is_in_the_roster_and_has_never_said_where_it_is_reached_is_still_to_be_merged_with() {
+    let mut world = World::new(2);
+    world.start(1, MemoryStore::new());
+    world.join(1);
+    let now = world.now;
+    let node = &mut world.host(1).node;
+    node.add_to(roster::roster_key(), vec![6; 16]);
+    node.finish(now);
+    world.run(100);
+    let address = SocketAddr::from(([127, 0, 0, 1], 9));
+    let ticket = Ticket { secret: secret(6), node: NodeId([6; 16]), addresses: vec![address] };
+    let now = world.now;
+    assert!(!world.host(1).node.merge(now, &ticket, None).expect("begins").already);
+    world.run(3_000);
+    assert_eq!(world.host(1).node.merging(), [(NodeId([6; 16]), vec![address])], "it is dialled there");
+}
