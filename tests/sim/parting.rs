@@ -38,7 +38,7 @@ pub(crate) struct Parting {
     pub(crate) leaving: BTreeSet<usize>,
     /// All that were one cluster.
     whole: BTreeSet<usize>,
-    /// Of these, who was down: what such a one has of the other part stays with it.
+    /// Of these, who was down, or out of sight: what such a one has of the other part stays with it.
     away: BTreeSet<usize>,
     /// Of these, whom an operator has given up: no copy waits for such a one.
     pub(crate) forgotten: BTreeSet<usize>,

@@ -72,14 +72,26 @@ impl Node {
     }
 
     /// A link to a node of the other part. It may not have heard that all are ready, or of the order, and nobody else can
-    /// tell it: it is told now, and the link is closed when it has had time to read that.
+    /// tell it: it is told now, and the link is closed when it has had time to read that. Before that comes what is known
+    /// here to be consumed of what the other part took: by clients of a node that was out of sight when all were ready.
     fn part_from(&mut self, now: Now, (node, link): (NodeId, LinkId), id: SplitId) {
+        for message in self.consumed_of_gone() {
+            self.outputs.push_back(Output::Send { link, bytes: wire::control(&message) });
+        }
         // Marks may be here before their order: then it is told the next time.
         if let Some(order) = self.engine.newest_value(&order_key(id)) {
             let bytes = wire::control(&Control::Parted(order.encode().to_vec()));
             self.outputs.push_back(Output::Send { link, bytes });
         }
         self.splits.parting.insert(link, (node, now.mono_ms));
+    }
+
+    fn consumed_of_gone(&self) -> Vec<Control> {
+        let consumed = self.engine.segments().filter(|segment| self.is_gone(segment.node)).filter_map(|segment| {
+            let slots = self.engine.removed_slots(segment);
+            (!slots.is_empty()).then_some(Control::Removed { segment, slots })
+        });
+        consumed.chain([Control::Retired(self.engine.retired().clone())]).collect()
     }
 
     pub(super) fn close_parting(&mut self, now: Now) {
@@ -96,12 +108,18 @@ impl Node {
         self.splits.parting.remove(&link);
     }
 
-    /// Whether a message came over a link to a node of the other part: of these only one counts, that it has cut.
+    /// Whether a message came over a link to a node of the other part: of these only those count that it parts with.
     pub(in crate::node) fn take_from_parting(&mut self, now: Now, link: LinkId, bytes: &Bytes) -> bool {
         let Some(&(node, _)) = self.splits.parting.get(&link) else { return false };
         match wire::decode(bytes.clone()) {
             Ok(Wire::Control(Control::Parted(order))) => self.take_parted(now, node, &order),
             Ok(Wire::Control(Control::Healed(split))) => self.take_healed(split),
+            Ok(Wire::Control(Control::Removed { segment, slots }))
+                if !self.is_frozen() && !self.is_gone(segment.node) =>
+            {
+                self.engine.merge_removed(segment, &slots);
+            }
+            Ok(Wire::Control(Control::Retired(retired))) => self.engine.merge_retired(&retired),
             _ => {}
         }
         true
