@@ -91,8 +91,15 @@ impl World {
             return wanted;
         }
         let is_known = |since: u64| since.saturating_add(UNDER_WAY_MS) < self.now;
-        let stays = |host: &&Host| !host.draining && !host.gone && host.stays_since.is_none_or(is_known);
-        let stay = self.hosts.iter().filter(stays).count();
+        let stays = |host: &Host| !host.draining && !host.gone && host.stays_since.is_none_or(is_known);
+        // Hosts of another network are none of its cluster until the two have met, and told each other who they are.
+        let met_by = self.now.saturating_sub(UNDER_WAY_MS);
+        let is_near = |other: usize| {
+            self.settings.networks < 2
+                || self.hosts[other].secret == self.hosts[host].secret
+                || self.net.joined_since(host, other, met_by)
+        };
+        let stay = (0..self.hosts.len()).filter(|&other| is_near(other) && stays(&self.hosts[other])).count();
         wanted.min(stay.max(1))
     }
 

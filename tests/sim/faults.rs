@@ -60,6 +60,8 @@ pub(crate) struct FaultMix {
     pub(crate) clocks: u32,
     pub(crate) sizes: u32,
     pub(crate) drains: u32,
+    /// Where there are several networks.
+    pub(crate) merges: u32,
     /// The mean time between two faults, in milliseconds.
     pub(crate) every_ms: u64,
 }
@@ -83,11 +85,12 @@ impl FaultMix {
             clocks: some(1),
             sizes: some(2),
             drains: some(1),
+            merges: 0,
             every_ms: rng.pick(&[700, 2_000, 5_000]),
         }
     }
 
-    fn weights(&self) -> [u32; 14] {
+    fn weights(&self) -> [u32; 15] {
         let network = [self.cuts, self.one_way_cuts, self.groups, self.resets];
         let [cuts, one_way, groups, resets] = network;
         let disks = [self.wipes, self.restores, self.full_disks, self.slow_disks];
@@ -107,6 +110,7 @@ impl FaultMix {
             self.stops,
             self.sizes,
             self.drains,
+            self.merges,
         ]
     }
 
@@ -168,6 +172,11 @@ fn draw_fault(rng: &mut Rng, kind: usize, hosts: usize) -> Vec<(u64, Fault)> {
             let drain = (0, Fault::Drain { host, cancel: false });
             let cancel = (rng.within(100, 20_000), Fault::Drain { host, cancel: true });
             return if rng.chance(0.5) { vec![drain] } else { vec![drain, cancel] };
+        }
+        14 if hosts < 2 => return Vec::new(),
+        14 => {
+            let size = rng.chance(0.3).then(|| rng.pick(&["1", "2", "4", "preset 1-3:all, 4+:3"]));
+            Fault::Merge { host: a, with: b, size: size.map(|size| size.parse().expect("a lawful size")) }
         }
         _ => Fault::Clock { host, by_ms: rng.within(0, 7_200_000) as i64 - 3_600_000 },
     };

@@ -228,12 +228,13 @@ impl World {
         self.crash(index, false);
         self.trace.note(self.now, "wipe", &[index as u64], format_args!("h{index}"));
         let identity = self.new_identity();
-        let others = self.hosts.len() > 1;
+        let is_fellow = |&other: &usize| other != index && self.hosts[other].secret == self.hosts[index].secret;
+        let fellow = (0..self.hosts.len()).find(is_fellow);
         let host = &mut self.hosts[index];
         let lost = std::mem::replace(&mut host.identity, identity);
         host.disk = Disk::default();
         host.copies.clear();
-        host.ticket = (index == 0 && others).then_some(1).or(host.ticket);
+        host.ticket = host.ticket.or(fellow);
         self.lost.push(lost);
         self.replaced_at = Some(self.now);
         self.ledger.replace_disk(index, std::iter::empty());

@@ -63,6 +63,9 @@ pub(crate) struct Holder {
     pub(crate) conn: ConnId,
     pub(crate) subscription: u64,
     pub(crate) since: u64,
+    /// Whether all hosts that ran were linked, or its own with all who may dispatch the message for so long, that there was
+    /// one owner.
+    pub(crate) settled: bool,
 }
 
 /// Which promise was broken.

@@ -58,7 +58,7 @@ fn number_of(frame: &Frame) -> Option<u32> {
 }
 
 impl World {
-    fn letters_policy(&mut self, host: usize, pattern: &str, policy: Policy) {
+    pub(crate) fn letters_policy(&mut self, host: usize, pattern: &str, policy: Policy) {
         let clocks = self.hosts[host].clocks(self.now);
         let change = PolicyChange::Set { pattern: pattern.to_owned(), policy };
         if let Some(broker) = &mut self.hosts[host].broker {

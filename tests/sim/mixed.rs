@@ -2,6 +2,7 @@
 
 use rhizomq_engine::{Mistake, limits};
 use rhizomq_net::{SwimConfig, Timing};
+use rhizomq_stomp::policies::Policy;
 
 use super::{
     clients::Producer,
@@ -30,6 +31,7 @@ impl Settings {
         let listeners = (0..rng.within(0, 3)).map(|_| Listener { topic: rng.below(2), since: None }).collect();
         Self {
             hosts,
+            networks: 1,
             copies: copies as u32,
             confirm: rng.within(1, copies) as u32,
             confirm_sites: rng.within(1, 2).min(copies) as u32,
@@ -60,6 +62,7 @@ impl Settings {
     pub(crate) fn plain(rng: &mut Rng, hosts: usize, mistake: Option<Mistake>) -> Self {
         Self {
             hosts,
+            networks: 1,
             copies: 3,
             confirm: 2,
             confirm_sites: 1,
@@ -145,6 +148,10 @@ pub(crate) fn mixed_with(
     mistake: Option<Mistake>,
     change: impl FnOnce(&mut Settings),
 ) -> World {
+    work_and_rest(random_world(seed, printed, mistake, change))
+}
+
+fn random_world(seed: u64, printed: bool, mistake: Option<Mistake>, change: impl FnOnce(&mut Settings)) -> World {
     let mut rng = Rng::new(seed);
     let mut settings = Settings::random(&mut rng, mistake);
     change(&mut settings);
@@ -155,9 +162,11 @@ pub(crate) fn mixed_with(
     if printed {
         println!("{settings:#?}");
     }
-    let busy_ms = settings.busy_ms;
-    let mut world = World::new(settings, rng, printed);
-    world.run_for(busy_ms);
+    World::new(settings, rng, printed)
+}
+
+fn work_and_rest(mut world: World) -> World {
+    world.run_for(world.settings.busy_ms);
     world.heal_and_rest();
     world
 }
@@ -181,6 +190,28 @@ fn mixed_faults_break_no_promise() {
     assert!(
         outcomes.len() < 100 || (confirmed > sent / 2 && delivered > confirmed / 2 && again > 0 && from_topics > 0)
     );
+}
+
+/// The same with two or three clusters that are merged, by and by, while all that happens.
+fn merging(seed: u64, printed: bool) -> World {
+    let mut world = random_world(seed, printed, None, |settings| {
+        settings.networks = 2 + usize::from(seed % 5 == 0);
+        settings.hosts = settings.hosts.max(settings.networks);
+        settings.faults.merges = 1 + (seed % 4) as u32;
+        settings.faults.every_ms = settings.faults.every_ms.max(700);
+    });
+    // Nobody looks after dead letters here.
+    let policy = Policy { max_deliveries: Some(0), ..Policy::default() };
+    (0..world.settings.networks).for_each(|host| world.letters_policy(host, "#", policy.clone()));
+    work_and_rest(world)
+}
+
+#[test]
+fn clusters_that_merge_amid_mixed_faults_keep_every_promise() {
+    let count = runs::number_from_env("RHIZOMQ_SIM_SEEDS").unwrap_or(300);
+    let outcomes = runs::expect_clean("merges amid faults", &merging, 0..count);
+    let merged = outcomes.iter().filter(|outcome| outcome.figures[1] > 0).count();
+    assert!(merged > 0 || outcomes.is_empty(), "nothing was confirmed in any world");
 }
 
 #[test]

@@ -170,9 +170,10 @@ impl World {
         let recalled = self.crashed_at.unwrap_or(0);
         let known = self.all_joined_since(RECALLED_MS);
         let auto = self.is_auto(client);
+        let settled = self.is_meshed() || self.is_linked_with_owners(id, host, now);
         let msg = self.ledger.msg(id);
         msg.deliveries += 1;
-        msg.held_by = Some(Holder { conn, subscription, since: now });
+        msg.held_by = Some(Holder { conn, subscription, since: now, settled });
         let first_at = *msg.first_at.get_or_insert(now);
         msg.unmarked += u32::from(!marked);
         if auto {
@@ -229,12 +230,13 @@ impl World {
                 continue;
             }
             // What others had proven to hold may have gone a moment ago, with their disks.
-            let others = self.ledger.msg(id).disks.len();
+            let left = self.ledger.msg(id).disks.clone();
+            let others = left.len();
             let (others, enough) = self.copies_inside(dot).unwrap_or((others, self.copies_before_leaving(host)));
             if self.knows_removed(host, dot) {
                 self.violate(Kind::RemovedUnconsumed, format!("m{id} {dot:?} is taken for consumed at h{host}"));
             } else if others < enough && self.replaced_at.is_none_or(|at| at + UNDER_WAY_MS < now) {
-                let text = format!("m{id} {dot:?} was dropped at h{host} with {others} other copies on disk");
+                let text = format!("m{id} {dot:?} was dropped at h{host}, copies are left on {left:?}");
                 self.violate(Kind::DroppedTooEarly, text);
             }
         }

@@ -22,7 +22,7 @@ impl World {
     /// left in order: what was written to it before is its own.
     pub(crate) fn check_holder(&mut self, id: MsgId, host: usize) {
         let (held_by, left_at) = (self.ledger.msg(id).held_by, self.ledger.msg(id).left_at);
-        let Some(Holder { conn, subscription, since }) = held_by else { return };
+        let Some(Holder { conn, subscription, since, settled }) = held_by else { return };
         let client = self.conns.get(&conn).map(|connection| connection.client);
         let client = client.filter(|&client| self.clients[client].conn == Some(conn));
         let (edge, owner) = match client {
@@ -46,14 +46,10 @@ impl World {
         if self.is_gone_for_any(edge) {
             return;
         }
-        let living: Vec<_> = (0..self.hosts.len()).filter(|&host| self.hosts[host].is_up()).collect();
-        let is_meshed = living
-            .iter()
-            .all(|&a| self.hosts[a].meshed_at < since && living.iter().all(|&b| a == b || self.net.joined(a, b)));
-        let owners = self.may_dispatch(id);
-        let settled = since.saturating_sub(GIVEN_IN_MS);
-        let is_seen = owners.iter().all(|&other| other == edge || self.net.joined_since(edge, other, settled));
-        if is_meshed || is_seen {
+        let was_meshed = self.living().all(|host| self.hosts[host].meshed_at < since);
+        // One of two owners may have died since; the other gives in no later than this.
+        let is_alone = settled || self.now >= since + GIVEN_IN_MS;
+        if is_alone && (was_meshed && self.is_meshed() || self.is_linked_with_owners(id, edge, since)) {
             self.violate(Kind::NeedlessDuplicate, format!("m{id} again, at h{host}, although {owner} at h{edge}"));
         }
     }
@@ -82,6 +78,22 @@ impl World {
                 format!("m{id} at h{host}, and h{edge}, which confirmed its consumption, is linked with {owners:?}");
             self.violate(Kind::Resurrected, text);
         }
+    }
+
+    fn living(&self) -> impl Iterator<Item = usize> {
+        (0..self.hosts.len()).filter(|&host| self.hosts[host].is_up())
+    }
+
+    /// Whether all hosts that run are linked with each other.
+    pub(crate) fn is_meshed(&self) -> bool {
+        self.living().all(|a| self.living().all(|b| a == b || self.net.joined(a, b)))
+    }
+
+    /// Whether a broker is linked with all that run and may dispatch the message, and has been for so long before a time that
+    /// of two owners one has given in.
+    pub(crate) fn is_linked_with_owners(&self, id: MsgId, edge: usize, at: u64) -> bool {
+        let since = at.saturating_sub(GIVEN_IN_MS);
+        self.may_dispatch(id).iter().all(|&other| other == edge || self.net.joined_since(edge, other, since))
     }
 
     /// Hosts that run and may have a message to dispatch: who took it, and on whose disks it ever lay.

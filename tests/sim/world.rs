@@ -36,6 +36,8 @@ const REST_MS: u64 = 120_000;
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) hosts: usize,
+    /// Networks of their own, of which the hosts are in turn.
+    pub(crate) networks: usize,
     pub(crate) copies: u32,
     pub(crate) confirm: u32,
     pub(crate) confirm_sites: u32,
@@ -137,8 +139,10 @@ impl World {
             lost: Vec::new(),
             probes: BTreeMap::new(),
         };
-        for _ in 0..world.settings.hosts {
-            world.add_host();
+        for host in 0..world.settings.hosts {
+            // The first of each makes it.
+            let network = host % world.settings.networks;
+            world.add_host_of(network as u8, (host != network).then_some(network));
         }
         faults.into_iter().for_each(|(time, fault)| world.agenda.at(time, Happening::Fault(fault)));
         for (producer, home) in world.settings.producers.clone() {
@@ -256,6 +260,7 @@ impl World {
             self.run_for(LOOK_MS);
             self.cancel_drains();
             chatter = self.net.arrived - before;
+            self.merge_all();
             if forgets && self.all_joined() {
                 self.forget_lost();
             }
@@ -307,6 +312,7 @@ impl World {
             self.boot(host);
         }
         self.cancel_drains();
+        self.merge_all();
         for client in 0..self.clients.len() {
             // Without any fault there is to be no excuse either.
             if self.excused || !matches!(&self.clients[client].role, Role::Consumer(_)) {
