@@ -43,6 +43,8 @@ pub(crate) struct Msg {
     pub(crate) unmarked: u32,
     /// When it was first written to a client.
     pub(crate) first_at: Option<u64>,
+    /// Which host wrote it then, in which life.
+    pub(crate) first_by: Option<(usize, u32)>,
     /// Who got it last, until that client refuses it.
     pub(crate) held_by: Option<Holder>,
     /// Whether a client received it.
@@ -163,6 +165,7 @@ impl Ledger {
             deliveries: 0,
             unmarked: 0,
             first_at: None,
+            first_by: None,
             held_by: None,
             arrived: false,
             consumed: None,

@@ -80,6 +80,18 @@ impl World {
         }
     }
 
+    /// Whether the host that first wrote a message to a client is linked with all that run and may dispatch it, as these are
+    /// with each other, since that time, whatever happens elsewhere.
+    pub(crate) fn is_first_known(&self, id: MsgId, since: u64) -> bool {
+        let Some((_, msg)) = self.ledger.msgs().nth(id as usize) else { return false };
+        let Some((first, _)) = msg.first_by.filter(|&(host, life)| self.hosts[host].life == life) else {
+            return false;
+        };
+        let group: BTreeSet<_> = self.may_dispatch(id).into_iter().chain([first]).collect();
+        let joined = |a: usize| group.iter().all(|&b| a == b || self.net.joined_since(a, b, since));
+        self.hosts[first].is_up() && !self.is_gone_for_any(first) && group.iter().all(|&host| joined(host))
+    }
+
     fn living(&self) -> impl Iterator<Item = usize> {
         (0..self.hosts.len()).filter(|&host| self.hosts[host].is_up())
     }
