@@ -33,8 +33,8 @@ pub(crate) struct Host {
     pub(crate) life: u32,
     pub(crate) broker: Option<Broker>,
     pub(crate) disk: Disk,
-    /// Old copies of the disk, with the identity that lies on each.
-    pub(crate) copies: Vec<(NodeId, DiskCopy)>,
+    /// Old copies of the disk.
+    pub(crate) copies: Vec<HostCopy>,
     /// The host whose ticket this one joined with.
     pub(crate) ticket: Option<usize>,
     /// The secret of its network, on its disk.
@@ -66,6 +66,14 @@ pub(crate) struct Host {
     /// The earliest wake-up on the agenda.
     wake_at: u64,
     epoch: Epoch,
+}
+
+/// An old copy of all that lies on a host's disk.
+pub(crate) struct HostCopy {
+    identity: NodeId,
+    disk: DiskCopy,
+    secret: NetworkSecret,
+    next_secret: Option<NetworkSecret>,
 }
 
 impl Host {
@@ -242,7 +250,12 @@ impl World {
     /// Takes a copy of the disk as it is, synced or not: what a file-system snapshot would hold.
     pub(crate) fn copy_disk(&mut self, index: usize) {
         let host = &mut self.hosts[index];
-        host.copies.push((host.identity, host.disk.copy()));
+        host.copies.push(HostCopy {
+            identity: host.identity,
+            disk: host.disk.copy(),
+            secret: host.secret.clone(),
+            next_secret: host.next_secret.clone(),
+        });
         self.trace.note(self.now, "copy", &[index as u64], format_args!("h{index}"));
     }
 
@@ -254,9 +267,11 @@ impl World {
         self.crash(index, false);
         self.trace.note(self.now, "restore", &[index as u64, copy as u64], format_args!("h{index}, copy {copy}"));
         let host = &mut self.hosts[index];
-        let (identity, old) = &host.copies[copy];
-        host.identity = *identity;
-        host.disk.restore(old);
+        let old = &host.copies[copy];
+        host.identity = old.identity;
+        host.disk.restore(&old.disk);
+        host.secret.clone_from(&old.secret);
+        host.next_secret.clone_from(&old.next_secret);
         let bodies: Vec<_> = host.disk.bodies().collect();
         self.replaced_at = Some(self.now);
         self.ledger.replace_disk(index, bodies.into_iter());
