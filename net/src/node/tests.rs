@@ -55,6 +55,7 @@ impl World {
             site: String::new(),
             network: NetworkSecret::from_bytes([9; 32]),
             next_network: None,
+            former_networks: Vec::new(),
             addresses: vec![SocketAddr::from(([127, 0, 0, 1], u16::from(index)))],
             copies: self.copies,
             confirm: 2,
@@ -82,7 +83,7 @@ impl World {
                     epoch: peer.epoch(),
                     name: String::new(),
                     wall_ms: 0,
-                    knows_own: true,
+                    proven: Proven::Own,
                 };
                 let now = self.now;
                 self.host(here).node.handle_link_up(now, link, hello);
@@ -165,7 +166,7 @@ impl World {
                 // The other end's: it takes this for one that it closed itself.
                 self.host(here).node.handle_link_down(now, link);
             }
-            Output::Dial(_) | Output::Trust(_) | Output::Keep(_) | Output::Rekey(_) => {}
+            Output::Dial(_) | Output::Trust(_) | Output::Keep(_) | Output::Former(_) | Output::Rekey(_) => {}
         }
     }
 

@@ -4,13 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    super::{
-        faults::Fault,
-        ledger::MsgId,
-        members::SETTLED_MS,
-        runs::expect_clean,
-        world::World,
-    },
+    super::{faults::Fault, ledger::MsgId, members::SETTLED_MS, runs::expect_clean, world::World},
     NEVER, PARTED_MS, SEEDS, any_host, cluster, consume, produce, staying, traffic,
 };
 
@@ -109,7 +103,9 @@ fn restored(seed: u64, printed: bool, taken: Taken, down: Down) -> World {
 
 #[test]
 fn one_restored_from_before_the_split_comes_into_its_part_and_brings_nothing_back() {
-    for (name, down) in [("all are there", Down::Nobody), ("its part comes later", Down::ItsPart), ("alone", Down::TheOthers)] {
+    for (name, down) in
+        [("all are there", Down::Nobody), ("its part comes later", Down::ItsPart), ("alone", Down::TheOthers)]
+    {
         let script = |seed, printed| restored(seed, printed, Taken::BeforeTheOrder, down);
         expect_clean(&format!("restored from before the order, {name}"), &script, 0..2 * SEEDS);
     }
@@ -117,7 +113,9 @@ fn one_restored_from_before_the_split_comes_into_its_part_and_brings_nothing_bac
 
 #[test]
 fn one_restored_from_between_order_and_cut_comes_into_its_part_and_brings_nothing_back() {
-    for (name, down) in [("all are there", Down::Nobody), ("its part comes later", Down::ItsPart), ("alone", Down::TheOthers)] {
+    for (name, down) in
+        [("all are there", Down::Nobody), ("its part comes later", Down::ItsPart), ("alone", Down::TheOthers)]
+    {
         let script = |seed, printed| restored(seed, printed, Taken::BeforeTheCut, down);
         expect_clean(&format!("restored from before the cut, {name}"), &script, 0..2 * SEEDS);
     }
