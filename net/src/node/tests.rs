@@ -5,6 +5,7 @@ mod lagging;
 mod leaving;
 mod seats;
 mod splitting;
+mod straying;
 mod syncing;
 mod trusting;
 
@@ -16,6 +17,7 @@ use rhizomq_engine::{
 };
 
 use super::*;
+use crate::link::Proven;
 
 struct Host {
     store: MemoryStore,

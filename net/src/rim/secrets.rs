@@ -183,6 +183,22 @@ mod tests {
     }
 
     #[test]
+    fn secrets_of_networks_that_were_left_outlive_the_process_until_they_are_given_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let secrets = Secrets::new(directory.path(), secret(1));
+        assert_eq!(secrets.former().unwrap(), []);
+        secrets.keep_former(&[secret(2), secret(3)]).unwrap();
+        assert_eq!(Secrets::new(directory.path(), secret(1)).former().unwrap(), [secret(2), secret(3)]);
+        for _ in 0..2 {
+            secrets.keep_former(&[]).unwrap();
+            assert_eq!(secrets.former().unwrap(), []);
+        }
+        assert!(!directory.path().join(LEFT).exists());
+        fs::write(directory.path().join(LEFT), "junk").unwrap();
+        assert!(matches!(secrets.former(), Err(SecretError::File(KeyFileError::Damaged { .. }))));
+    }
+
+    #[test]
     fn a_damaged_file_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let secrets = Secrets::new(directory.path(), secret(1));

@@ -75,6 +75,20 @@ fn check_service(world: &mut World, host: usize) {
     world.require(all.len() == before + 10 && count == 10, &format!("h{host} is back, and delivers {count} of 10"));
 }
 
+/// It waits for its part, and takes nothing as long as it lacks the secret of that.
+fn check_straying(world: &mut World, host: usize) {
+    let node = world.hosts[host].broker.as_ref().expect("it is up").node();
+    let (has_strayed, lacks) = (node.has_strayed(), node.lacks_network());
+    world.require(has_strayed, &format!("h{host} does not know that it has strayed"));
+    let before = deliveries(world).len();
+    produce(world, host, 5, 100);
+    world.run_for(5_000);
+    let msgs: Vec<_> =
+        world.ledger.msgs().skip(before).map(|(_, msg)| (msg.confirmed.is_some(), msg.deliveries)).collect();
+    let is_right = msgs.iter().all(|&(is_confirmed, count)| is_confirmed != lacks && count == 0);
+    world.require(is_right, &format!("h{host} lacks the secret: {lacks}; confirmed, deliveries: {msgs:?}"));
+}
+
 fn restored(seed: u64, printed: bool, taken: Taken, down: Down) -> World {
     let (mut world, leaving, lost) = parted_and_consumed(seed, printed, taken);
     let Some(lost) = lost else { return world };
@@ -87,7 +101,11 @@ fn restored(seed: u64, printed: bool, taken: Taken, down: Down) -> World {
     away.iter().for_each(|&host| world.strike(Fault::Crash { host, keep: true, back: NEVER }));
     let back = world.rng.within(100, 5_000);
     world.strike(Fault::Restore { host: lost, back });
-    world.run_for(back + 30_000);
+    world.run_for(back + 10_000);
+    if down == Down::ItsPart {
+        check_straying(&mut world, lost);
+    }
+    world.run_for(20_000);
     away.iter().for_each(|&host| world.boot(host));
     world.run_for(SETTLED_MS);
     let groups = world.groups();
