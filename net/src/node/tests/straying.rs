@@ -75,6 +75,7 @@ fn by_a_former_secret_only_those_are_let_in_whom_the_split_lists_and_they_are_to
     assert_eq!(expects(&world, 3, id(6), old()), None, "one that joined by an old ticket");
     assert_eq!(expects(&world, 1, id(4), old()), Some(Proven::Own), "the part that stayed has it for its own");
 
+    drop(world.kill(4));
     let (told, is_peer, is_closed) = welcome(&mut world, 3, id(4));
     let [Control::Readmitted { orders, secret: Hidden(secret) }] = &told[..] else { panic!("{told:?}") };
     assert!(orders.len() == 1 && *secret == [7; 32] && !is_peer && !is_closed);
@@ -175,6 +176,7 @@ fn one_restored_from_before_a_split_believes_those_who_left_and_has_strayed_unti
     // It is not there before it is linked, however long that takes.
     world.run(5_000);
     assert!(world.host(4).node.has_strayed());
+    [1, 2].into_iter().for_each(|index| drop(world.kill(index)));
     world.join(4);
     world.run(500);
     assert!(world.host(4).node.has_strayed(), "who else is of its part may be about to come");
