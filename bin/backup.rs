@@ -19,8 +19,8 @@ use crate::{cli::RestoreArgs, data_dir};
 
 /// A node's own files besides the store.
 const KEYS: [&str; 2] = ["identity.key", "network.secret"];
-/// One that it has while it is about to leave with a part of its cluster.
-const NEXT_KEY: &str = "network.secret.next";
+/// Those that it may have: while it is about to leave with a part of its cluster, and after that.
+const MORE_KEYS: [&str; 2] = ["network.secret.next", "network.secrets.left"];
 
 /// Takes a backup of the running node into `dir`, made if missing.
 pub(crate) async fn take(
@@ -37,7 +37,7 @@ pub(crate) async fn take(
     if result.is_err() {
         // The directory was empty before: what is there is ours, and of no use.
         let _ = fs::remove_dir_all(dir.join("store"));
-        KEYS.iter().chain([&NEXT_KEY]).for_each(|name| _ = fs::remove_file(dir.join(name)));
+        KEYS.iter().chain(&MORE_KEYS).for_each(|name| _ = fs::remove_file(dir.join(name)));
     }
     let ended = fs::remove_file(&unfinished).map_err(io_error);
     result.and_then(|taken| Ok(ended.map(|()| taken)?))
@@ -52,8 +52,8 @@ async fn fill(handle: &Handle, node: NodeId, data: &Path, dir: &Path) -> Result<
     for name in KEYS {
         files.push(BackupFile::copy(name, data, dir)?);
     }
-    if data.join(NEXT_KEY).exists() {
-        files.push(BackupFile::copy(NEXT_KEY, data, dir)?);
+    for name in MORE_KEYS.into_iter().filter(|name| data.join(name).exists()) {
+        files.push(BackupFile::copy(name, data, dir)?);
     }
     let manifest = Manifest { node, taken_ms, files };
     manifest.write(dir)?;

@@ -4,6 +4,9 @@
 //! |---|---|
 //! | `identity.key` | the node's Ed25519 key, made at the first start |
 //! | `network.secret` | the secret that all nodes of a network share, made at the first start or taken from a ticket |
+//! | `network.secret.next` | there while the node is about to leave with a part of its cluster: the secret of that |
+//! | `network.secrets.left` | there while a part that it left with is one: secrets of before, by which to know those who come late |
+//! | `network.secrets.former` | hashes of secrets that it had, so that an old ticket is no reason not to start |
 //! | `store/` | the commit log and its index |
 //! | `store.broken-N/` | a store that could not be opened; may be deleted when nobody wants to look into it |
 //! | `restore.unfinished` | there while a backup is being restored |

@@ -260,6 +260,7 @@ impl Host {
         self.settings.memory.limit(&mut engine);
         // Whom to let in is known before anybody knocks.
         let (network, next_network) = (self.secrets.current(), self.secrets.next().map_err(DataDirError::from)?);
+        let former_networks = self.secrets.former().map_err(DataDirError::from)?;
         let keyring = trusted_networks(&engine, network.clone(), next_network.clone());
         let (rim, rim_events) = self.open_rim(epoch, keyring).await?;
         let system = |what| move |source| ServeError::System { what, source };
@@ -270,6 +271,7 @@ impl Host {
             site: self.settings.site.clone(),
             network,
             next_network,
+            former_networks,
             addresses: self.addresses(),
             copies: self.settings.copies,
             confirm: self.settings.confirm,

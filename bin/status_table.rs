@@ -96,7 +96,7 @@ fn merging(out: &mut String, merging: &[Value]) {
     }
 }
 
-/// A line for a split that is under way, and one for what was split off.
+/// Lines for a split that is under way, for a node that has missed one, and for what was split off.
 fn splitting(out: &mut String, status: &Value) {
     let shorts = |ids: &Value| list(ids).iter().map(|id| short(&text(id))).collect::<Vec<_>>().join(" ");
     let splitting = &status["splitting"];
@@ -105,6 +105,16 @@ fn splitting(out: &mut String, status: &Value) {
         let (name, leaving) = (text(&splitting["name"]), names(&splitting["leaving"]));
         let _ = writeln!(out, "SPLITTING off `{name}`: {leaving}; not ready: {}", names(&splitting["waits_for"]));
         remedy(status).into_iter().for_each(|remedy| _ = writeln!(out, "  {remedy}"));
+    }
+    let strayed = &status["strayed"];
+    if strayed.is_object() {
+        let lacks = if strayed["lacks_secret"] == true { "takes and delivers nothing" } else { "delivers nothing" };
+        let (name, part) = (text(&strayed["name"]), shorts(&strayed["part"]));
+        let _ = writeln!(
+            out,
+            "STRAYED: its part `{name}` left without this node, which {lacks} until it has met it: {part}"
+        );
+        let _ = writeln!(out, "  {}", text(&strayed["advice"]));
     }
     if !list(&status["split_off"]).is_empty() {
         let _ = writeln!(out, "split off from this cluster: {}", shorts(&status["split_off"]));

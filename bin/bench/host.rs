@@ -81,6 +81,7 @@ impl Host {
             site: String::new(),
             network: secret.clone(),
             next_network: None,
+            former_networks: Vec::new(),
             addresses: vec![address],
             copies: 2,
             confirm: 2,

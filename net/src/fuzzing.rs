@@ -12,8 +12,8 @@ use rhizomq_engine::{
 
 pub use crate::rim::fuzzing::{handshake, wire_frame};
 use crate::{
-    LinkId, MAX_PACKET_BYTES, MAX_TICKET_ADDRESSES, MAX_TICKET_CHARS, Node, NodeConfig, Output, PeerHello, Swim,
-    SwimConfig, Ticket, Timing,
+    LinkId, MAX_PACKET_BYTES, MAX_TICKET_ADDRESSES, MAX_TICKET_CHARS, Node, NodeConfig, Output, PeerHello, Proven,
+    Swim, SwimConfig, Ticket, Timing,
     registry_sync::{RegistryMsg, respond, start},
     rim::{NetworkSecret, fuzzing as rim},
     wire::{self, Control, Hidden, Wire},
@@ -89,6 +89,7 @@ fn controls() -> Vec<Control> {
         Control::Parted(crate::node::example_order()),
         Control::Healed(7),
         Control::InStep([8; 32]),
+        Control::Readmitted { orders: vec![crate::node::example_order()], secret: Hidden([6; 32]) },
     ]);
     registry
 }
@@ -335,6 +336,7 @@ impl Host {
             site: String::new(),
             network: NetworkSecret::from_bytes([9; 32]),
             next_network: None,
+            former_networks: Vec::new(),
             addresses: vec![([127, 0, 0, 1], 1).into()],
             copies: 2,
             confirm: 2,
@@ -349,8 +351,13 @@ impl Host {
     }
 
     fn link(&mut self, peer: NodeId) {
-        let hello =
-            PeerHello { node: peer, epoch: Epoch(7), name: "peer".to_owned(), wall_ms: NOW.wall_ms, knows_own: true };
+        let hello = PeerHello {
+            node: peer,
+            epoch: Epoch(7),
+            name: "peer".to_owned(),
+            wall_ms: NOW.wall_ms,
+            proven: Proven::Own,
+        };
         self.node.handle_link_up(self.now, LINK, hello);
     }
 
@@ -385,7 +392,12 @@ impl Host {
                     self.node.handle_committed(self.now, seq, Ok(()));
                 }
                 Output::Close { .. } => closed = true,
-                Output::Datagram { .. } | Output::Dial(_) | Output::Trust(_) | Output::Keep(_) | Output::Rekey(_) => {}
+                Output::Datagram { .. }
+                | Output::Dial(_)
+                | Output::Trust(_)
+                | Output::Keep(_)
+                | Output::Former(_)
+                | Output::Rekey(_) => {}
             }
         }
         while let Some(event) = self.node.poll_event() {

@@ -15,13 +15,13 @@ pub mod rim;
 pub use rhizomq_engine::registry::sync as registry_sync;
 
 pub use link::{
-    HelloError, LinkId, MAX_HELLO_BYTES, MAX_NAME_BYTES, MAX_VERSION, MIN_VERSION, PeerHello, common_version,
+    HelloError, LinkId, MAX_HELLO_BYTES, MAX_NAME_BYTES, MAX_VERSION, MIN_VERSION, PeerHello, Proven, common_version,
 };
 pub use membership::{MAX_SIZE_CHARS, Preset, Size, SizeError, View, ViewName};
 pub use node::{
     CancelError, CommitError, DamageCount, DrainHindrance, DrainStage, DrainStatus, Event, ForgetError, Forgotten,
     MergeError, Merging, Node, NodeConfig, Output, PublishId, Role, RosterEntry, SplitError, SplitOrder, SplitPlan,
-    SplitStatus, Spread, Timing, trusted_networks,
+    SplitStatus, Spread, Strayed, Timing, trusted_networks,
 };
 pub use swim::{MAX_PACKET_BYTES, Swim, SwimConfig, SwimError, SwimEvent};
 pub use ticket::{MAX_TICKET_ADDRESSES, MAX_TICKET_CHARS, Ticket, TicketError};

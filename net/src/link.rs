@@ -32,8 +32,19 @@ pub struct PeerHello {
     pub name: String,
     /// Its wall clock in milliseconds since the Unix epoch when it sent the hello: a sample, for the hybrid clock.
     pub wall_ms: u64,
-    /// Whether it has proven to know the secret of this node's own network, and not only another that is trusted.
-    pub knows_own: bool,
+    /// Which network's secret it has proven to know.
+    pub proven: Proven,
+}
+
+/// Which network's secret a peer has proven to know: the first of these that holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proven {
+    /// That of this node's own network.
+    Own,
+    /// Another one that is trusted.
+    Trusted,
+    /// Only one that was trusted until this node left with a part of its cluster: such a peer is told that, and no more.
+    Former,
 }
 
 /// A hello that can't be understood, or is larger than it may be.
@@ -71,11 +82,11 @@ impl PeerHello {
         Ok(postcard::to_stdvec(&wire)?.into())
     }
 
-    /// Reads the wire form; `node` is what the certificate says, `knows_own` what the proofs have shown.
+    /// Reads the wire form; `node` is what the certificate says, `proven` what the proofs have shown.
     ///
     /// # Errors
     /// Anything that [`PeerHello::encode`] would not have written.
-    pub fn decode(node: NodeId, knows_own: bool, bytes: &[u8]) -> Result<Self, HelloError> {
+    pub fn decode(node: NodeId, proven: Proven, bytes: &[u8]) -> Result<Self, HelloError> {
         if bytes.len() > MAX_HELLO_BYTES {
             return Err(HelloError::TooLong(bytes.len()));
         }
@@ -83,7 +94,7 @@ impl PeerHello {
         if name.len() > MAX_NAME_BYTES {
             return Err(HelloError::NameTooLong(name.len()));
         }
-        Ok(Self { node, epoch, name: name.to_owned(), wall_ms, knows_own })
+        Ok(Self { node, epoch, name: name.to_owned(), wall_ms, proven })
     }
 }
 
@@ -103,19 +114,22 @@ mod tests {
             epoch: Epoch(u64::MAX),
             name: name.into(),
             wall_ms: 1_700_000_000_000,
-            knows_own: true,
+            proven: Proven::Own,
         }
     }
 
     #[test]
     fn a_hello_survives_the_wire_and_limits_are_kept_on_both_ends() {
         let ours = hello("node-a ☂");
-        assert_eq!(PeerHello::decode(ours.node, true, &ours.encode().unwrap()), Ok(ours));
+        assert_eq!(PeerHello::decode(ours.node, Proven::Own, &ours.encode().unwrap()), Ok(ours));
         assert_eq!(hello(&"x".repeat(256)).encode(), Err(HelloError::NameTooLong(256)));
-        assert_eq!(PeerHello::decode(NodeId([0; 16]), false, &[0; 1025]), Err(HelloError::TooLong(1025)));
+        assert_eq!(PeerHello::decode(NodeId([0; 16]), Proven::Trusted, &[0; 1025]), Err(HelloError::TooLong(1025)));
         let long = postcard::to_stdvec(&WireHello { epoch: Epoch(1), name: &"x".repeat(256), wall_ms: 0 }).unwrap();
-        assert_eq!(PeerHello::decode(NodeId([0; 16]), false, &long), Err(HelloError::NameTooLong(256)));
-        assert!(matches!(PeerHello::decode(NodeId([0; 16]), false, &[1, 200, 1]), Err(HelloError::Malformed(_))));
+        assert_eq!(PeerHello::decode(NodeId([0; 16]), Proven::Trusted, &long), Err(HelloError::NameTooLong(256)));
+        assert!(matches!(
+            PeerHello::decode(NodeId([0; 16]), Proven::Trusted, &[1, 200, 1]),
+            Err(HelloError::Malformed(_))
+        ));
     }
 
     #[test]

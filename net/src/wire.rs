@@ -64,6 +64,8 @@ pub(crate) enum Control {
     Healed(u64),
     /// In place of a summary, when the receiver's last word agreed in all: one digest of all that a summary would tell.
     InStep([u8; 32]),
+    /// The receiver has missed how it left with its part, which the sender is of: by these orders, and with that secret.
+    Readmitted { orders: Vec<Vec<u8>>, secret: Hidden },
 }
 
 /// A secret, which is never printed.

@@ -47,5 +47,5 @@ pub use broker::{Backlogs, Broker, BrokerConfig, ChangeId, ConnId, LoginCheck, O
 pub use dispatch::TakeoverTiming;
 pub use status::{
     DamageStatus, DrainingStatus, MemoryStatus, MergingStatus, NodeStatus, PolicyStatus, QueueStatus, SplittingStatus,
-    Status, StoreStatus, SubscriptionStatus, UnaccountedStatus, UserAccess, UserStatus,
+    Status, StoreStatus, StrayedStatus, SubscriptionStatus, UnaccountedStatus, UserAccess, UserStatus,
 };

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use rhizomq_engine::{NodeId, Unaccounted};
-use rhizomq_net::{DrainStage, DrainStatus, SplitStatus};
+use rhizomq_net::{DrainStage, DrainStatus, SplitStatus, Strayed};
 use serde::Serialize;
 
 use crate::policies::Policy;
@@ -37,6 +37,8 @@ pub struct Status {
     pub topic_drops: u64,
     /// How far the split of this cluster is that an operator has ordered.
     pub splitting: Option<SplittingStatus>,
+    /// Whether the answering node's part left a cluster without it, and is still to be found; `null` if not.
+    pub strayed: Option<StrayedStatus>,
     /// Nodes that were split off from this cluster and have not been merged with again.
     pub split_off: Vec<String>,
     /// Nodes of other networks that `merge` named and that no node of this cluster has reached yet.
@@ -155,6 +157,37 @@ impl From<SplitStatus> for SplittingStatus {
             name: status.name,
             foreign_segments: status.foreign,
             lacks_secret: status.lacks_secret,
+        }
+    }
+}
+
+/// A node that was away when its part of a cluster left, or was restored from a backup of before. Until it has met its part
+/// it dispatches nothing, for what it has may be consumed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StrayedStatus {
+    /// What the part is called.
+    pub name: String,
+    /// Ids of the others of it, as far as the answering node knows: it dials them.
+    pub part: Vec<String>,
+    /// Whether it lacks the secret of its part: then it takes no messages.
+    pub lacks_secret: bool,
+    /// What to do if nobody of the part comes.
+    pub advice: String,
+}
+
+impl From<Strayed> for StrayedStatus {
+    fn from(strayed: Strayed) -> Self {
+        let advice = if strayed.lacks_secret {
+            "start a node of its part that left by this split; if none comes back, run `rhizomq merge` with a ticket of this node, at a \
+             node of the cluster that it is to belong to"
+        } else {
+            "start the other nodes of its part; those that never come back are given up with `rhizomq node forget`"
+        };
+        Self {
+            part: strayed.part.iter().map(ToString::to_string).collect(),
+            name: strayed.name,
+            lacks_secret: strayed.lacks_secret,
+            advice: advice.to_owned(),
         }
     }
 }

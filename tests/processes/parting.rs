@@ -2,16 +2,20 @@
 
 use std::{
     collections::BTreeSet,
+    path::Path,
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
 
+use serde_json::{Value, json};
+
 use crate::support::{
     cluster::{Cluster, Ledger, alive, consume_all, publish_all, texts},
     eventually,
-    node::Node,
+    node::{Node, PROGRAM},
 };
 
 const QUEUE: &str = "/queue/load";
@@ -139,4 +143,99 @@ fn a_split_that_waits_says_for_whom_and_is_taken_back_by_nobody_else() {
     await_alive(&[a, c], 2);
     await_alive(&[b], 1);
     assert!(a.ask("status", &[]).unwrap().contains("split off from this cluster"));
+}
+
+/// Puts a backup in the place of a node's data. Its process must have ended.
+fn restore(node: &Node, backup: &Path) {
+    node.wipe();
+    let args = ["restore", backup.to_str().unwrap(), "--data", node.setup.data.to_str().unwrap()];
+    let output = Command::new(PROGRAM).args(args).output().expect("the program under test starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn strayed(node: &Node) -> Value {
+    node.status().expect("a status")["strayed"].clone()
+}
+
+#[test]
+fn a_node_restored_from_before_a_split_serves_nothing_until_it_has_found_its_part_and_then_nothing_old() {
+    let mut cluster = Cluster::start_with(4, &["--copies", "2"]);
+    let before = texts("before", 200);
+    publish_all(&cluster.nodes[2], QUEUE, &before);
+    let backup = cluster.dir.path().join("backup");
+    cluster.nodes[2].ask("backup", &[backup.to_str().unwrap()]).expect("a backup");
+    cluster.nodes[0].ask("split", &["--off", "west", "--nodes", "c,d", "--timeout", "60"]).expect("the split");
+    await_alive(&[&cluster.nodes[2], &cluster.nodes[3]], 2);
+    consume_all(&cluster.nodes[3], QUEUE, &before, &mut Ledger::default());
+    eventually("all is consumed", || match (depth(&cluster.nodes[2]), depth(&cluster.nodes[3])) {
+        (0, 0) => Ok(()),
+        depths => Err(format!("{depths:?}")),
+    });
+
+    // Nobody of its part is there: those that it left tell it that it has.
+    cluster.nodes[2].kill();
+    cluster.nodes[3].kill();
+    restore(&cluster.nodes[2], &backup);
+    cluster.nodes[2].restart();
+    eventually("it knows that it has strayed", || match strayed(&cluster.nodes[2]) {
+        Value::Null => Err("it does not"),
+        _ => Ok(()),
+    });
+    let told = strayed(&cluster.nodes[2]);
+    assert_eq!((&told["name"], &told["lacks_secret"]), (&json!("west"), &json!(true)), "{told}");
+    let status = cluster.nodes[2].ask("status", &[]).expect("a status");
+    assert!(status.contains("STRAYED") && status.contains("rhizomq merge"), "{status}");
+    let refused = cluster.nodes[2].client().send_confirmed(QUEUE, b"lost").expect_err("it takes nothing");
+    assert!(refused.to_string().contains("left without it"), "{refused}");
+
+    cluster.nodes[3].restart();
+    await_alive(&[&cluster.nodes[2], &cluster.nodes[3]], 2);
+    eventually("it has met its part", || match strayed(&cluster.nodes[2]) {
+        Value::Null => Ok(()),
+        told => Err(told.to_string()),
+    });
+    let after = texts("after", 50);
+    publish_all(&cluster.nodes[2], QUEUE, &after);
+    let mut ledger = Ledger::default();
+    consume_all(&cluster.nodes[2], QUEUE, &after, &mut ledger);
+    let strange: Vec<_> = ledger.deliveries.keys().filter(|body| !after.contains(*body)).collect();
+    assert!(strange.is_empty(), "delivered again: {strange:?}");
+    assert_eq!(depth(&cluster.nodes[2]), 0);
+    await_alive(&[&cluster.nodes[0], &cluster.nodes[1]], 2);
+}
+
+#[test]
+fn a_backup_from_between_order_and_cut_has_the_secret_of_the_part() {
+    const NEXT: &str = "network.secret.next";
+    let mut cluster = Cluster::start_with(4, &["--copies", "2"]);
+    // A node that does not answer keeps everybody waiting.
+    cluster.nodes[1].signal("STOP");
+    let waits = cluster.nodes[0].ask("split", &["--off", "west", "--nodes", "c,d", "--timeout", "0"]);
+    assert!(waits.expect_err("not yet").contains("is not parted yet"));
+    let data = cluster.nodes[2].setup.data.clone();
+    eventually("it has its part's secret", || if data.join(NEXT).exists() { Ok(()) } else { Err("not yet") });
+    let backup = cluster.dir.path().join("backup");
+    cluster.nodes[2].ask("backup", &[backup.to_str().unwrap()]).expect("a backup");
+    cluster.nodes[1].signal("CONT");
+    await_alive(&[&cluster.nodes[2], &cluster.nodes[3]], 2);
+    eventually("the secret is in use", || if data.join(NEXT).exists() { Err("not yet") } else { Ok(()) });
+
+    // Nobody is there who could give it to it.
+    cluster.nodes[2].kill();
+    cluster.nodes[3].kill();
+    restore(&cluster.nodes[2], &backup);
+    assert!(data.join(NEXT).exists());
+    cluster.nodes[2].restart();
+    eventually("it knows that it has strayed", || match strayed(&cluster.nodes[2]) {
+        Value::Null => Err("it does not"),
+        _ => Ok(()),
+    });
+    let told = strayed(&cluster.nodes[2]);
+    assert_eq!(told["lacks_secret"], json!(false), "{told}");
+    cluster.nodes[3].restart();
+    await_alive(&[&cluster.nodes[2], &cluster.nodes[3]], 2);
+    eventually("it has met its part", || match strayed(&cluster.nodes[2]) {
+        Value::Null => Ok(()),
+        told => Err(told.to_string()),
+    });
 }

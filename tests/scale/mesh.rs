@@ -10,7 +10,9 @@ use std::{
 
 use bytes::Bytes;
 use rhizomq_engine::{Engine, Epoch, Key, NodeId, Now, Planted, Store as _, Value, store::MemoryStore};
-use rhizomq_net::{LinkId, Node, NodeConfig, Output, PeerHello, Size, SwimConfig, Timing, View, rim::NetworkSecret};
+use rhizomq_net::{
+    LinkId, Node, NodeConfig, Output, PeerHello, Proven, Size, SwimConfig, Timing, View, rim::NetworkSecret,
+};
 
 /// A message's way, in milliseconds.
 const NET_MS: u64 = 2;
@@ -107,7 +109,7 @@ fn clocks(now: u64) -> Now {
 
 fn hello(index: usize, now: u64) -> PeerHello {
     let wall_ms = clocks(now).wall_ms;
-    PeerHello { node: name(index), epoch: LIFE, name: format!("n{index}"), wall_ms, knows_own: true }
+    PeerHello { node: name(index), epoch: LIFE, name: format!("n{index}"), wall_ms, proven: Proven::Own }
 }
 
 fn config(index: usize) -> NodeConfig {
@@ -116,6 +118,7 @@ fn config(index: usize) -> NodeConfig {
         site: String::new(),
         network: NetworkSecret::from_bytes([(index % 2) as u8; 32]),
         next_network: None,
+        former_networks: Vec::new(),
         addresses: vec![SocketAddr::from(([10, 0, (index >> 8) as u8, index as u8], 7000))],
         copies: 3,
         confirm: 2,

@@ -7,7 +7,7 @@ use std::{
 
 use rhizomq_engine::{Engine, Epoch, NodeId, Now, Planted, store::Store as _};
 use rhizomq_net::{
-    CommitError, LinkId, Node, NodeConfig, Output as NetOutput, PeerHello,
+    CommitError, LinkId, Node, NodeConfig, Output as NetOutput, PeerHello, Proven,
     rim::{Keyring, NetworkSecret},
 };
 use rhizomq_stomp::broker::{Broker, BrokerConfig, Output};
@@ -33,14 +33,16 @@ pub(crate) struct Host {
     pub(crate) life: u32,
     pub(crate) broker: Option<Broker>,
     pub(crate) disk: Disk,
-    /// Old copies of the disk, with the identity that lies on each.
-    pub(crate) copies: Vec<(NodeId, DiskCopy)>,
+    /// Old copies of the disk.
+    pub(crate) copies: Vec<HostCopy>,
     /// The host whose ticket this one joined with.
     pub(crate) ticket: Option<usize>,
     /// The secret of its network, on its disk.
     pub(crate) secret: NetworkSecret,
     /// The secret of the part of its network that it is about to leave with, on its disk.
     pub(crate) next_secret: Option<NetworkSecret>,
+    /// Those of networks that it left with a part, on its disk.
+    pub(crate) former_secrets: Vec<NetworkSecret>,
     /// What the running node trusts.
     pub(crate) trusted: Keyring,
     /// Whom the node wants to be linked with.
@@ -68,12 +70,22 @@ pub(crate) struct Host {
     epoch: Epoch,
 }
 
+/// An old copy of all that lies on a host's disk.
+pub(crate) struct HostCopy {
+    identity: NodeId,
+    disk: DiskCopy,
+    secret: NetworkSecret,
+    next_secret: Option<NetworkSecret>,
+    former_secrets: Vec<NetworkSecret>,
+}
+
 impl Host {
     pub(crate) fn new(identity: NodeId, secret: NetworkSecret, ticket: Option<usize>, wall_offset_ms: i64) -> Self {
         Self {
             trusted: Keyring::from(secret.clone()),
             secret,
             next_secret: None,
+            former_secrets: Vec::new(),
             identity,
             life: 0,
             broker: None,
@@ -121,7 +133,8 @@ impl Host {
             epoch: self.epoch,
             name: name_of(index),
             wall_ms,
-            knows_own: there.is_own_known_by(&self.trusted),
+            // Where nothing is proven there is no link.
+            proven: there.proven_by(self.identity, &self.trusted).unwrap_or(Proven::Former),
         }
     }
 }
@@ -170,6 +183,7 @@ impl World {
             site: self.settings.site_of(index),
             network: host.secret.clone(),
             next_network: host.next_secret.clone(),
+            former_networks: host.former_secrets.clone(),
             addresses: vec![SocketAddr::from(([10, 0, 0, index as u8], 7000))],
             copies: self.settings.copies,
             confirm: self.settings.confirm,
@@ -243,7 +257,13 @@ impl World {
     /// Takes a copy of the disk as it is, synced or not: what a file-system snapshot would hold.
     pub(crate) fn copy_disk(&mut self, index: usize) {
         let host = &mut self.hosts[index];
-        host.copies.push((host.identity, host.disk.copy()));
+        host.copies.push(HostCopy {
+            identity: host.identity,
+            disk: host.disk.copy(),
+            secret: host.secret.clone(),
+            next_secret: host.next_secret.clone(),
+            former_secrets: host.former_secrets.clone(),
+        });
         self.trace.note(self.now, "copy", &[index as u64], format_args!("h{index}"));
     }
 
@@ -255,9 +275,12 @@ impl World {
         self.crash(index, false);
         self.trace.note(self.now, "restore", &[index as u64, copy as u64], format_args!("h{index}, copy {copy}"));
         let host = &mut self.hosts[index];
-        let (identity, old) = &host.copies[copy];
-        host.identity = *identity;
-        host.disk.restore(old);
+        let old = &host.copies[copy];
+        host.identity = old.identity;
+        host.disk.restore(&old.disk);
+        host.secret.clone_from(&old.secret);
+        host.next_secret.clone_from(&old.next_secret);
+        host.former_secrets.clone_from(&old.former_secrets);
         let bodies: Vec<_> = host.disk.bodies().collect();
         self.replaced_at = Some(self.now);
         self.ledger.replace_disk(index, bodies.into_iter());
@@ -360,6 +383,7 @@ impl World {
             }
             NetOutput::Trust(keyring) => self.hosts[index].trusted = keyring,
             NetOutput::Keep(secret) => self.hosts[index].next_secret = secret,
+            NetOutput::Former(secrets) => self.hosts[index].former_secrets = secrets,
             NetOutput::Rekey(secret) => {
                 self.hosts[index].next_secret = None;
                 self.hosts[index].secret = secret;

@@ -102,7 +102,11 @@ impl World {
         if !wants(a, b) && !wants(b, a) {
             return;
         }
-        if !self.hosts[a].trusted.meets(&self.hosts[b].trusted) {
+        let lets_in = |a: usize, b: usize| {
+            let (here, there) = (&self.hosts[a], &self.hosts[b]);
+            here.trusted.proven_by(there.identity, &there.trusted).is_some()
+        };
+        if !lets_in(a, b) || !lets_in(b, a) {
             return; // networks of their own
         }
         self.net.made += 1;

@@ -4,6 +4,7 @@
 mod corners;
 mod plans;
 mod planted;
+mod restored;
 
 use std::collections::BTreeSet;
 
@@ -265,6 +266,10 @@ fn traffic(world: &mut World) {
 fn any_host(world: &mut World) -> usize {
     let count = world.hosts.len();
     world.rng.below(count)
+}
+
+fn staying(world: &World, leaving: &BTreeSet<usize>) -> Vec<usize> {
+    (0..world.hosts.len()).filter(|host| !leaving.contains(host)).collect()
 }
 
 /// Together again, to the end.

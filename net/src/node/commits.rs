@@ -114,6 +114,7 @@ impl Node {
         if !report.registry.is_empty() {
             if report.registry.contains(&roster_key()) {
                 self.follow_roster(now);
+                self.trust_networks();
             }
             if report.registry.iter().any(|key| self.tells_whom_to_dial(key)) {
                 self.dial_roster();

@@ -49,7 +49,7 @@ impl Node {
             return Err(ForgetError::Myself);
         }
         if !self.is_in_roster(node) {
-            if self.give_up_merge(node) || self.give_up_telling(node) {
+            if self.give_up_merge(node) {
                 self.finish(now);
                 return Ok(Forgotten { waiting_here: 0, replicas: 0 });
             }

@@ -65,7 +65,7 @@ pub use self::{
     networks::{MergeError, Merging, trusted_networks},
     roster::RosterEntry,
     sites::Spread,
-    split::{SplitError, SplitOrder, SplitPlan, SplitStatus},
+    split::{SplitError, SplitOrder, SplitPlan, SplitStatus, Strayed},
 };
 use crate::{
     link::{LinkId, PeerHello},
@@ -99,6 +99,8 @@ pub struct NodeConfig {
     pub network: NetworkSecret,
     /// A secret that was to be remembered beside it: see [`Output::Keep`].
     pub next_network: Option<NetworkSecret>,
+    /// Secrets that were to be remembered beside it: see [`Output::Former`].
+    pub former_networks: Vec<NetworkSecret>,
     /// Replicas per segment, the origin's included; at least 1.
     pub copies: u32,
     /// Disks that hold a message before its receipt; 1 to `copies`. Fewer when fewer nodes are reachable.
@@ -185,6 +187,9 @@ pub enum Output {
     /// Remember this secret beside the one that is in use, over restarts, until one of these two outputs comes again: it is to be on disk before
     /// any output that follows is done. `None`: it is not needed any more.
     Keep(Option<NetworkSecret>),
+    /// Remember these secrets, over restarts, until this output comes again: networks that the node was of before it left with
+    /// a part of its cluster. It is to be on disk before any output that follows is done.
+    Former(Vec<NetworkSecret>),
     /// The node is of this network from now on: its secret takes the place of the one that was in use, on disk before
     /// any output that follows is done.
     Rekey(NetworkSecret),
@@ -336,8 +341,8 @@ impl Node {
         node.read_members();
         node.read_sites();
         node.read_draining(now);
-        let next = node.config.next_network.take();
-        node.read_splits(next);
+        let (next, former) = (node.config.next_network.take(), std::mem::take(&mut node.config.former_networks));
+        node.read_splits(next, former);
         node.enter_network();
         node.enrol(now);
         // An earlier life may have ended between the roster and what follows from it.

@@ -254,7 +254,8 @@ impl Node {
     }
 
     pub(super) fn trust_networks(&mut self) {
-        let keyring = trusted_networks(&self.engine, self.config.network.clone(), self.next_network().cloned());
+        let (own, next) = (self.config.network.clone(), self.next_network().cloned());
+        let keyring = self.with_former(trusted_networks(&self.engine, own, next));
         if self.trusted.as_ref() != Some(&keyring) {
             self.trusted = Some(keyring.clone());
             self.outputs.push_back(Output::Trust(keyring));
@@ -332,9 +333,7 @@ impl Node {
         let others = self.roster_ids().into_iter().filter(|node| *node != self.id());
         let published: Option<Vec<u64>> = others.map(|node| self.published_network(node)).collect();
         let awaited: Option<Vec<u64>> = self.targets().into_iter().map(|target| target.network).collect();
-        let (Some(published), Some(awaited), false) = (published, awaited, self.is_telling()) else {
-            return BTreeMap::new();
-        };
+        let (Some(published), Some(awaited)) = (published, awaited) else { return BTreeMap::new() };
         let own = [Some(&self.config.network), self.next_network()];
         let own = own.into_iter().flatten().map(NetworkSecret::name);
         published.into_iter().chain(awaited).chain(own).for_each(|name| _ = unused.remove(&name));

@@ -138,6 +138,8 @@ impl Peer {
 mod tests {
     use rhizomq_engine::{Epoch, NodeId};
 
+    use crate::link::Proven;
+
     use super::*;
 
     const NOW: Now = Now { wall_ms: 0, mono_ms: 0 };
@@ -145,7 +147,7 @@ mod tests {
 
     fn peer() -> Peer {
         let hello =
-            PeerHello { node: NodeId([2; 16]), epoch: Epoch(1), name: String::new(), wall_ms: 0, knows_own: true };
+            PeerHello { node: NodeId([2; 16]), epoch: Epoch(1), name: String::new(), wall_ms: 0, proven: Proven::Own };
         Peer::new(LinkId(1), hello, NOW)
     }
 

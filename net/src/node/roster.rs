@@ -156,7 +156,8 @@ impl Node {
         }
     }
 
-    /// Tells the driver whom to dial, when that changed: all of the roster, and whom this cluster is to be merged with.
+    /// Tells the driver whom to dial, when that changed: all of the roster, whom this cluster is to be merged with, and who is
+    /// to hear what was consumed here out of sight of a split.
     pub(super) fn dial_roster(&mut self) {
         let me = self.id();
         let others = self.roster_ids().into_iter().filter(|&id| id != me);
@@ -167,6 +168,9 @@ impl Node {
         for (node, addresses) in self.merging() {
             targets.entry(node).or_insert_with(Vec::new).extend(addresses);
         }
+        // By where it was last dialled: of the other part of a split nothing is known any more.
+        let to_tell = self.dialled.iter().filter(|(node, _)| self.is_to_be_told(**node));
+        targets.extend(to_tell.map(|(node, addresses)| (*node, addresses.clone())));
         if targets != self.dialled {
             self.dialled.clone_from(&targets);
             self.outputs.push_back(Output::Dial(targets.into_iter().collect()));

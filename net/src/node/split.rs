@@ -12,8 +12,8 @@
 //! - Whoever sees that all are ready *cuts* (`split/cut`): the nodes of the other part are gone for it, also those that
 //!   were off the roster; it notes them in `gone`, strikes them off, and drops its links to them. The others of its part
 //!   follow as they hear of it; the other part does the same. Who meets a node that is gone tells it the order and that all
-//!   were ready, and no more. So that it can, the part that left goes on knowing the former secrets until it has heard that
-//!   the other part knows, and whoever of that was away (`split/told`).
+//!   were ready, and no more. So that it can, each node that left remembers the former secrets until the split is healed,
+//!   on its own disk and not in the registry: those who come later to its part have nothing to do with them.
 //!
 //! What is `gone` is not let in, and what lies here of its journals is kept as it is: nobody here dispatches it. That is
 //! so until a merge heals it, which notes the split in `split/over`. Marks only ever come in addition, and an order has a
@@ -24,11 +24,12 @@
 //! that node was forgotten meanwhile; then the cut holds. Of two orders that were given at the same time one is taken back so.
 //!
 //! This file has what leads to a cut; `split/orders.rs` what is known of orders, `split/marks.rs` the marks,
-//! `split/cut.rs` the cut itself.
+//! `split/cut.rs` the cut itself, `split/strays.rs` who missed it.
 
 mod cut;
 mod marks;
 mod orders;
+mod strays;
 
 use std::collections::BTreeSet;
 
@@ -37,6 +38,7 @@ use rhizomq_engine::{Key, Mistake, NodeId, Now, SegmentId};
 pub(super) use self::orders::Splits;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::orders::example_order;
+pub use self::strays::Strayed;
 use self::{
     marks::{back_key, member, ready_key},
     orders::{Split, SplitId, State},
@@ -370,6 +372,8 @@ impl Node {
     pub(super) fn look_at_split(&mut self, now: Now) {
         self.close_parting(now);
         self.carry_on_with_cut(now);
+        self.look_for_own_part(now);
+        self.look_at_former_networks(now);
         self.settle_rivals();
         let Some(split) = self.open_split().cloned() else { return };
         if let Some(secret) = self.next_secret(&split).cloned() {

@@ -52,6 +52,9 @@ impl Node {
             Control::Proof { segment, nonce } => self.take_proof(from, segment, nonce),
             Control::Parted(order) => self.take_parted(now, from, &order),
             Control::Healed(split) => self.take_healed(split),
+            Control::Readmitted { orders, secret } => {
+                self.take_readmission(now, from, &orders, NetworkSecret::from_bytes(secret.0));
+            }
             Control::Secret(secret) => self.take_secret(NetworkSecret::from_bytes(secret.0)),
         }
     }

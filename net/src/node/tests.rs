@@ -5,6 +5,7 @@ mod lagging;
 mod leaving;
 mod seats;
 mod splitting;
+mod straying;
 mod syncing;
 mod trusting;
 
@@ -16,6 +17,7 @@ use rhizomq_engine::{
 };
 
 use super::*;
+use crate::link::Proven;
 
 fn id(index: u8) -> NodeId {
     NodeId([index; 16])
@@ -59,6 +61,7 @@ impl World {
             site: String::new(),
             network: NetworkSecret::from_bytes([9; 32]),
             next_network: None,
+            former_networks: Vec::new(),
             addresses: vec![SocketAddr::from(([127, 0, 0, 1], u16::from(index)))],
             copies: self.copies,
             confirm: 2,
@@ -86,7 +89,7 @@ impl World {
                     epoch: peer.epoch(),
                     name: String::new(),
                     wall_ms: 0,
-                    knows_own: true,
+                    proven: Proven::Own,
                 };
                 let now = self.now;
                 self.host(here).node.handle_link_up(now, link, hello);
@@ -169,7 +172,7 @@ impl World {
                 // The other end's: it takes this for one that it closed itself.
                 self.host(here).node.handle_link_down(now, link);
             }
-            Output::Dial(_) | Output::Trust(_) | Output::Keep(_) | Output::Rekey(_) => {}
+            Output::Dial(_) | Output::Trust(_) | Output::Keep(_) | Output::Former(_) | Output::Rekey(_) => {}
         }
     }
 

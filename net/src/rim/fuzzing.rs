@@ -17,7 +17,7 @@ use super::{
     frame::{Chunks, FrameError, FrameReader, encode},
     handshake::{HEAD_BYTES, MAGIC, PROOFS_BYTES, check_head, check_proofs},
 };
-use crate::link::{MAX_HELLO_BYTES, MAX_NAME_BYTES, PeerHello, common_version};
+use crate::link::{MAX_HELLO_BYTES, MAX_NAME_BYTES, PeerHello, Proven, common_version};
 
 /// A stream that comes in pieces as the input says, and is never waited for.
 struct Pieces<'a> {
@@ -116,16 +116,16 @@ pub fn handshake(bytes: &[u8]) -> bool {
         let is_head = head[..8] == MAGIC && common_version(ours, (number(8), number(10))).is_some();
         let is_proven = proofs.chunks(32).any(|bytes| bytes == proof().as_bytes());
         let passes_head = check_head(Bytes::copy_from_slice(head), ours).is_ok();
-        let passes_proofs = check_proofs(proofs, |proofs| proofs.contains(&proof()).then_some(true)).is_ok();
+        let passes_proofs = check_proofs(proofs, |proofs| proofs.contains(&proof()).then_some(Proven::Own)).is_ok();
         assert_eq!((passes_head, passes_proofs), (is_head, is_proven));
         read = passes_head && passes_proofs;
     }
     let node = NodeId([1; 16]);
-    if let Ok(hello) = PeerHello::decode(node, true, choices.0) {
+    if let Ok(hello) = PeerHello::decode(node, Proven::Own, choices.0) {
         assert!(hello.node == node && hello.name.len() <= MAX_NAME_BYTES);
         let written = hello.encode().expect("a name that was read is short enough");
         assert!(written.len() <= MAX_HELLO_BYTES);
-        assert_eq!(PeerHello::decode(node, true, &written), Ok(hello));
+        assert_eq!(PeerHello::decode(node, Proven::Own, &written), Ok(hello));
         read = true;
     }
     read
@@ -146,7 +146,7 @@ pub(crate) fn handshake_seeds() -> Vec<Vec<u8>> {
         epoch: Epoch(7),
         name: "node-a ☂".into(),
         wall_ms: 1_700_000_000_000,
-        knows_own: true,
+        proven: Proven::Own,
     };
     let hello = hello.encode().unwrap_or_default();
     vec![

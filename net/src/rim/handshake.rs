@@ -30,7 +30,7 @@ use super::{
     secret::{Role, Session},
     tls,
 };
-use crate::link::{MAX_HELLO_BYTES, PeerHello, common_version};
+use crate::link::{MAX_HELLO_BYTES, PeerHello, Proven, common_version};
 
 pub(super) const MAGIC: [u8; 8] = *b"RHIZOMQ\n";
 pub(super) const HEAD_BYTES: usize = MAGIC.len() + 2 + 2;
@@ -91,8 +91,8 @@ impl Handshake<'_> {
         let (mut send, recv) = self.connection.open_bi().await?;
         let mut recv = FrameReader::new(recv);
         self.write(&mut send, self.opening(Role::Dialler, &session)).await?;
-        let knows_own = self.check_opening(&mut recv, Role::Listener, &session).await?;
-        let hello = self.read_hello(&mut recv, knows_own).await?;
+        let proven = self.check_opening(&mut recv, Role::Listener, &session).await?;
+        let hello = self.read_hello(&mut recv, proven).await?;
         self.connection.set_receive_window(RimConfig::proven_window());
         Ok(Established { hello, dialler: self.node, send, recv, last_word: self.hello()?, awaits_welcome: true })
     }
@@ -102,10 +102,10 @@ impl Handshake<'_> {
         let session = self.session(self.peer, self.node)?;
         let (mut send, recv): (SendStream, RecvStream) = self.connection.accept_bi().await?;
         let mut recv = FrameReader::new(recv);
-        let knows_own = self.check_opening(&mut recv, Role::Dialler, &session).await?;
+        let proven = self.check_opening(&mut recv, Role::Dialler, &session).await?;
         self.write(&mut send, self.opening(Role::Listener, &session)).await?;
         self.write(&mut send, self.hello()?).await?;
-        let hello = self.read_hello(&mut recv, knows_own).await?;
+        let hello = self.read_hello(&mut recv, proven).await?;
         self.connection.set_receive_window(RimConfig::proven_window());
         let last_word = Bytes::from_static(&[WELCOME]);
         Ok(Established { hello, dialler: self.peer, send, recv, last_word, awaits_welcome: false })
@@ -128,13 +128,13 @@ impl Handshake<'_> {
         opening.freeze()
     }
 
-    /// Whether the other end knows the secret of this node's own network; it knows one that is trusted, or is refused.
+    /// Which secret the other end knows: one that is known here, or it is refused.
     async fn check_opening(
         &self,
         recv: &mut FrameReader,
         role: Role,
         session: &Session,
-    ) -> Result<bool, HandshakeError> {
+    ) -> Result<Proven, HandshakeError> {
         let head = recv.body(HEAD_BYTES).await.map_err(|error| self.broken(error))?;
         check_head(head, self.config.versions)?;
         let proofs = recv.body(PROOFS_BYTES).await.map_err(|error| self.broken(error))?;
@@ -148,19 +148,19 @@ impl Handshake<'_> {
             epoch: self.config.epoch,
             name: self.config.name.clone(),
             wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
-            knows_own: true,
+            proven: Proven::Own,
         };
         let body = hello.encode().map_err(|error| HandshakeError::Lost(error.to_string()))?;
         Ok(super::frame::encode([body]).concat().into())
     }
 
-    async fn read_hello(&self, recv: &mut FrameReader, knows_own: bool) -> Result<PeerHello, HandshakeError> {
+    async fn read_hello(&self, recv: &mut FrameReader, proven: Proven) -> Result<PeerHello, HandshakeError> {
         let body = match recv.next(MAX_HELLO_BYTES).await {
             Ok(Some(body)) => body,
             Ok(None) => return Err(HandshakeError::refuse(CloseCode::Malformed, "the stream ended before the hello")),
             Err(error) => return Err(self.broken(error)),
         };
-        PeerHello::decode(self.peer, knows_own, &body)
+        PeerHello::decode(self.peer, proven, &body)
             .map_err(|error| HandshakeError::refuse(CloseCode::Malformed, error.to_string()))
     }
 
@@ -194,7 +194,10 @@ pub(super) fn check_head(mut head: Bytes, ours: (u16, u16)) -> Result<(), Handsh
 }
 
 /// Whether any of the proofs, [`PROOFS_BYTES`] in all, is of a network that is trusted here; what [`Keyring::accepts`] says.
-pub(super) fn check_proofs(bytes: &[u8], accepts: impl Fn(&Proofs) -> Option<bool>) -> Result<bool, HandshakeError> {
+pub(super) fn check_proofs(
+    bytes: &[u8],
+    accepts: impl Fn(&Proofs) -> Option<Proven>,
+) -> Result<Proven, HandshakeError> {
     let mut proofs = [blake3::Hash::from_bytes([0; PROOF_BYTES]); MAX_TRUSTED];
     for (proof, bytes) in proofs.iter_mut().zip(bytes.as_chunks::<PROOF_BYTES>().0) {
         *proof = blake3::Hash::from_bytes(*bytes);

@@ -4,7 +4,12 @@
 //! other will know; the proofs take a fixed number of places, and those that are left over are filled with what looks like
 //! proofs, so that nothing has to be parsed before one of them held, and nobody learns how many networks there are.
 
+use std::collections::BTreeSet;
+
+use rhizomq_engine::NodeId;
+
 use super::secret::{NetworkSecret, Role, Session};
+use crate::link::Proven;
 
 /// How many networks a node can trust at the same time, its own included. Each costs every handshake a proof.
 pub const MAX_TRUSTED: usize = 16;
@@ -16,6 +21,9 @@ const BLANK_CONTEXT: &str = "rhizomq 2026 filling in place of a proof of a netwo
 pub struct Keyring {
     /// At least one, at most [`MAX_TRUSTED`], each once.
     secrets: Vec<NetworkSecret>,
+    /// How many of these, the last ones, are trusted no more ([`Proven::Former`]), and of whom they are accepted all the same.
+    former: usize,
+    expected: BTreeSet<NodeId>,
 }
 
 /// All that one end proves, in [`MAX_TRUSTED`] places.
@@ -24,18 +32,30 @@ pub(super) type Proofs = [blake3::Hash; MAX_TRUSTED];
 impl Keyring {
     /// A node's own secret, and others that it trusts; of these the first ones, as far as there is room.
     pub fn new(own: NetworkSecret, others: impl IntoIterator<Item = NetworkSecret>) -> Self {
-        let mut secrets = vec![own];
+        let secrets = Self::gather(vec![own], others);
+        Self { secrets, former: 0, expected: BTreeSet::new() }
+    }
+
+    /// With secrets that were trusted before, as far as there is room: who of those `expected` knows one of these and no other
+    /// gets as far as a link, to be told what has become of it.
+    #[must_use]
+    pub fn with_former(
+        self,
+        former: impl IntoIterator<Item = NetworkSecret>,
+        expected: impl IntoIterator<Item = NodeId>,
+    ) -> Self {
+        let trusted = self.secrets.len();
+        let secrets = Self::gather(self.secrets, former);
+        Self { former: self.former + secrets.len() - trusted, secrets, expected: expected.into_iter().collect() }
+    }
+
+    fn gather(mut secrets: Vec<NetworkSecret>, others: impl IntoIterator<Item = NetworkSecret>) -> Vec<NetworkSecret> {
         for other in others {
             if secrets.len() < MAX_TRUSTED && !secrets.contains(&other) {
                 secrets.push(other);
             }
         }
-        Self { secrets }
-    }
-
-    /// Whether nodes with these two keyrings link: what a handshake between them comes to.
-    pub fn meets(&self, other: &Self) -> bool {
-        self.secrets.iter().any(|secret| other.secrets.contains(secret))
+        secrets
     }
 
     /// What the end of `session` in the given role proves with these secrets.
@@ -47,22 +67,33 @@ impl Keyring {
         })
     }
 
-    /// Whether the end in the given role has proven any secret that is trusted here, and if so, whether it has proven this
-    /// node's own. Takes the same time whichever.
-    pub(super) fn accepts(&self, role: Role, session: &Session, proofs: &Proofs) -> Option<bool> {
+    /// Which of the secrets here the end in the given role has proven, if any. Takes the same time whichever.
+    pub(super) fn accepts(&self, role: Role, session: &Session, proofs: &Proofs) -> Option<Proven> {
         let knows = |secret: &NetworkSecret| {
             let expected = secret.prove(role, session);
             // Hashes compare in constant time, and no comparison is left out.
             proofs.iter().fold(false, |known, proof| known | (*proof == expected))
         };
-        let knows_own = self.secrets.first().is_some_and(knows);
-        let knows_other = self.secrets.iter().skip(1).fold(false, |known, secret| known | knows(secret));
-        (knows_own | knows_other).then_some(knows_own)
+        let peer = match role {
+            Role::Dialler => session.dialler,
+            Role::Listener => session.listener,
+        };
+        self.proven(peer, knows)
     }
 
-    /// Whether a node with the other keyring proves this node's own secret.
-    pub fn is_own_known_by(&self, other: &Self) -> bool {
-        self.secrets.first().is_some_and(|own| other.secrets.contains(own))
+    /// What a node with the other keyring proves to this one; they link if each proves something to the other.
+    pub fn proven_by(&self, peer: NodeId, other: &Self) -> Option<Proven> {
+        self.proven(peer, |secret| other.secrets.contains(secret))
+    }
+
+    /// Asks about every secret, whatever the answers.
+    fn proven(&self, peer: NodeId, knows: impl Fn(&NetworkSecret) -> bool) -> Option<Proven> {
+        let (trusted, former) = self.secrets.split_at(self.secrets.len() - self.former);
+        let any = |secrets: &[NetworkSecret]| secrets.iter().fold(false, |known, secret| known | knows(secret));
+        let (own, others) = trusted.split_at(1);
+        let is_former = any(former) & self.expected.contains(&peer);
+        let known = [(any(own), Proven::Own), (any(others), Proven::Trusted), (is_former, Proven::Former)];
+        known.into_iter().find(|(is_known, _)| *is_known).map(|(_, proven)| proven)
     }
 }
 
@@ -74,8 +105,6 @@ impl From<NetworkSecret> for Keyring {
 
 #[cfg(test)]
 mod tests {
-    use rhizomq_engine::NodeId;
-
     use super::*;
 
     fn secret(fill: u8) -> NetworkSecret {
@@ -86,8 +115,10 @@ mod tests {
         Keyring::new(secret(own), others.iter().map(|&fill| secret(fill)))
     }
 
+    const PEER: NodeId = NodeId([3; 16]);
+
     fn session() -> Session {
-        Session { exported: [2; 32], dialler: NodeId([3; 16]), listener: NodeId([4; 16]) }
+        Session { exported: [2; 32], dialler: PEER, listener: NodeId([4; 16]) }
     }
 
     #[test]
@@ -106,7 +137,7 @@ mod tests {
         ] {
             assert_eq!(accepts(&here, &there), known, "{here:?}");
             assert_eq!(accepts(&there, &here), known, "{there:?}");
-            assert_eq!(here.meets(&there), known, "{here:?}");
+            assert_eq!(here.proven_by(PEER, &there).is_some(), known, "{here:?}");
         }
     }
 
@@ -119,14 +150,39 @@ mod tests {
         assert!(here.accepts(Role::Listener, &other, &theirs).is_none());
         let mut fillings = theirs;
         fillings[..2].copy_from_slice(&theirs[2..4]);
-        assert_eq!(here.accepts(Role::Listener, &session(), &theirs), Some(true));
+        assert_eq!(here.accepts(Role::Listener, &session(), &theirs), Some(Proven::Own));
         let of_other = ring(2, &[]).prove(Role::Listener, &session());
-        assert_eq!(here.accepts(Role::Listener, &session(), &of_other), Some(false), "another's, which is trusted too");
+        assert_eq!(
+            here.accepts(Role::Listener, &session(), &of_other),
+            Some(Proven::Trusted),
+            "another's, which is trusted too"
+        );
         assert!(here.accepts(Role::Listener, &session(), &fillings).is_none());
         let mut all = theirs.map(|proof| *proof.as_bytes()).to_vec();
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), MAX_TRUSTED, "all differ, so that they can't be told apart");
+    }
+
+    #[test]
+    fn a_former_secret_counts_for_no_more_than_that_and_takes_no_place_of_one_that_is_trusted() {
+        let here = ring(1, &[2]).with_former([secret(3), secret(2)], [PEER]);
+        let proven = |there: &Keyring| {
+            let by_proof = here.accepts(Role::Dialler, &session(), &there.prove(Role::Dialler, &session()));
+            assert_eq!(by_proof, here.proven_by(PEER, there));
+            by_proof
+        };
+        let of = [(ring(3, &[]), Proven::Former), (ring(3, &[2]), Proven::Trusted), (ring(3, &[1]), Proven::Own)];
+        of.iter().for_each(|(there, expected)| assert_eq!(proven(there), Some(*expected), "{there:?}"));
+        assert_eq!(proven(&ring(4, &[])), None);
+        // Both have left: the former secret is proven by who has it as that.
+        assert_eq!(proven(&ring(5, &[]).with_former([secret(3)], [])), Some(Proven::Former));
+        // Of whom nothing of the kind is expected, it is not accepted.
+        let role = Role::Listener;
+        assert_eq!(here.accepts(role, &session(), &ring(3, &[]).prove(role, &session())), None);
+        assert_eq!(here.accepts(role, &session(), &ring(2, &[]).prove(role, &session())), Some(Proven::Trusted));
+        let many: Vec<u8> = (2..=MAX_TRUSTED as u8).collect();
+        assert_eq!(ring(1, &many).with_former([secret(99)], []), ring(1, &many));
     }
 
     #[test]

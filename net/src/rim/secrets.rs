@@ -16,6 +16,10 @@ use super::{
 const NEXT: &str = "network.secret.next";
 /// Hashes of secrets that it had.
 const FORMER: &str = "network.secrets.former";
+/// Secrets of networks that it left with a part of a cluster, as long as the two parts are two.
+const LEFT: &str = "network.secrets.left";
+const LEFT_KIND: &str = "left-networks";
+const SECRET_BYTES: usize = 32;
 const FORMER_KIND: &str = "former-networks";
 const HASH_BYTES: usize = 16;
 /// So many of the latest are kept.
@@ -67,6 +71,30 @@ impl Secrets {
             Some(secret) => Ok(keyfile::write(&path, KIND, secret.as_bytes())?),
             None => Ok(remove(path)?),
         }
+    }
+
+    /// Those that an earlier life was told to keep of networks that it was of before, the latest first.
+    ///
+    /// # Errors
+    /// The file can't be read, or is damaged.
+    pub fn former(&self) -> Result<Vec<NetworkSecret>, SecretError> {
+        let Some(data) = &self.data else { return Ok(Vec::new()) };
+        let bytes = keyfile::read(&data.join(LEFT), LEFT_KIND)?.unwrap_or_default();
+        Ok(bytes.as_chunks::<SECRET_BYTES>().0.iter().map(|bytes| NetworkSecret::from_bytes(*bytes)).collect())
+    }
+
+    /// Keeps these, in place of those of before. Durable when this returns.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn keep_former(&self, former: &[NetworkSecret]) -> Result<(), SecretError> {
+        let Some(data) = &self.data else { return Ok(()) };
+        let path = data.join(LEFT);
+        if former.is_empty() {
+            return Ok(remove(path)?);
+        }
+        let bytes: Vec<u8> = former.iter().flat_map(|secret| *secret.as_bytes()).collect();
+        Ok(keyfile::write(&path, LEFT_KIND, &bytes)?)
     }
 
     /// Puts another secret in the place of the one in use, and remembers that one by its hash. Durable when this returns;
@@ -152,6 +180,22 @@ mod tests {
         assert_eq!(former(data).unwrap().len(), MAX_FORMER);
         assert!(was_of(data, &secret(8 + 2 * MAX_FORMER as u8)).unwrap() && !was_of(data, &first).unwrap());
         assert!(!format!("{secrets:?}").contains("137"), "{secrets:?}");
+    }
+
+    #[test]
+    fn secrets_of_networks_that_were_left_outlive_the_process_until_they_are_given_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let secrets = Secrets::new(directory.path(), secret(1));
+        assert_eq!(secrets.former().unwrap(), []);
+        secrets.keep_former(&[secret(2), secret(3)]).unwrap();
+        assert_eq!(Secrets::new(directory.path(), secret(1)).former().unwrap(), [secret(2), secret(3)]);
+        for _ in 0..2 {
+            secrets.keep_former(&[]).unwrap();
+            assert_eq!(secrets.former().unwrap(), []);
+        }
+        assert!(!directory.path().join(LEFT).exists());
+        fs::write(directory.path().join(LEFT), "junk").unwrap();
+        assert!(matches!(secrets.former(), Err(SecretError::File(KeyFileError::Damaged { .. }))));
     }
 
     #[test]

@@ -64,7 +64,6 @@ impl Broker {
         self.node.cancel_drain(now)?;
         self.node.release(false);
         self.drain = Drain::No;
-        self.dispatch.retire(false);
         for (&conn, client) in &self.clients {
             self.dispatch.set_busy(conn, client.is_busy());
         }
@@ -100,7 +99,6 @@ impl Broker {
         }
         if self.drain == Drain::Empty {
             self.node.release(self.is_answered());
-            self.dispatch.retire(self.node.drain_stage() >= DrainStage::Leaving);
         }
         if let Drain::Left(at) = self.drain
             && now.mono_ms >= at
@@ -114,6 +112,12 @@ impl Broker {
                 self.drain = Drain::Left(now.mono_ms.saturating_add(QUIET_MS));
             }
         }
+    }
+
+    /// Whether this node dispatches nothing: what it holds is given up, or it may be consumed elsewhere long since.
+    pub(super) fn is_retired(&self) -> bool {
+        let is_leaving = matches!(self.drain, Drain::Empty | Drain::Left(_));
+        is_leaving && self.node.drain_stage() >= DrainStage::Leaving || self.node.has_strayed()
     }
 
     /// Whether nobody waits for an answer of this node.

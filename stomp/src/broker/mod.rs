@@ -80,7 +80,7 @@ use crate::{
     session::{Delivery, Session, SessionConfig},
     status::{
         DamageStatus, DrainingStatus, MembersStatus, MemoryStatus, MergingStatus, NodeStatus, QueueStatus, SiteStatus,
-        SplittingStatus, Status, StoreStatus,
+        SplittingStatus, Status, StoreStatus, StrayedStatus,
     },
     transport::Peer,
 };
@@ -513,6 +513,7 @@ impl Broker {
             nodes: self.node.roster().into_iter().map(member).collect(),
             draining: self.node.drain_status().map(DrainingStatus::from),
             splitting: self.node.split_status().map(SplittingStatus::from),
+            strayed: self.node.strayed().map(StrayedStatus::from),
             split_off: self.node.gone().map(|node| node.to_string()).collect(),
             queues: self.dispatch.totals(&self.node).into_iter().map(queue).collect(),
             duplicates: self.dispatch.duplicates(),
@@ -559,6 +560,7 @@ impl Broker {
             self.write_acks(now);
             self.proceed_with_moves(now);
             let sight = Sight { policies: &self.policies, bindings: &self.durables.book };
+            self.dispatch.retire(self.is_retired());
             self.dispatch.run(now, &self.node, &sight);
             if let Some(effect) = self.dispatch.poll_effect() {
                 self.perform(now, effect);

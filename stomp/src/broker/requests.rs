@@ -29,6 +29,11 @@ const NO_REPLY_QUEUE_ADVICE: &str = "Answer to what the header `reply-to` of a m
 /// What a client is told who sends to a queue that takes no more.
 const FULL: &str = "the queue has reached its greatest length";
 
+/// It would lie in a cluster that is none.
+pub(super) const STRAYED: &str = "the node's part of the cluster left without it";
+pub(super) const STRAYED_ADVICE: &str =
+    "Connect to another node: this one takes nothing until it has the secret of its part; its status says more.";
+
 /// It would go on when nobody is left who could ever read it.
 const NO_REPETITION: &str = "what is sent to a temporary queue can't be repeated";
 const NO_REPETITION_ADVICE: &str = "Send it without AMQ_SCHEDULED_PERIOD, _REPEAT and _CRON, or to another queue.";
@@ -201,6 +206,9 @@ impl Broker {
         let has_messages = !entries.is_empty();
         let unit = Unit { entries, removals: removals.clone() };
         let published = Published { conn, ticket, bytes, has_messages, removals, topics };
+        if has_messages && self.node.lacks_network() {
+            return self.not_taken(&published, STRAYED, STRAYED_ADVICE);
+        }
         // Acknowledgements alone are kept here, where the consumer is.
         let place = if has_messages { self.place_of(conn) } else { Some(Place::Here) };
         match place {

@@ -8,7 +8,9 @@ use rhizomq_engine::{
     fuzzing::{Choices, parts},
     store::MemoryStore,
 };
-use rhizomq_net::{LinkId, Node, NodeConfig, Output as NetOutput, PeerHello, SwimConfig, Timing, rim::NetworkSecret};
+use rhizomq_net::{
+    LinkId, Node, NodeConfig, Output as NetOutput, PeerHello, Proven, SwimConfig, Timing, rim::NetworkSecret,
+};
 
 use super::{conversation, dispatch_messages, session::LIMITS};
 use crate::{Broker, BrokerConfig, ConnId, Output, frame::Version, session::SessionConfig};
@@ -38,6 +40,7 @@ impl Bench {
             site: String::new(),
             network: NetworkSecret::from_bytes([1; 32]),
             next_network: None,
+            former_networks: Vec::new(),
             addresses: Vec::new(),
             copies: 2,
             confirm: 2,
@@ -61,7 +64,7 @@ impl Bench {
             epoch: Epoch(7),
             name: "peer".to_owned(),
             wall_ms: self.now.wall_ms,
-            knows_own: true,
+            proven: Proven::Own,
         };
         self.broker.handle_link_up(self.now, LINK, hello);
         self.settle();

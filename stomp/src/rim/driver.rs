@@ -720,6 +720,7 @@ impl Driver {
             NetOutput::Trust(keyring) => self.rim.trust(keyring),
             // Small files, rarely, and nothing may be done before they are on disk.
             NetOutput::Keep(secret) => self.note_secret(self.secrets.keep(secret.as_ref())),
+            NetOutput::Former(secrets) => self.note_secret(self.secrets.keep_former(&secrets)),
             NetOutput::Rekey(secret) => {
                 tracing::warn!("the cluster is split: this node is of a network of its own part now");
                 self.note_secret(self.secrets.replace(&secret));

@@ -110,6 +110,7 @@ async fn driver(broker: BrokerConfig, clients: ListenerConfig, kinds: &[Kind<'_>
         site: String::new(),
         network: secret.clone(),
         next_network: None,
+        former_networks: Vec::new(),
         addresses: Vec::new(),
         copies: 3,
         confirm: 2,

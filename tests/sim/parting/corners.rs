@@ -11,12 +11,12 @@ use super::{
         runs::expect_clean,
         world::World,
     },
-    NEVER, PARTED_MS, SEEDS, any_host, cluster, consume, traffic,
+    NEVER, PARTED_MS, SEEDS, any_host, cluster, consume, staying, traffic,
 };
 
 impl World {
     /// Who is linked with whom is exactly this: `part` names each host's cluster.
-    fn check_links(&mut self, part: &[usize], what: &str) {
+    pub(super) fn check_links(&mut self, part: &[usize], what: &str) {
         let up: Vec<_> = (0..self.hosts.len()).filter(|&host| self.hosts[host].is_up()).collect();
         let states = self.split_states();
         for &a in &up {
@@ -30,7 +30,7 @@ impl World {
     }
 
     /// Whether all that are up have cut.
-    fn is_cut(&self) -> bool {
+    pub(super) fn is_cut(&self) -> bool {
         let up = self.hosts.iter().filter_map(|host| host.broker.as_ref());
         up.into_iter().all(|broker| broker.node().gone().next().is_some() && broker.node().split_status().is_none())
     }
@@ -61,10 +61,6 @@ impl World {
         }
         self.require(false, &format!("h{host} can't forget h{other}"));
     }
-}
-
-fn staying(world: &World, leaving: &BTreeSet<usize>) -> Vec<usize> {
-    (0..world.hosts.len()).filter(|host| !leaving.contains(host)).collect()
 }
 
 /// All are one, and come to rest.

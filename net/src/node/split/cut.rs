@@ -7,12 +7,12 @@ use rhizomq_engine::{NodeId, Now, Value};
 
 use super::{
     Node, Split, SplitId, State,
-    marks::{Gone, cut_key, gone_key, member, over_key, read_member, told_key},
-    orders::{Side, order_key},
+    marks::{Gone, cut_key, gone_key, over_key},
+    orders::{Farewell, Side, order_key},
 };
 use crate::{
     Size,
-    link::{LinkId, PeerHello},
+    link::{LinkId, PeerHello, Proven},
     node::{
         Output,
         drain::draining_key,
@@ -51,6 +51,7 @@ impl Node {
                 State::Open if self.open_split().is_some_and(|open| open.id == split.id) => {
                     if self.splits.is_ready(&split, self.id()) && self.waits_for(&split).is_empty() {
                         self.cut(&split);
+                        self.note_if_strayed(&split, self.peers.is_empty());
                     }
                 }
                 State::Cut if split.knows(self.id()) && !self.splits.has_marks(split.id, !leaves) => {
@@ -63,7 +64,7 @@ impl Node {
         self.part_from_gone(now);
     }
 
-    fn part_from_gone(&mut self, now: Now) {
+    pub(super) fn part_from_gone(&mut self, now: Now) {
         let gone = self.peers.iter().filter_map(|(node, peer)| Some((*node, peer.link, *self.splits.gone.get(node)?)));
         for (node, link, id) in gone.collect::<Vec<_>>() {
             self.part_from(now, (node, link), id);
@@ -83,7 +84,20 @@ impl Node {
             let bytes = wire::control(&Control::Parted(order.encode().to_vec()));
             self.outputs.push_back(Output::Send { link, bytes });
         }
-        self.splits.parting.insert(link, (node, now.mono_ms));
+        self.splits.parting.insert(link, Farewell { node, since: now.mono_ms, reason: PARTED });
+    }
+
+    /// Whether a node of the part that left may not know what was consumed here: this one stayed, had not said that it was ready,
+    /// and has not met that one since.
+    pub(in crate::node) fn is_to_be_told(&self, node: NodeId) -> bool {
+        let split = self.splits.gone.get(&node).and_then(|id| self.splits.order(*id));
+        split.is_some_and(|split| {
+            let me = self.id();
+            !split.leaving.contains(&me)
+                && !self.is_healed(split.id)
+                && !self.splits.is_ready(split, me)
+                && !self.splits.told.contains_key(&node)
+        })
     }
 
     fn consumed_of_gone(&self) -> Vec<Control> {
@@ -95,12 +109,10 @@ impl Node {
     }
 
     pub(super) fn close_parting(&mut self, now: Now) {
-        let is_due = |since: u64| now.mono_ms >= since + FAREWELL_MS;
-        let due: Vec<_> =
-            self.splits.parting.iter().filter(|(_, (_, since))| is_due(*since)).map(|(link, _)| *link).collect();
-        for link in due {
-            self.splits.parting.remove(&link);
-            self.outputs.push_back(Output::Close { link, reason: PARTED.to_owned() });
+        let is_due = |farewell: &Farewell| now.mono_ms >= farewell.since + FAREWELL_MS;
+        let due = self.splits.parting.extract_if(.., |_, farewell| is_due(farewell));
+        for (link, Farewell { reason, .. }) in due {
+            self.outputs.push_back(Output::Close { link, reason: reason.to_owned() });
         }
     }
 
@@ -108,20 +120,26 @@ impl Node {
         self.splits.parting.remove(&link);
     }
 
-    /// Whether a message came over a link to a node of the other part: of these only those count that it parts with.
+    /// Whether a message came over a link to a peer that is only told how things stand: of these only those count by which a
+    /// node of the other part does the same.
     pub(in crate::node) fn take_from_parting(&mut self, now: Now, link: LinkId, bytes: &Bytes) -> bool {
-        let Some(&(node, _)) = self.splits.parting.get(&link) else { return false };
+        let Some(&Farewell { node, .. }) = self.splits.parting.get(&link) else { return false };
         match wire::decode(bytes.clone()) {
             Ok(Wire::Control(Control::Parted(order))) => self.take_parted(now, node, &order),
             Ok(Wire::Control(Control::Healed(split))) => self.take_healed(split),
-            Ok(Wire::Control(Control::Removed { segment, slots }))
-                if !self.is_frozen() && !self.is_gone(segment.node) =>
-            {
-                self.engine.merge_removed(segment, &slots);
+            Ok(Wire::Control(Control::Removed { segment, slots })) => {
+                if !self.is_frozen() && !self.is_gone(segment.node) {
+                    self.engine.merge_removed(segment, &slots);
+                }
+                return true;
             }
-            Ok(Wire::Control(Control::Retired(retired))) => self.engine.merge_retired(&retired),
-            _ => {}
+            Ok(Wire::Control(Control::Retired(retired))) => {
+                self.engine.merge_retired(&retired);
+                return true;
+            }
+            _ => return true,
         }
+        self.note_told(now, node);
         true
     }
 
@@ -149,40 +167,9 @@ impl Node {
         }
         if self.splits.state(split.id) != State::Cut {
             self.cut(&split);
+            self.note_if_strayed(&split, true);
             self.part_from_gone(now);
         }
-        if self.has_left_by(&split) && !self.engine.set_contains(&told_key(), &member(split.id, from)) {
-            self.add_to(told_key(), member(split.id, from));
-            if !self.is_telling() {
-                self.replace_networks();
-            }
-        }
-    }
-
-    /// Whether this node is of a part that left, and somebody of the other may not know yet that it has: for the time being
-    /// it lets nodes in that know the former secrets, to tell them and for nothing else.
-    pub(in crate::node) fn is_telling(&self) -> bool {
-        let is_untold = |split: &Split| {
-            let marks = self.engine.iter_members(&told_key()).filter_map(read_member);
-            let told: Vec<_> = marks.filter(|(id, _)| *id == split.id).map(|(_, node)| node).collect();
-            told.is_empty() || split.away.iter().any(|node| !told.contains(node))
-        };
-        self.splits.orders().any(|split| {
-            self.splits.state(split.id) == State::Cut
-                && self.has_left_by(split)
-                && !self.is_healed(split.id)
-                && is_untold(split)
-        })
-    }
-
-    /// A node that was split off will not come back: nobody goes on knowing former secrets to tell it. Whether it is one.
-    pub(in crate::node) fn give_up_telling(&mut self, node: NodeId) -> bool {
-        let Some(&id) = self.splits.gone.get(&node) else { return false };
-        self.add_to(told_key(), member(id, node));
-        if !self.is_telling() {
-            self.replace_networks();
-        }
-        true
     }
 
     /// A node that this one does not see any more knows of a merge. That counts for one that stayed; and for one that was to
@@ -196,15 +183,15 @@ impl Node {
     }
 
     /// Whether this node's network is a secret that a part was given when it left.
-    fn has_network_of_a_part(&self) -> bool {
+    pub(super) fn has_network_of_a_part(&self) -> bool {
         self.splits.order(self.config.network.name()).is_some()
     }
 
-    fn has_left_by(&self, split: &Split) -> bool {
+    pub(super) fn has_left_by(&self, split: &Split) -> bool {
         self.side_of(split) == Some(Side::Left)
     }
 
-    fn cut(&mut self, split: &Split) {
+    pub(super) fn cut(&mut self, split: &Split) {
         let leaves = split.leaving.contains(&self.id());
         let is_first = self.splits.state(split.id) != State::Cut;
         let listed = if leaves { &split.staying } else { &split.leaving };
@@ -244,12 +231,16 @@ impl Node {
                 self.outputs.push_back(Output::Keep(None));
                 return;
             }
-            self.config.network = secret.clone();
-            self.outputs.push_back(Output::Rekey(secret));
+            self.rekey(secret);
         } else if !is_first || self.config.network.name() != split.id {
             return;
         }
-        self.enter_network();
+        self.replace_networks();
+        self.keep_size_of(split);
+    }
+
+    /// The number of members that was ordered along with a split.
+    pub(super) fn keep_size_of(&mut self, split: &Split) {
         // As of the order: who comes late to it does not undo a newer policy.
         if let Some(size) = split.size {
             let policy = Size::Fixed(size).to_string().into_bytes();
@@ -272,14 +263,13 @@ impl Node {
     pub(in crate::node) fn lets_in(&mut self, now: Now, link: LinkId, hello: &PeerHello) -> bool {
         if let Some(&id) = self.splits.gone.get(&hello.node) {
             let has_left = self.has_left(hello.node) && self.has_network_of_a_part();
-            if !has_left || !hello.knows_own {
+            if !has_left || hello.proven != Proven::Own {
                 self.part_from(now, (hello.node, link), id);
                 return false;
             }
             self.heal(id);
-        } else if self.is_telling() && !hello.knows_own && !self.is_merging_with(hello.node) {
-            let reason = "this cluster has another secret since it was split: join with a new ticket".to_owned();
-            self.outputs.push_back(Output::Close { link, reason });
+        } else if hello.proven == Proven::Former {
+            self.readmit(now, hello.node, link);
             return false;
         }
         true

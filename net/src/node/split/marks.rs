@@ -24,9 +24,9 @@ pub(super) fn gone_key() -> Key {
     Key::set("gone")
 }
 
-/// Who of the part that stayed has shown the part that left that it knows, by split.
-pub(super) fn told_key() -> Key {
-    Key::set("split/told")
+/// Who has missed how its part left, by split, and has not met that part since. Only its own node adds and removes one.
+pub(super) fn strayed_key() -> Key {
+    Key::set("split/strayed")
 }
 
 /// Splits that a merge has healed.

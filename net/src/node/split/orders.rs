@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Node, Output,
-    marks::{Gone, back_key, cut_key, gone_key, over_key, read_id, read_member, ready_key},
+    marks::{Gone, back_key, cut_key, gone_key, over_key, read_id, read_member, ready_key, strayed_key},
 };
 use crate::{link::LinkId, rim::NetworkSecret};
 
@@ -79,8 +79,26 @@ pub(in crate::node) struct Splits {
     pub(super) gone: BTreeMap<NodeId, SplitId>,
     /// The secret of the part that leaves, kept on disk: if this node is of it, or was the first to have it.
     pub(super) secret: Option<NetworkSecret>,
-    /// Links with nodes of the other part that are still to be closed, and since when.
-    pub(super) parting: BTreeMap<LinkId, (NodeId, u64)>,
+    /// Links that are closed when the peer has had time to read what it was told.
+    pub(super) parting: BTreeMap<LinkId, Farewell>,
+    /// Secrets of networks that this node was of before it left with a part, the latest first: as long as one such split is
+    /// not healed.
+    pub(super) former: Vec<NetworkSecret>,
+    /// Nodes of the other part that have shown that they know, and when.
+    pub(super) told: BTreeMap<NodeId, u64>,
+    /// Splits by which this node's part left while it was not there, until it has met that part.
+    pub(super) strayed: BTreeSet<SplitId>,
+    /// Since when this node, which has strayed, is linked with one of its part.
+    pub(super) met_since: Option<u64>,
+}
+
+/// A link to a peer that is told how things stand, and nothing else.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Farewell {
+    pub(super) node: NodeId,
+    pub(super) since: u64,
+    /// What both ends log.
+    pub(super) reason: &'static str,
 }
 
 impl Splits {
@@ -122,8 +140,8 @@ impl Node {
     }
 
     /// What the disk has.
-    pub(in crate::node) fn read_splits(&mut self, secret: Option<NetworkSecret>) {
-        self.splits.secret = secret;
+    pub(in crate::node) fn read_splits(&mut self, secret: Option<NetworkSecret>, former: Vec<NetworkSecret>) {
+        (self.splits.secret, self.splits.former) = (secret, former);
         let keys: Vec<_> = self.engine.registry().keys().cloned().collect();
         keys.iter().for_each(|key| _ = self.note_order(key));
         self.look_at_orders();
@@ -132,7 +150,7 @@ impl Node {
     /// Takes an order in, if the key is of one. Whether it tells of splits at all.
     pub(super) fn note_order(&mut self, key: &Key) -> bool {
         let Some(name) = key.register_name() else {
-            return [ready_key(), cut_key(), back_key(), gone_key(), over_key()].contains(key);
+            return [ready_key(), cut_key(), back_key(), gone_key(), over_key(), strayed_key()].contains(key);
         };
         let Some(id) = name.strip_prefix(ORDER).and_then(|id| SplitId::from_str_radix(id, 16).ok()) else {
             return false;
@@ -152,6 +170,8 @@ impl Node {
         (self.splits.cut, self.splits.taken_back) = (ids(&cut_key()), ids(&back_key()));
         let ready = self.engine.registry().set_members(&ready_key());
         self.splits.ready = ready.iter().filter_map(|mark| read_member(mark)).collect();
+        let strayed = self.engine.iter_members(&strayed_key()).filter_map(read_member);
+        self.splits.strayed = strayed.filter(|(_, node)| *node == self.id()).map(|(id, _)| id).collect();
         self.note_gone();
         let open = || self.splits.orders().filter(|split| self.is_open(split.id));
         // Two were ordered at the same time: whoever is ready for one does nothing for the other until that is done or taken

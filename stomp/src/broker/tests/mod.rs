@@ -12,7 +12,9 @@ mod users;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rhizomq_engine::{Batch, Engine, Epoch, NodeId, Now, Planted, Store as _, store::MemoryStore};
-use rhizomq_net::{LinkId, Node, NodeConfig, Output as NetOutput, PeerHello, SwimConfig, Timing, rim::NetworkSecret};
+use rhizomq_net::{
+    LinkId, Node, NodeConfig, Output as NetOutput, PeerHello, Proven, SwimConfig, Timing, rim::NetworkSecret,
+};
 
 use super::{Broker, BrokerConfig, ChangeId, ConnId, LoginCheck, Output, Verdict};
 use crate::{
@@ -110,6 +112,7 @@ impl Mesh {
             site: String::new(),
             network: NetworkSecret::from_bytes([1; 32]),
             next_network: None,
+            former_networks: Vec::new(),
             addresses: Vec::new(),
             copies: 3,
             confirm: 2,
@@ -142,7 +145,7 @@ impl Mesh {
                 epoch: self.hosts[there].epoch,
                 name: format!("h{there}"),
                 wall_ms: self.now.wall_ms,
-                knows_own: true,
+                proven: Proven::Own,
             };
             self.hosts[here].broker.handle_link_up(self.now, link, hello);
         }
