@@ -105,7 +105,9 @@ impl Node {
             let slots = self.engine.removed_slots(segment);
             (!slots.is_empty()).then_some(Control::Removed { segment, slots })
         });
-        consumed.chain([Control::Retired(self.engine.retired().clone())]).collect()
+        let retired = self.engine.retired();
+        let over = (!retired.is_empty()).then(|| Control::Retired(retired.clone()));
+        consumed.chain(over).collect()
     }
 
     pub(super) fn close_parting(&mut self, now: Now) {
@@ -127,20 +129,27 @@ impl Node {
         match wire::decode(bytes.clone()) {
             Ok(Wire::Control(Control::Parted(order))) => self.take_parted(now, node, &order),
             Ok(Wire::Control(Control::Healed(split))) => self.take_healed(split),
-            Ok(Wire::Control(Control::Removed { segment, slots })) => {
-                if !self.is_frozen() && !self.is_gone(segment.node) {
-                    self.engine.merge_removed(segment, &slots);
+            Ok(Wire::Control(message)) => {
+                if self.is_gone(node) && !self.is_frozen() {
+                    self.take_consumed(message);
                 }
-                return true;
-            }
-            Ok(Wire::Control(Control::Retired(retired))) => {
-                self.engine.merge_retired(&retired);
                 return true;
             }
             _ => return true,
         }
         self.note_told(now, node);
         true
+    }
+
+    /// What the other part knows to be consumed of what this one took.
+    fn take_consumed(&mut self, message: Control) {
+        match message {
+            Control::Removed { segment, slots } if !self.is_gone(segment.node) => {
+                self.engine.merge_removed(segment, &slots);
+            }
+            Control::Retired(retired) => self.engine.merge_retired(&retired),
+            _ => {}
+        }
     }
 
     /// A node of the other part has cut: all were ready. And it knows.
