@@ -28,6 +28,10 @@ pub(crate) fn run(args: &MergeArgs) -> Result<String, ClientError> {
                 Some(Ok(told(&status, id, begun["already"] == true, args)))
             }
             // What can still come about soon is waited for.
+            Progress::Away if is_late && begun["already"] == true => Some(Err(format!(
+                "there is nothing to merge: node {id} is of this cluster, and out of its reach. When it runs and is reached \
+                 the two are one again by themselves; `rhizomq status` shows it."
+            ))),
             Progress::Away if is_late => Some(Ok(told(&status, id, false, args))),
             Progress::Refused(why) => Some(Err(format!(
                 "not merged: {why}\nThe node goes on trying; `rhizomq status` shows it, and `rhizomq node forget {id}` gives \
@@ -53,7 +57,7 @@ pub(crate) fn run(args: &MergeArgs) -> Result<String, ClientError> {
 enum Progress {
     /// The node of the ticket is in the roster, linked, and of one mind with the asked one.
     Merged,
-    /// It is in the roster, which is all that matters, but it can't be reached at present.
+    /// It is in the roster, which is all that a merge comes to, but it can't be reached at present.
     Away,
     /// Not in the roster, and one of the two has refused the other.
     Refused(String),

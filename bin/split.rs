@@ -59,22 +59,25 @@ fn leaving(status: &Value, part: &str, named: &[String]) -> Result<Vec<String>, 
     named.iter().map(find).collect()
 }
 
+/// A node as people call it: by its name, if it has one.
+fn name_of(status: &Value, id: &Value) -> String {
+    let node = list(&status["nodes"]).iter().find(|node| node["id"] == *id);
+    let name = node.and_then(|node| node["name"].as_str()).filter(|name| !name.is_empty());
+    name.or(id.as_str()).unwrap_or_default().to_owned()
+}
+
+/// The same for several, in order.
+pub(crate) fn names_of<'a>(status: &Value, ids: impl IntoIterator<Item = &'a Value>) -> String {
+    let mut names: Vec<_> = ids.into_iter().map(|id| name_of(status, id)).collect();
+    names.sort_unstable();
+    names.join(", ")
+}
+
 fn told(plan: &Value, status: &Value) -> String {
-    let names = |part: &Value| {
-        let name = |id: &Value| {
-            let node = list(&status["nodes"]).iter().find(|node| node["id"] == *id);
-            node.and_then(|node| node["name"].as_str())
-                .filter(|name| !name.is_empty())
-                .map_or_else(|| id.as_str().unwrap_or_default().to_owned(), str::to_owned)
-        };
-        let mut names: Vec<_> = list(part).iter().map(name).collect();
-        names.sort_unstable();
-        names.join(", ")
-    };
     let mut text = format!(
         "nothing is done yet\nleave: {}\nstay:  {}\nA message goes with the node that took it:",
-        names(&plan["leaving"]),
-        names(&plan["staying"]),
+        names_of(status, list(&plan["leaving"])),
+        names_of(status, list(&plan["staying"])),
     );
     let backlogs = list(&plan["backlogs"]);
     for backlog in backlogs.iter().take(MAX_LISTED) {
@@ -134,23 +137,31 @@ fn is_parted(plan: &Value, status: &Value) -> bool {
 }
 
 fn progress(status: &Value) -> String {
-    let waits_for = list(&status["splitting"]["waits_for"]).iter().filter_map(Value::as_str);
-    let mut text = format!("copies are made within each part; not ready: {}", waits_for.collect::<Vec<_>>().join(", "));
+    let waits_for = names_of(status, list(&status["splitting"]["waits_for"]));
+    let mut text = format!("copies are made within each part; not ready: {waits_for}");
     if let Some(remedy) = remedy(status) {
         text.push_str(&format!("\n{remedy}"));
     }
     text
 }
 
-/// What to do about nodes that a split waits for and that do not run, if there are such.
+/// What to do about nodes of either part that can't be reached, if there are such: what a split waits for may lie there
+/// alone, or a copy may be meant for them, for which a node that runs is not ready.
 pub(crate) fn remedy(status: &Value) -> Option<String> {
-    let runs = |id: &&Value| list(&status["nodes"]).iter().any(|node| node["id"] == **id && node["alive"] == true);
-    let dead: Vec<_> = list(&status["splitting"]["waits_for"]).iter().filter(|id| !runs(id)).collect();
-    let ids = dead.iter().filter_map(|id| id.as_str()).collect::<Vec<_>>().join(", ");
+    let splitting = &status["splitting"];
+    let of_parts = list(&splitting["leaving"]).iter().chain(list(&splitting["staying"]));
+    let runs = |id: &Value| list(&status["nodes"]).iter().any(|node| node["id"] == *id && node["alive"] == true);
+    let known = |id: &Value| list(&status["nodes"]).iter().any(|node| node["id"] == *id);
+    let dead: Vec<_> = of_parts.filter(|id| known(id) && !runs(id)).collect();
+    let named = |id: &&Value| match (name_of(status, id), id.as_str().unwrap_or_default()) {
+        (name, id) if name == id => name,
+        (name, id) => format!("{name} ({id})"),
+    };
+    let names = dead.iter().map(named).collect::<Vec<_>>().join(", ");
     (!dead.is_empty()).then(|| {
         format!(
-            "out of reach: {ids}. The split waits for what may lie there alone. Start it again; or, if it never comes back, \
-             `rhizomq node forget ID`; or take the split back: `rhizomq split --cancel`"
+            "out of reach: {names}. The split waits for what may lie there alone, and for copies that are to lie there. Start \
+             it again; or, if it never comes back, `rhizomq node forget ID`; or take the split back: `rhizomq split --cancel`"
         )
     })
 }
@@ -194,13 +205,16 @@ mod tests {
 
     #[test]
     fn who_does_not_run_is_named_with_what_to_do_about_it() {
-        let status = |alive: bool| {
-            json!({ "nodes": [{ "id": "aa", "alive": alive }, { "id": "bb", "alive": true }],
-                "splitting": { "waits_for": ["aa", "bb"] } })
+        let status = |alive: bool, waits_for: &str| {
+            json!({ "nodes": [{ "id": "aa", "alive": alive, "name": "anna" }, { "id": "bb", "alive": true }],
+                "splitting": { "leaving": ["aa"], "staying": ["bb", "cc"], "waits_for": [waits_for] } })
         };
-        assert_eq!(progress(&status(true)), "copies are made within each part; not ready: aa, bb");
-        let text = progress(&status(false));
-        assert!(text.contains("out of reach: aa. ") && text.contains("node forget"), "{text}");
+        assert_eq!(progress(&status(true, "aa")), "copies are made within each part; not ready: anna");
+        // Somebody that runs may wait for a copy at somebody that does not; who was forgotten is waited for by nobody.
+        for waits_for in ["aa", "bb"] {
+            let text = progress(&status(false, waits_for));
+            assert!(text.contains("out of reach: anna (aa). ") && text.contains("node forget"), "{text}");
+        }
         assert_eq!(remedy(&json!({ "nodes": [] })), None);
     }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::split::remedy;
+use crate::split::{names_of, remedy};
 
 /// Most queues shown; the rest is told as a number, and `--json` has them all.
 const MAX_QUEUES: usize = 50;
@@ -101,8 +101,9 @@ fn splitting(out: &mut String, status: &Value) {
     let shorts = |ids: &Value| list(ids).iter().map(|id| short(&text(id))).collect::<Vec<_>>().join(" ");
     let splitting = &status["splitting"];
     if !splitting.is_null() {
-        let (name, leaving) = (text(&splitting["name"]), shorts(&splitting["leaving"]));
-        let _ = writeln!(out, "SPLITTING off `{name}`: {leaving}; not ready: {}", shorts(&splitting["waits_for"]));
+        let names = |ids: &Value| names_of(status, list(ids));
+        let (name, leaving) = (text(&splitting["name"]), names(&splitting["leaving"]));
+        let _ = writeln!(out, "SPLITTING off `{name}`: {leaving}; not ready: {}", names(&splitting["waits_for"]));
         remedy(status).into_iter().for_each(|remedy| _ = writeln!(out, "  {remedy}"));
     }
     if !list(&status["split_off"]).is_empty() {
