@@ -33,6 +33,8 @@ pub(crate) enum ClientError {
     #[error("{0}")]
     NotMerged(String),
     #[error("{path}: {source}", path = path.display())]
+    #[error("what is to be said can't be written: {0}")]
+    Output(std::io::Error),
     Path { path: PathBuf, source: std::io::Error },
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     cli::DrainArgs,
     client::{ClientError, TIMEOUT, ask},
+    output::say,
 };
 
 /// Between two looks. Less than a node that has left waits before it ends.
@@ -29,7 +30,7 @@ pub(crate) fn run(args: &DrainArgs) -> Result<String, ClientError> {
     loop {
         let line = if args.node.json { last.to_string() } else { progress(&last) };
         if line != told {
-            println!("{line}");
+            say(&line).map_err(ClientError::Output)?;
             told = line;
         }
         if last["stage"] == "left" {

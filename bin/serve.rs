@@ -42,6 +42,7 @@ use crate::{
     listen::{Doors, ListenError},
     lives::Attempts,
     log::{self, FilterError},
+    output::complain,
     policies, quarantine, users,
 };
 
@@ -117,7 +118,7 @@ pub(crate) fn run(args: ServeArgs) -> ExitCode {
     match start(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("rhizomq: {error}");
+            complain(&error);
             ExitCode::from(error.exit_code())
         }
     }
