@@ -4,7 +4,10 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::split::{names_of, remedy};
+use crate::{
+    nodes::{harmless, is_cut_off, list, named_with_ids, names_of},
+    split::remedy,
+};
 
 /// Most queues shown; the rest is told as a number, and `--json` has them all.
 const MAX_QUEUES: usize = 50;
@@ -41,6 +44,7 @@ pub(crate) fn render(status: &Value) -> String {
     } else if queues.len() > MAX_QUEUES {
         let _ = writeln!(out, "(and {} more: --json shows all)", queues.len() - MAX_QUEUES);
     }
+    cut_off(&mut out, status);
     let _ = writeln!(
         out,
         "\npossible duplicates {}   messages short of copies {}   topic messages dropped {}   digest {}",
@@ -69,6 +73,19 @@ pub(crate) fn render(status: &Value) -> String {
 }
 
 /// Where copies lie, when there are several sites.
+/// Who is alive and not linked with the asked node, whose figures are without those.
+fn cut_off(out: &mut String, status: &Value) {
+    let ids: Vec<_> = list(&status["nodes"]).iter().filter(|node| is_cut_off(node)).map(|node| &node["id"]).collect();
+    if !ids.is_empty() {
+        let names = named_with_ids(status, ids);
+        let _ = writeln!(
+            out,
+            "NO LINK from this node to {names}: others say that they run. What waits there is not counted here; ask them, and \
+             see that UDP gets through between them and this node"
+        );
+    }
+}
+
 fn sites(out: &mut String, status: &Value) {
     let sites = list(&status["sites"]);
     if sites.len() < 2 {
@@ -148,16 +165,12 @@ fn state(node: &Value) -> &'static str {
     }
 }
 
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
 fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        // Names come from other nodes and from clients: nothing in them may steer the terminal.
-        Value::String(text) => text.chars().map(|c| if c.is_control() { '?' } else { c }).collect(),
+        Value::String(text) => harmless(text),
         other => other.to_string(),
+        _ if is_cut_off(node) => "no link",
     }
 }
 
@@ -204,7 +217,7 @@ mod tests {
         assert!(lines[2].starts_with("second     bb  gone"), "{text}");
         assert!(lines[3].contains("catching up") && lines[4].contains("in sync"), "{text}");
         assert_eq!(lines[0].find("STATE"), lines[2].find("gone"));
-        assert!(!text.contains("copies by site"), "{text}");
+        assert!(!text.contains("copies by site") && !text.contains("NO LINK"), "{text}");
         assert!(text.contains("/queue/a") && text.contains("possible duplicates 2"), "{text}");
     }
 
@@ -227,6 +240,25 @@ mod tests {
     }
 
     #[test]
+    #[test]
+    fn who_runs_and_is_not_linked_is_not_shown_as_one_whose_messages_are_counted() {
+        let status = json!({
+            "node": "aa",
+            "nodes": [
+                {"name": "a", "id": "aa", "alive": true, "linked": true, "in_sync": null},
+                {"name": "b", "id": "bb", "alive": true, "linked": false, "in_sync": null, "draining": true},
+                {"name": "c", "id": "cc", "alive": false, "linked": false, "in_sync": null},
+            ],
+        });
+        let text = render(&status);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(
+            lines[1].contains("aa  alive") && lines[2].contains("bb  no link") && lines[3].contains("cc  gone"),
+            "{text}"
+        );
+        assert!(text.contains("NO LINK from this node to b (bb): ") && text.contains("not counted here"), "{text}");
+    }
+
     fn trouble_with_the_disk_is_shown_and_only_then() {
         let calm = json!({ "damage": {"places": 0, "found": 0}, "store": {"reopened": 0, "set_aside": null} });
         assert!(!render(&calm).contains("DAMAGE") && !render(&calm).contains("STORE"));

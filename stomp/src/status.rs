@@ -289,6 +289,9 @@ pub struct SiteStatus {
 pub struct QueueStatus {
     /// The destination, as clients write it.
     pub name: String,
+    /// Whether the answering node has a link with it; true for itself. What waits at a node that is alive and not linked,
+    /// such as behind a cut between just these two, is counted in none of the figures.
+    pub linked: bool,
     /// The pattern of the policy that holds for it; `null` if none does.
     pub policy: Option<String>,
     /// Messages not consumed, those in flight included, and without those that wait for their time.

@@ -495,6 +495,7 @@ impl Broker {
             in_flight: total.in_flight,
             consumers: total.consumers,
             scheduled: total.scheduled,
+            linked: entry.linked,
         };
         let spread = self.node.spread();
         let site = |(name, (nodes, copies))| SiteStatus { name, nodes, copies };
