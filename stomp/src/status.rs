@@ -24,7 +24,8 @@ pub struct Status {
     pub queues: Vec<QueueStatus>,
     /// Deliveries by this node, since its start, that may have been second ones: after a takeover or a lost link.
     pub duplicates: u64,
-    /// Waiting messages that this node looks after and that lack copies.
+    /// Waiting messages of the reachable cluster that lack copies, each counted by the node that looks after it. What others
+    /// look after is as they told within the last second.
     pub under_replicated: u64,
     /// Sites of the live nodes, and where the copies of waiting messages lie that this node looks after.
     pub sites: Vec<SiteStatus>,

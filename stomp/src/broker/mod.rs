@@ -517,7 +517,7 @@ impl Broker {
             split_off: self.node.gone().map(|node| node.to_string()).collect(),
             queues: self.dispatch.totals(&self.node).into_iter().map(queue).collect(),
             duplicates: self.dispatch.duplicates(),
-            under_replicated: self.node.under_replicated(),
+            under_replicated: self.dispatch.lacking(&self.node),
             on_one_site: spread.on_one_site,
             sites: spread.sites.into_iter().map(site).collect(),
             digest: self.node.digest().iter().map(|byte| format!("{byte:02x}")).collect(),

@@ -218,7 +218,7 @@ impl Dispatch {
         }
         if now.mono_ms >= self.census.deadline() {
             let own = self.own_figures(view);
-            self.census.tell(now.mono_ms, own, &view.linked(), &mut out);
+            self.census.tell(now.mono_ms, own, view.lacking(), &view.linked(), &mut out);
         }
         self.syncs.expire(now.mono_ms, &mut out);
         self.owner.handle_timeout(now);
@@ -376,6 +376,11 @@ impl Dispatch {
         self.census.totals(&self.own_figures(view))
     }
 
+    /// Waiting messages of the reachable cluster that lack copies.
+    pub(crate) fn lacking(&self, view: &dyn View) -> u64 {
+        self.census.lacking(view.lacking())
+    }
+
     /// By inbox, how many messages wait that these nodes took, and how many that others did; of the reachable cluster.
     /// Nodes that are not linked are owners of nothing: what they took is counted as that of others.
     pub(crate) fn taken_by(&self, view: &dyn View, nodes: &BTreeSet<NodeId>) -> BTreeMap<Name, (u64, u64)> {
@@ -502,6 +507,7 @@ impl Dispatch {
             DispatchMsg::Ask(inboxes) => out.push(Effect::Asked { by: from, inboxes }),
             DispatchMsg::Gone(inboxes) => out.push(Effect::Gone { from, inboxes }),
         }
+            DispatchMsg::Lacking(count) => self.census.on_lacking(from, count),
         self.absorb(out);
     }
 
