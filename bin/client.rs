@@ -83,7 +83,11 @@ pub(crate) fn size(args: &SizeArgs) -> Result<String, ClientError> {
         if node.json {
             return Ok(members.to_string());
         }
-        return Ok(format!("{} (here: {} members)", members["policy"].as_str().unwrap_or("-"), members["size"]));
+        let policy = members["policy"].as_str().unwrap_or("-");
+        return Ok(format!(
+            "{policy} (wanted among the nodes within reach: {}; there: {})",
+            members["size"], members["present"]
+        ));
     }
     let body = json!({ "size": args.policy.join(" ") });
     let answer = ask(node.admin, "POST", "/size", Some(body), Some(TIMEOUT))?;

@@ -22,7 +22,7 @@ pub(crate) fn render(status: &Value) -> String {
             format!("{}{}", text(&node["name"]), if id == me { " (asked)" } else { "" }),
             short(&id),
             state(node).to_owned(),
-            text(&node["role"]),
+            role(node),
             match text(&node["site"]) {
                 site if site.is_empty() => "-".to_owned(),
                 site => site,
@@ -55,7 +55,8 @@ pub(crate) fn render(status: &Value) -> String {
     );
     let members = &status["members"];
     let (size, policy, view) = (text(&members["size"]), text(&members["policy"]), short(&text(&members["view"])));
-    let _ = writeln!(out, "members wanted {size} (policy: {policy})   view {view}");
+    let present = text(&members["present"]);
+    let _ = writeln!(out, "members wanted {size}, there {present} (policy: {policy})   view {view}");
     if status["draining"].is_object() {
         let draining = &status["draining"];
         let (stage, lacking) = (text(&draining["stage"]), text(&draining["lacking_messages"]));
@@ -164,6 +165,14 @@ fn state(node: &Value) -> &'static str {
         _ => "gone",
     }
 }
+/// What it is; of a node that is away, what it was.
+fn role(node: &Value) -> String {
+    match text(&node["role"]) {
+        role if node["alive"] == false => format!("was {role}"),
+        role => role,
+    }
+}
+
 
 fn text(value: &Value) -> String {
     match value {
@@ -224,6 +233,7 @@ mod tests {
     #[test]
     fn several_sites_are_shown_with_their_copies() {
         let status = json!({
+        assert!(lines[1].contains(" member ") && lines[2].contains("was member"), "{text}");
             "nodes": [{"name": "a", "id": "aa", "alive": true, "role": "member", "site": "berlin"}],
             "sites": [{"name": "", "nodes": 1, "copies": 4}, {"name": "berlin", "nodes": 2, "copies": 7}],
             "on_one_site": 3,

@@ -114,6 +114,8 @@ pub struct MembersStatus {
 }
 
 /// A node that leaves for good.
+    /// How many live ones there are now, as the answering node sees it.
+    pub present: u32,
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DrainingStatus {
     /// `handing over`: copies are made elsewhere; `leaving`: they are, and its own go; `going`: it holds nothing, and the

@@ -511,10 +511,11 @@ impl Broker {
                 size: self.node.members().size,
                 policy: self.node.size().to_string(),
             },
-            nodes: self.node.roster().into_iter().map(member).collect(),
+            nodes: roster.into_iter().map(member).collect(),
             draining: self.node.drain_status().map(DrainingStatus::from),
             splitting: self.node.split_status().map(SplittingStatus::from),
             split_off: self.node.gone().map(|node| node.to_string()).collect(),
+        let roster = self.node.roster();
             queues: self.dispatch.totals(&self.node).into_iter().map(queue).collect(),
             duplicates: self.dispatch.duplicates(),
             under_replicated: self.dispatch.lacking(&self.node),
@@ -527,6 +528,7 @@ impl Broker {
             store: StoreStatus::default(),
             memory: MemoryStatus { blocks, block_cache, ..MemoryStatus::default() },
         }
+                present: roster.iter().filter(|node| node.alive && node.role == Role::Member).count() as u32,
     }
 
     /// What was read of a message's block, or was not there, is not what was written.
