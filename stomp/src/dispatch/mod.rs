@@ -53,7 +53,7 @@ use crate::{
     lane::{self, Lane},
     selector::Selector,
 };
-use census::{Census, Figures};
+use census::{Census, Figures, queue_of};
 use edge::{Arrival, Edge, Refusal};
 use owner::{Owner, Turn};
 use standins::StandIns;
@@ -387,6 +387,17 @@ impl Dispatch {
         self.census.taken_by(nodes, (self.me, &self.own_figures(view)))
     }
 
+    /// By inbox, how many messages wait in segments that this node answers for and that are so.
+    pub(crate) fn depths_in(&self, view: &dyn View, is_so: impl Fn(SegmentId) -> bool) -> BTreeMap<Name, u64> {
+        let counts = |segment| self.takeover.answers_for(segment) && is_so(segment);
+        let depths = self.owner.depths(self.now, view, counts);
+        let mut sums: BTreeMap<Name, u64> = BTreeMap::new();
+        for (name, depth) in depths {
+            *sums.entry(queue_of(&name)).or_default() += depth.depth;
+        }
+        sums
+    }
+
     fn own_figures(&self, view: &dyn View) -> BTreeMap<Name, Figures> {
         let counts = |segment| self.takeover.answers_for(segment);
         let mut adopted = self.owner.adopted(self.now, view, counts);
@@ -496,6 +507,7 @@ impl Dispatch {
             DispatchMsg::Topics(topics) => self.topics.on_topics(from, topics),
             DispatchMsg::Topic { topic, id, content } => self.topics.on_message(&topic.0, &id, &content, &mut out),
             DispatchMsg::Depths(depths) => self.census.on_depths(from, depths),
+            DispatchMsg::Lacking(count) => self.census.on_lacking(from, count),
             DispatchMsg::Adopted(adopted) => self.census.on_adopted(from, adopted),
             DispatchMsg::Sync { number, inbox: None } => {
                 out.push(Effect::Send { to: from, message: DispatchMsg::Synced { number } });
@@ -507,7 +519,6 @@ impl Dispatch {
             DispatchMsg::Ask(inboxes) => out.push(Effect::Asked { by: from, inboxes }),
             DispatchMsg::Gone(inboxes) => out.push(Effect::Gone { from, inboxes }),
         }
-            DispatchMsg::Lacking(count) => self.census.on_lacking(from, count),
         self.absorb(out);
     }
 
