@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::{AdminArgs, BackupArgs, ForgetArgs, RemoveArgs, SizeArgs},
+    nodes::{self, list},
     status_table,
 };
 
@@ -26,15 +27,15 @@ pub(crate) enum ClientError {
     )]
     NotYet { seconds: u64, progress: String },
     #[error(
-        "after {seconds} s the cluster is not parted yet ({progress}); it goes on: `rhizomq status` shows it, or take it back \
-         with --cancel"
+        "after {seconds} s the cluster is not parted yet ({progress}); it goes on: `rhizomq status` shows it, and the same \
+         command waits for it again"
     )]
     NotSplit { seconds: u64, progress: String },
     #[error("{0}")]
     NotMerged(String),
-    #[error("{path}: {source}", path = path.display())]
     #[error("what is to be said can't be written: {0}")]
     Output(std::io::Error),
+    #[error("{path}: {source}", path = path.display())]
     Path { path: PathBuf, source: std::io::Error },
 }
 
@@ -61,17 +62,37 @@ pub(crate) fn verify(admin: SocketAddr) -> Result<Value, ClientError> {
 
 /// `rhizomq node forget`.
 pub(crate) fn forget(args: &ForgetArgs) -> Result<String, ClientError> {
-    let body = json!({ "node": args.id.to_string() });
-    let answer = ask(args.node.admin, "POST", "/forget", Some(body), Some(TIMEOUT))?;
+    let admin = args.node.admin;
+    let status = ask(admin, "GET", "/status", None, Some(TIMEOUT))?;
+    // Those who were split off, and with whom a merge has not come about, have no names here.
+    let strangers =
+        list(&status["split_off"]).iter().chain(list(&status["merging"]).iter().map(|target| &target["node"]));
+    let strangers = strangers.filter_map(|id| Some((id.as_str()?, "")));
+    let known: Vec<_> = nodes::known(&status).into_iter().chain(strangers).collect();
+    let refused = |reason| ClientError::Refused { admin, reason };
+    let id = nodes::find(&known, &args.called).map_err(refused)?;
+    let answer = ask(admin, "POST", "/forget", Some(json!({ "node": id })), Some(TIMEOUT))?;
     if args.node.json {
         return Ok(answer.to_string());
     }
-    Ok(format!(
-        "node {} is forgotten, here and at every node that hears of it.\n{} messages that it took wait at this node and are \
+    let who = nodes::named_with_ids(&status, [&json!(id)]);
+    Ok(match answer["given_up"].as_str() {
+        Some("merge") => format!("the merge with node {who} is given up; the secret of its ticket stays trusted."),
+        Some("telling") => format!(
+            "node {who} was split off, and is not of this cluster: it stays under `split off` until a merge makes the two one \
+             again.\nGiven up is to tell it of the split, should it have been away; nothing else has changed."
+        ),
+        _ => forgotten(&who, &answer),
+    })
+}
+
+fn forgotten(who: &str, answer: &Value) -> String {
+    format!(
+        "node {who} is forgotten, here and at every node that hears of it.\n{} messages that it took wait at this node and are \
          delivered as before; {} copies that it should have kept are made elsewhere.\nGiven up is to wait for what lies on \
          its disk alone. Should it come back after all, it joins anew, and that is taken in.",
-        args.id, answer["waiting_here"], answer["replicas"],
-    ))
+        answer["waiting_here"], answer["replicas"],
+    )
 }
 
 /// `rhizomq size`.
