@@ -143,6 +143,7 @@ pub(crate) enum Command {
     /// who is away hears of it when it is back.
     ///
     /// It goes on without this command, whoever is restarted meanwhile; --cancel takes it back, on a node that is not ready.
+    /// The same command again waits for it, or says that it is done already.
     /// To make the two one again, merge on a node that stayed, with a ticket of one that left.
     ///
     /// Exit codes: 0 the two are parted (or it was taken back), 1 not, or not yet.

@@ -34,7 +34,7 @@ pub(crate) fn run(args: &DrainArgs) -> Result<String, ClientError> {
             told = line;
         }
         if last["stage"] == "left" {
-            return Ok("the node has left; its process ends".to_owned());
+            return Ok(ended(args, "the node has left; its process ends"));
         }
         if let Some(seconds) = args.timeout.filter(|seconds| begun.elapsed() >= Duration::from_secs(*seconds)) {
             return Err(ClientError::NotYet { seconds, progress: progress(&last) });
@@ -47,10 +47,14 @@ pub(crate) fn run(args: &DrainArgs) -> Result<String, ClientError> {
             }
             Ok(status) => last = status["draining"].clone(),
             // It held nothing any more when it was last seen: that was the end.
-            Err(_) if last["stage"] == "going" => return Ok("the node has left".to_owned()),
+            Err(_) if last["stage"] == "going" => return Ok(ended(args, "the node has left")),
             Err(error) => return Err(error),
         }
     }
+}
+
+fn ended(args: &DrainArgs, text: &str) -> String {
+    if args.node.json { json!({ "left": true }).to_string() } else { text.to_owned() }
 }
 
 fn progress(draining: &Value) -> String {

@@ -73,7 +73,6 @@ pub(crate) fn render(status: &Value) -> String {
     out
 }
 
-/// Where copies lie, when there are several sites.
 /// Who is alive and not linked with the asked node, whose figures are without those.
 fn cut_off(out: &mut String, status: &Value) {
     let ids: Vec<_> = list(&status["nodes"]).iter().filter(|node| is_cut_off(node)).map(|node| &node["id"]).collect();
@@ -87,6 +86,7 @@ fn cut_off(out: &mut String, status: &Value) {
     }
 }
 
+/// Where copies lie, when there are several sites.
 fn sites(out: &mut String, status: &Value) {
     let sites = list(&status["sites"]);
     if sites.len() < 2 {
@@ -127,6 +127,15 @@ fn splitting(out: &mut String, status: &Value) {
     if !list(&status["split_off"]).is_empty() {
         let _ = writeln!(out, "split off from this cluster: {}", shorts(&status["split_off"]));
     }
+    if status["kept_of_split_off"].as_u64() > Some(0) {
+        let _ = writeln!(
+            out,
+            "KEPT on this node's disk: {} messages that those took; they are the other part's, nobody here delivers them, and \
+             they may lie nowhere else. To have them delivered: rhizomq merge TICKET, with a ticket of the other part, on a \
+             node of the part that stayed",
+            text(&status["kept_of_split_off"])
+        );
+    }
 }
 
 /// Lines about the disk, when there is something to say.
@@ -156,15 +165,6 @@ fn health(out: &mut String, damage: &Value, store: &Value) {
     }
 }
 
-fn state(node: &Value) -> &'static str {
-    match (node["alive"].as_bool(), node["in_sync"].as_bool()) {
-        _ if node["draining"] == true && node["alive"] == true => "draining",
-        (Some(true), Some(true)) => "in sync",
-        (Some(true), Some(false)) => "catching up",
-        (Some(true), None) => "alive",
-        _ => "gone",
-    }
-}
 /// What it is; of a node that is away, what it was.
 fn role(node: &Value) -> String {
     match text(&node["role"]) {
@@ -173,13 +173,22 @@ fn role(node: &Value) -> String {
     }
 }
 
+fn state(node: &Value) -> &'static str {
+    match (node["alive"].as_bool(), node["in_sync"].as_bool()) {
+        _ if is_cut_off(node) => "no link",
+        _ if node["draining"] == true && node["alive"] == true => "draining",
+        (Some(true), Some(true)) => "in sync",
+        (Some(true), Some(false)) => "catching up",
+        (Some(true), None) => "alive",
+        _ => "gone",
+    }
+}
 
 fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => harmless(text),
         other => other.to_string(),
-        _ if is_cut_off(node) => "no link",
     }
 }
 
@@ -224,32 +233,13 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[1].starts_with("a (asked)  aa  alive"), "{text}");
         assert!(lines[2].starts_with("second     bb  gone"), "{text}");
+        assert!(lines[1].contains(" member ") && lines[2].contains("was member"), "{text}");
         assert!(lines[3].contains("catching up") && lines[4].contains("in sync"), "{text}");
         assert_eq!(lines[0].find("STATE"), lines[2].find("gone"));
         assert!(!text.contains("copies by site") && !text.contains("NO LINK"), "{text}");
         assert!(text.contains("/queue/a") && text.contains("possible duplicates 2"), "{text}");
     }
 
-    #[test]
-    fn several_sites_are_shown_with_their_copies() {
-        let status = json!({
-        assert!(lines[1].contains(" member ") && lines[2].contains("was member"), "{text}");
-            "nodes": [{"name": "a", "id": "aa", "alive": true, "role": "member", "site": "berlin"}],
-            "sites": [{"name": "", "nodes": 1, "copies": 4}, {"name": "berlin", "nodes": 2, "copies": 7}],
-            "on_one_site": 3,
-        });
-        let text = render(&status);
-        assert!(
-            text.contains("(none): 1 nodes, 4 messages, berlin: 2 nodes, 7 messages; on one site only 3"),
-            "{text}"
-        );
-        assert_eq!(
-            text.lines().next().and_then(|line| line.find("SITE")),
-            text.lines().nth(1).and_then(|line| line.find("berlin"))
-        );
-    }
-
-    #[test]
     #[test]
     fn who_runs_and_is_not_linked_is_not_shown_as_one_whose_messages_are_counted() {
         let status = json!({
@@ -269,6 +259,36 @@ mod tests {
         assert!(text.contains("NO LINK from this node to b (bb): ") && text.contains("not counted here"), "{text}");
     }
 
+    #[test]
+    fn several_sites_are_shown_with_their_copies() {
+        let status = json!({
+            "nodes": [{"name": "a", "id": "aa", "alive": true, "role": "member", "site": "berlin"}],
+            "sites": [{"name": "", "nodes": 1, "copies": 4}, {"name": "berlin", "nodes": 2, "copies": 7}],
+            "on_one_site": 3,
+        });
+        let text = render(&status);
+        assert!(
+            text.contains("(none): 1 nodes, 4 messages, berlin: 2 nodes, 7 messages; on one site only 3"),
+            "{text}"
+        );
+        assert_eq!(
+            text.lines().next().and_then(|line| line.find("SITE")),
+            text.lines().nth(1).and_then(|line| line.find("berlin"))
+        );
+    }
+
+    #[test]
+    fn what_lies_here_of_those_who_were_split_off_is_told_with_what_to_do() {
+        let status = |kept: u64| json!({ "split_off": ["aa"], "kept_of_split_off": kept });
+        let text = render(&status(7));
+        assert!(
+            text.contains("KEPT on this node's disk: 7 messages") && text.contains("rhizomq merge TICKET"),
+            "{text}"
+        );
+        assert!(!render(&status(0)).contains("KEPT"));
+    }
+
+    #[test]
     fn trouble_with_the_disk_is_shown_and_only_then() {
         let calm = json!({ "damage": {"places": 0, "found": 0}, "store": {"reopened": 0, "set_aside": null} });
         assert!(!render(&calm).contains("DAMAGE") && !render(&calm).contains("STORE"));
