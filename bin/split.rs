@@ -212,7 +212,7 @@ pub(crate) fn remedy(status: &Value) -> Option<String> {
         let names = named_with_ids(status, dead);
         ways.push(format!(
             "out of reach: {names}. The split waits for what may lie there alone, and for copies that are to lie there. Start \
-             it again; or, if it never comes back, `rhizomq node forget ID`"
+             it again; or, if it never comes back, `rhizomq node forget NODE`"
         ));
     }
     if !cut_off.is_empty() {

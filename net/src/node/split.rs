@@ -70,11 +70,11 @@ pub enum SplitError {
         staying: usize,
     },
     /// A node is to leave that can't hear of it.
-    #[error("node {0} is to leave and is out of reach; start it first, or let it stay")]
-    Away(NodeId),
+    #[error("node {0} is to leave and has no link with this one; start it or mend the network first, or let it stay")]
+    Away(Who),
     /// A node leaves for good meanwhile.
     #[error("node {0} is draining; wait until it has left, or cancel that")]
-    Draining(NodeId),
+    Draining(Who),
     /// A name that is too long, or none.
     #[error("the part that leaves needs a name of 1 to {MAX_NAME_BYTES} bytes")]
     Name,
@@ -172,10 +172,10 @@ impl Node {
         }
         let is_away = |node: &&NodeId| **node != self.id() && !self.is_linked(**node);
         if let Some(node) = order.leaving.iter().find(is_away) {
-            return Err(SplitError::Away(*node));
+            return Err(SplitError::Away(self.who(*node)));
         }
         match roster.iter().find(|node| self.is_draining(**node)) {
-            Some(node) => Err(SplitError::Draining(*node)),
+            Some(node) => Err(SplitError::Draining(self.who(*node))),
             None => Ok(()),
         }
     }
