@@ -143,6 +143,7 @@ pub(crate) enum Command {
     /// who is away hears of it when it is back.
     ///
     /// It goes on without this command, whoever is restarted meanwhile; --cancel takes it back, on a node that is not ready.
+    /// The same command again waits for it, or says that it is done already.
     /// To make the two one again, merge on a node that stayed, with a ticket of one that left.
     ///
     /// Exit codes: 0 the two are parted (or it was taken back), 1 not, or not yet.
@@ -267,9 +268,9 @@ pub(crate) enum NodeCommand {
 /// Options of `node forget`.
 #[derive(Debug, Args)]
 pub(crate) struct ForgetArgs {
-    /// The node's whole id, 32 hex digits, as `status --json` tells it
-    #[arg(value_name = "ID", value_parser = |text: &str| text.parse::<rhizomq_engine::NodeId>())]
-    pub(crate) id: rhizomq_engine::NodeId,
+    /// Its name, its id, or so many of the id's first digits as fit no other node, as `status` shows them
+    #[arg(value_name = "NODE")]
+    pub(crate) called: String,
     #[command(flatten)]
     pub(crate) node: AdminArgs,
 }
@@ -323,7 +324,7 @@ pub(crate) struct SplitArgs {
     /// What the part that leaves is called
     #[arg(long, value_name = "NAME", required_unless_present = "cancel")]
     pub(crate) off: Option<String>,
-    /// Who leaves, by name or id; else all nodes of the site that is called like the part
+    /// Who leaves, by name, id or its first digits; else all nodes of the site that is called like the part
     #[arg(long, value_name = "NODE,...", value_delimiter = ',')]
     pub(crate) nodes: Vec<String>,
     /// Members of the part that leaves; else as here

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::{AdminArgs, BackupArgs, ForgetArgs, RemoveArgs, SizeArgs},
+    nodes::{self, list},
     status_table,
 };
 
@@ -26,12 +27,14 @@ pub(crate) enum ClientError {
     )]
     NotYet { seconds: u64, progress: String },
     #[error(
-        "after {seconds} s the cluster is not parted yet ({progress}); it goes on: `rhizomq status` shows it, or take it back \
-         with --cancel"
+        "after {seconds} s the cluster is not parted yet ({progress}); it goes on: `rhizomq status` shows it, and the same \
+         command waits for it again"
     )]
     NotSplit { seconds: u64, progress: String },
     #[error("{0}")]
     NotMerged(String),
+    #[error("what is to be said can't be written: {0}")]
+    Output(std::io::Error),
     #[error("{path}: {source}", path = path.display())]
     Path { path: PathBuf, source: std::io::Error },
 }
@@ -59,17 +62,33 @@ pub(crate) fn verify(admin: SocketAddr) -> Result<Value, ClientError> {
 
 /// `rhizomq node forget`.
 pub(crate) fn forget(args: &ForgetArgs) -> Result<String, ClientError> {
-    let body = json!({ "node": args.id.to_string() });
-    let answer = ask(args.node.admin, "POST", "/forget", Some(body), Some(TIMEOUT))?;
+    let admin = args.node.admin;
+    let status = ask(admin, "GET", "/status", None, Some(TIMEOUT))?;
+    // Those who were split off, and with whom a merge has not come about, have no names here.
+    let strangers =
+        list(&status["split_off"]).iter().chain(list(&status["merging"]).iter().map(|target| &target["node"]));
+    let strangers = strangers.filter_map(|id| Some((id.as_str()?, "")));
+    let known: Vec<_> = nodes::known(&status).into_iter().chain(strangers).collect();
+    let refused = |reason| ClientError::Refused { admin, reason };
+    let id = nodes::find(&known, &args.called).map_err(refused)?;
+    let answer = ask(admin, "POST", "/forget", Some(json!({ "node": id })), Some(TIMEOUT))?;
     if args.node.json {
         return Ok(answer.to_string());
     }
-    Ok(format!(
-        "node {} is forgotten, here and at every node that hears of it.\n{} messages that it took wait at this node and are \
+    let who = nodes::named_with_ids(&status, [&json!(id)]);
+    Ok(match answer["given_up"].as_str() {
+        Some("merge") => format!("the merge with node {who} is given up; the secret of its ticket stays trusted."),
+        _ => forgotten(&who, &answer),
+    })
+}
+
+fn forgotten(who: &str, answer: &Value) -> String {
+    format!(
+        "node {who} is forgotten, here and at every node that hears of it.\n{} messages that it took wait at this node and are \
          delivered as before; {} copies that it should have kept are made elsewhere.\nGiven up is to wait for what lies on \
          its disk alone. Should it come back after all, it joins anew, and that is taken in.",
-        args.id, answer["waiting_here"], answer["replicas"],
-    ))
+        answer["waiting_here"], answer["replicas"],
+    )
 }
 
 /// `rhizomq size`.
@@ -81,7 +100,11 @@ pub(crate) fn size(args: &SizeArgs) -> Result<String, ClientError> {
         if node.json {
             return Ok(members.to_string());
         }
-        return Ok(format!("{} (here: {} members)", members["policy"].as_str().unwrap_or("-"), members["size"]));
+        let policy = members["policy"].as_str().unwrap_or("-");
+        return Ok(format!(
+            "{policy} (wanted among the nodes within reach: {}; there: {})",
+            members["size"], members["present"]
+        ));
     }
     let body = json!({ "size": args.policy.join(" ") });
     let answer = ask(node.admin, "POST", "/size", Some(body), Some(TIMEOUT))?;

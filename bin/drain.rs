@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     cli::DrainArgs,
     client::{ClientError, TIMEOUT, ask},
+    output::say,
 };
 
 /// Between two looks. Less than a node that has left waits before it ends.
@@ -29,11 +30,11 @@ pub(crate) fn run(args: &DrainArgs) -> Result<String, ClientError> {
     loop {
         let line = if args.node.json { last.to_string() } else { progress(&last) };
         if line != told {
-            println!("{line}");
+            say(&line).map_err(ClientError::Output)?;
             told = line;
         }
         if last["stage"] == "left" {
-            return Ok("the node has left; its process ends".to_owned());
+            return Ok(ended(args, "the node has left; its process ends"));
         }
         if let Some(seconds) = args.timeout.filter(|seconds| begun.elapsed() >= Duration::from_secs(*seconds)) {
             return Err(ClientError::NotYet { seconds, progress: progress(&last) });
@@ -46,10 +47,14 @@ pub(crate) fn run(args: &DrainArgs) -> Result<String, ClientError> {
             }
             Ok(status) => last = status["draining"].clone(),
             // It held nothing any more when it was last seen: that was the end.
-            Err(_) if last["stage"] == "going" => return Ok("the node has left".to_owned()),
+            Err(_) if last["stage"] == "going" => return Ok(ended(args, "the node has left")),
             Err(error) => return Err(error),
         }
     }
+}
+
+fn ended(args: &DrainArgs, text: &str) -> String {
+    if args.node.json { json!({ "left": true }).to_string() } else { text.to_owned() }
 }
 
 fn progress(draining: &Value) -> String {

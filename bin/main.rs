@@ -17,6 +17,8 @@ mod lives;
 mod log;
 mod memory;
 mod merge;
+mod nodes;
+mod output;
 mod passcode;
 mod policies;
 mod quarantine;
@@ -30,7 +32,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, NodeCommand, SubscriptionCommand};
+use crate::{
+    cli::{Cli, Command, NodeCommand, SubscriptionCommand},
+    client::ClientError,
+    output::{complain, is_unread, say},
+};
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
@@ -56,12 +62,18 @@ fn main() -> ExitCode {
         Command::Bench(command) => bench::run(&command),
     };
     match done {
-        Ok(text) => {
-            println!("{}", text.trim_end());
-            ExitCode::SUCCESS
-        }
+        Ok(text) => match say(text.trim_end()) {
+            Err(error) if !is_unread(&error) => {
+                complain(ClientError::Output(error));
+                ExitCode::FAILURE
+            }
+            _ => ExitCode::SUCCESS,
+        },
         Err(error) => {
-            eprintln!("rhizomq: {error:#}");
+            // It ended before its work was done, as whoever looked on has gone: that needs no words.
+            if !matches!(error.downcast_ref(), Some(ClientError::Output(error)) if is_unread(error)) {
+                complain(format_args!("{error:#}"));
+            }
             ExitCode::FAILURE
         }
     }

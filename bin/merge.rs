@@ -84,7 +84,7 @@ fn has_size(status: &Value, args: &MergeArgs) -> bool {
 fn told(status: &Value, id: &str, already: bool, args: &MergeArgs) -> String {
     let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
     let alive = nodes.iter().filter(|node| node["alive"] == true).count();
-    let members = nodes.iter().filter(|node| node["role"] == "member").count();
+    let members = nodes.iter().filter(|node| node["role"] == "member" && node["alive"] == true).count();
     let queues = status["queues"].as_array().map_or(&[][..], Vec::as_slice);
     let waiting: u64 = queues.iter().filter_map(|queue| queue["depth"].as_u64()).sum();
     let linked = nodes.iter().any(|node| node["id"] == id && node["in_sync"].is_boolean());
@@ -121,4 +121,20 @@ fn told(status: &Value, id: &str, already: bool, args: &MergeArgs) -> String {
 fn addresses(begun: &Value) -> String {
     let addresses = begun["addresses"].as_array().map_or(&[][..], Vec::as_slice);
     addresses.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::AdminArgs;
+
+    #[test]
+    fn who_was_a_member_and_is_away_is_none() {
+        let node = AdminArgs { admin: ([127, 0, 0, 1], 1).into(), json: true };
+        let args = MergeArgs { ticket: String::new(), size: None, wait: 0, node };
+        let of = |id: &str, alive: bool, role: &str| json!({ "id": id, "alive": alive, "role": role, "in_sync": null });
+        let nodes = [of("a", true, "member"), of("b", false, "member"), of("c", true, "observer")];
+        let told: Value = serde_json::from_str(&told(&json!({ "nodes": nodes }), "b", false, &args)).unwrap();
+        assert_eq!((&told["members"], &told["alive"]), (&json!(1), &json!(2)));
+    }
 }

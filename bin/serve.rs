@@ -15,12 +15,12 @@ use rhizomq_engine::{
     store::{Damage, DiskStore},
 };
 use rhizomq_net::{
-    Node, NodeConfig, Size, SplitOrder, SwimConfig, Ticket, TicketError, Timing,
+    GivenUp, Node, NodeConfig, Size, SplitOrder, SwimConfig, Ticket, TicketError, Timing,
     rim::{Identity, Keyring, Rim, RimConfig, RimError, RimEvents, Secrets},
     trusted_networks,
 };
 use rhizomq_stomp::{
-    Broker, BrokerConfig, DrainingStatus, StoreStatus, UnaccountedStatus,
+    Backlog, Broker, BrokerConfig, DrainingStatus, StoreStatus, UnaccountedStatus,
     policies::PolicyChange,
     rim::{Driver, DriverConfig, DriverError, Handle},
     users::UserChange,
@@ -42,6 +42,7 @@ use crate::{
     listen::{Doors, ListenError},
     lives::Attempts,
     log::{self, FilterError},
+    output::complain,
     policies, quarantine, users,
 };
 
@@ -117,7 +118,7 @@ pub(crate) fn run(args: ServeArgs) -> ExitCode {
     match start(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("rhizomq: {error}");
+            complain(&error);
             ExitCode::from(error.exit_code())
         }
     }
@@ -521,8 +522,13 @@ impl admin::Source for Source {
     async fn forget(&self, node: NodeId) -> Result<Value, String> {
         let forgotten = self.handle()?.forget(node).await.ok_or("the node is stopping")?;
         let forgotten = forgotten.map_err(|error| error.to_string())?;
+        let what = match forgotten.what {
+            GivenUp::Node => "node",
+            GivenUp::Merge => "merge",
+        };
         Ok(json!({
             "node": node.to_string(),
+            "given_up": what,
             "waiting_here": forgotten.waiting_here,
             "replicas": forgotten.replicas,
         }))
@@ -575,12 +581,14 @@ impl admin::Source for Source {
         let plan = self.handle()?.split(order, dry_run).await.ok_or("the node is stopping")?;
         let (plan, backlogs) = plan.map_err(|error| error.to_string())?;
         let ids = |nodes: BTreeSet<NodeId>| nodes.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let backlog = |(name, (leave, stay))| json!({ "name": name, "leave": leave, "stay": stay });
+        let backlog = |(name, Backlog { leave, stay, short })| json!({ "name": name, "leave": leave, "stay": stay, "short_of_copies": short });
         Ok(json!({
             "leaving": ids(plan.leaving),
             "staying": ids(plan.staying),
             "backlogs": backlogs.into_iter().map(backlog).collect::<Vec<_>>(),
+            "away": ids(plan.away),
             "out_of_reach_segments": plan.out_of_reach,
+            "unproven_segments": plan.unproven,
         }))
     }
 

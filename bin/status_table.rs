@@ -4,7 +4,10 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::split::{names_of, remedy};
+use crate::{
+    nodes::{harmless, is_cut_off, list, named_with_ids, names_of},
+    split::remedy,
+};
 
 /// Most queues shown; the rest is told as a number, and `--json` has them all.
 const MAX_QUEUES: usize = 50;
@@ -19,7 +22,7 @@ pub(crate) fn render(status: &Value) -> String {
             format!("{}{}", text(&node["name"]), if id == me { " (asked)" } else { "" }),
             short(&id),
             state(node).to_owned(),
-            text(&node["role"]),
+            role(node),
             match text(&node["site"]) {
                 site if site.is_empty() => "-".to_owned(),
                 site => site,
@@ -41,6 +44,7 @@ pub(crate) fn render(status: &Value) -> String {
     } else if queues.len() > MAX_QUEUES {
         let _ = writeln!(out, "(and {} more: --json shows all)", queues.len() - MAX_QUEUES);
     }
+    cut_off(&mut out, status);
     let _ = writeln!(
         out,
         "\npossible duplicates {}   messages short of copies {}   topic messages dropped {}   digest {}",
@@ -51,7 +55,8 @@ pub(crate) fn render(status: &Value) -> String {
     );
     let members = &status["members"];
     let (size, policy, view) = (text(&members["size"]), text(&members["policy"]), short(&text(&members["view"])));
-    let _ = writeln!(out, "members wanted {size} (policy: {policy})   view {view}");
+    let present = text(&members["present"]);
+    let _ = writeln!(out, "members wanted {size}, there {present} (policy: {policy})   view {view}");
     if status["draining"].is_object() {
         let draining = &status["draining"];
         let (stage, lacking) = (text(&draining["stage"]), text(&draining["lacking_messages"]));
@@ -66,6 +71,19 @@ pub(crate) fn render(status: &Value) -> String {
     splitting(&mut out, status);
     health(&mut out, &status["damage"], &status["store"]);
     out
+}
+
+/// Who is alive and not linked with the asked node, whose figures are without those.
+fn cut_off(out: &mut String, status: &Value) {
+    let ids: Vec<_> = list(&status["nodes"]).iter().filter(|node| is_cut_off(node)).map(|node| &node["id"]).collect();
+    if !ids.is_empty() {
+        let names = named_with_ids(status, ids);
+        let _ = writeln!(
+            out,
+            "NO LINK from this node to {names}: others say that they run. What waits there is not counted here; ask them, and \
+             see that UDP gets through between them and this node"
+        );
+    }
 }
 
 /// Where copies lie, when there are several sites.
@@ -119,6 +137,15 @@ fn splitting(out: &mut String, status: &Value) {
     if !list(&status["split_off"]).is_empty() {
         let _ = writeln!(out, "split off from this cluster: {}", shorts(&status["split_off"]));
     }
+    if status["kept_of_split_off"].as_u64() > Some(0) {
+        let _ = writeln!(
+            out,
+            "KEPT on this node's disk: {} messages that those took; they are the other part's, nobody here delivers them, and \
+             they may lie nowhere else. To have them delivered: rhizomq merge TICKET, with a ticket of the other part, on a \
+             node of the part that stayed",
+            text(&status["kept_of_split_off"])
+        );
+    }
 }
 
 /// Lines about the disk, when there is something to say.
@@ -148,8 +175,17 @@ fn health(out: &mut String, damage: &Value, store: &Value) {
     }
 }
 
+/// What it is; of a node that is away, what it was.
+fn role(node: &Value) -> String {
+    match text(&node["role"]) {
+        role if node["alive"] == false => format!("was {role}"),
+        role => role,
+    }
+}
+
 fn state(node: &Value) -> &'static str {
     match (node["alive"].as_bool(), node["in_sync"].as_bool()) {
+        _ if is_cut_off(node) => "no link",
         _ if node["draining"] == true && node["alive"] == true => "draining",
         (Some(true), Some(true)) => "in sync",
         (Some(true), Some(false)) => "catching up",
@@ -158,15 +194,10 @@ fn state(node: &Value) -> &'static str {
     }
 }
 
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
 fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        // Names come from other nodes and from clients: nothing in them may steer the terminal.
-        Value::String(text) => text.chars().map(|c| if c.is_control() { '?' } else { c }).collect(),
+        Value::String(text) => harmless(text),
         other => other.to_string(),
     }
 }
@@ -212,10 +243,30 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[1].starts_with("a (asked)  aa  alive"), "{text}");
         assert!(lines[2].starts_with("second     bb  gone"), "{text}");
+        assert!(lines[1].contains(" member ") && lines[2].contains("was member"), "{text}");
         assert!(lines[3].contains("catching up") && lines[4].contains("in sync"), "{text}");
         assert_eq!(lines[0].find("STATE"), lines[2].find("gone"));
-        assert!(!text.contains("copies by site"), "{text}");
+        assert!(!text.contains("copies by site") && !text.contains("NO LINK"), "{text}");
         assert!(text.contains("/queue/a") && text.contains("possible duplicates 2"), "{text}");
+    }
+
+    #[test]
+    fn who_runs_and_is_not_linked_is_not_shown_as_one_whose_messages_are_counted() {
+        let status = json!({
+            "node": "aa",
+            "nodes": [
+                {"name": "a", "id": "aa", "alive": true, "linked": true, "in_sync": null},
+                {"name": "b", "id": "bb", "alive": true, "linked": false, "in_sync": null, "draining": true},
+                {"name": "c", "id": "cc", "alive": false, "linked": false, "in_sync": null},
+            ],
+        });
+        let text = render(&status);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(
+            lines[1].contains("aa  alive") && lines[2].contains("bb  no link") && lines[3].contains("cc  gone"),
+            "{text}"
+        );
+        assert!(text.contains("NO LINK from this node to b (bb): ") && text.contains("not counted here"), "{text}");
     }
 
     #[test]
@@ -234,6 +285,17 @@ mod tests {
             text.lines().next().and_then(|line| line.find("SITE")),
             text.lines().nth(1).and_then(|line| line.find("berlin"))
         );
+    }
+
+    #[test]
+    fn what_lies_here_of_those_who_were_split_off_is_told_with_what_to_do() {
+        let status = |kept: u64| json!({ "split_off": ["aa"], "kept_of_split_off": kept });
+        let text = render(&status(7));
+        assert!(
+            text.contains("KEPT on this node's disk: 7 messages") && text.contains("rhizomq merge TICKET"),
+            "{text}"
+        );
+        assert!(!render(&status(0)).contains("KEPT"));
     }
 
     #[test]

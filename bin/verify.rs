@@ -13,6 +13,7 @@ use crate::{
     cli::VerifyArgs,
     client::{self, ClientError},
     findings,
+    output::{complain, is_unread, say},
 };
 
 /// Findings that are told one by one; the others are counted.
@@ -40,11 +41,17 @@ pub(crate) fn run(args: &VerifyArgs) -> ExitCode {
     match report {
         Ok(report) => {
             let text = if args.json { report.to_string() } else { findings::render(&report) };
-            println!("{}", text.trim_end());
-            if report["ok"] == true { ExitCode::SUCCESS } else { ExitCode::from(1) }
+            match say(text.trim_end()) {
+                Err(error) if !is_unread(&error) => {
+                    complain(ClientError::Output(error));
+                    ExitCode::from(2)
+                }
+                _ if report["ok"] == true => ExitCode::SUCCESS,
+                _ => ExitCode::from(1),
+            }
         }
         Err(error) => {
-            eprintln!("rhizomq: {error}");
+            complain(error);
             ExitCode::from(2)
         }
     }

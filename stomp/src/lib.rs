@@ -43,7 +43,7 @@ pub mod topic;
 pub mod transport;
 pub mod users;
 
-pub use broker::{Backlogs, Broker, BrokerConfig, ChangeId, ConnId, LoginCheck, Output, Verdict};
+pub use broker::{Backlog, Backlogs, Broker, BrokerConfig, ChangeId, ConnId, LoginCheck, Output, Verdict};
 pub use dispatch::TakeoverTiming;
 pub use status::{
     DamageStatus, DrainingStatus, MemoryStatus, MergingStatus, NodeStatus, PolicyStatus, QueueStatus, SplittingStatus,

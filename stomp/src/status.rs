@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use rhizomq_engine::{NodeId, Unaccounted};
-use rhizomq_net::{DrainStage, DrainStatus, SplitStatus, Strayed};
+use rhizomq_net::{DrainStage, DrainStatus, Parted, SplitStatus, Strayed};
 use serde::Serialize;
 
 use crate::policies::Policy;
@@ -24,7 +24,8 @@ pub struct Status {
     pub queues: Vec<QueueStatus>,
     /// Deliveries by this node, since its start, that may have been second ones: after a takeover or a lost link.
     pub duplicates: u64,
-    /// Waiting messages that this node looks after and that lack copies.
+    /// Waiting messages of the reachable cluster that lack copies, each counted by the node that looks after it. What others
+    /// look after is as they told within the last second.
     pub under_replicated: u64,
     /// Sites of the live nodes, and where the copies of waiting messages lie that this node looks after.
     pub sites: Vec<SiteStatus>,
@@ -39,8 +40,13 @@ pub struct Status {
     pub splitting: Option<SplittingStatus>,
     /// Whether the answering node's part left a cluster without it, and is still to be found; `null` if not.
     pub strayed: Option<StrayedStatus>,
+    /// Splits that are done and that no merge has healed.
+    pub parted: Vec<PartedStatus>,
     /// Nodes that were split off from this cluster and have not been merged with again.
     pub split_off: Vec<String>,
+    /// Messages on the answering node's disk that those took, counted nowhere else: they belong to the other part, nobody here
+    /// delivers them, and a merge with it brings them back. A node has such if it was away during the split.
+    pub kept_of_split_off: u64,
     /// Nodes of other networks that `merge` named and that no node of this cluster has reached yet.
     pub merging: Vec<MergingStatus>,
     /// What was found broken on this node's disk since its process started.
@@ -110,6 +116,8 @@ pub struct MembersStatus {
     pub view: String,
     /// How many there are to be among the nodes within reach; with fewer nodes all are.
     pub size: u32,
+    /// How many live ones there are now, as the answering node sees it.
+    pub present: u32,
     /// Why so many: `5`, `negotiate`, or `preset` with its rules.
     pub policy: String,
 }
@@ -141,19 +149,25 @@ pub struct SplittingStatus {
     pub staying: Vec<String>,
     /// Ids of those that are not ready.
     pub waits_for: Vec<String>,
+    /// Ids of those of them that can take it back (`rhizomq split --cancel`) when they are asked.
+    pub revocable_at: Vec<String>,
     /// Segments of the other part that are still on this node's disk.
     pub foreign_segments: u64,
     /// Whether this node leaves and lacks the secret of its part.
     pub lacks_secret: bool,
 }
 
+fn ids(nodes: &BTreeSet<NodeId>) -> Vec<String> {
+    nodes.iter().map(ToString::to_string).collect()
+}
+
 impl From<SplitStatus> for SplittingStatus {
     fn from(status: SplitStatus) -> Self {
-        let ids = |nodes: &BTreeSet<NodeId>| nodes.iter().map(ToString::to_string).collect();
         Self {
             leaving: ids(&status.leaving),
             staying: ids(&status.staying),
             waits_for: ids(&status.waits_for),
+            revocable_at: ids(&status.revocable_at),
             name: status.name,
             foreign_segments: status.foreign,
             lacks_secret: status.lacks_secret,
@@ -208,6 +222,23 @@ impl From<DrainStatus> for DrainingStatus {
             lacking_messages: status.lacking.1,
             hindrance: status.hindrance.map(|why| why.to_string()),
         }
+    }
+}
+
+/// A split that is done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PartedStatus {
+    /// What the part that left is called.
+    pub name: String,
+    /// Ids of the nodes that were to leave.
+    pub leaving: Vec<String>,
+    /// Ids of those that were to stay.
+    pub staying: Vec<String>,
+}
+
+impl From<Parted> for PartedStatus {
+    fn from(parted: Parted) -> Self {
+        Self { name: parted.name, leaving: ids(&parted.leaving), staying: ids(&parted.staying) }
     }
 }
 
@@ -291,6 +322,9 @@ pub struct NodeStatus {
     pub epoch: String,
     /// The answering node's opinion.
     pub alive: bool,
+    /// Whether the answering node has a link with it; true for itself. What waits at a node that is alive and not linked,
+    /// such as behind a cut between just these two, is counted in none of the figures.
+    pub linked: bool,
     /// Whether its registry, its retired set and all that it and the answering node are both to hold were equal to the
     /// latter's when they last compared, a second ago or so; `null` for a node that is not linked and for the answering one.
     pub in_sync: Option<bool>,

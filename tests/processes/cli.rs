@@ -131,6 +131,30 @@ fn status_and_ticket_are_clients_of_the_admin_address() {
 }
 
 #[test]
+fn who_stops_reading_what_a_command_says_makes_it_no_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(Setup::new(dir.path(), "n"));
+    let admin = node.admin.to_string();
+    let unread = || {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        writer
+    };
+    let run = |args: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.args(args).args(["--admin", &admin]).stdin(Stdio::null());
+        let output = command.stdout(unread()).stderr(Stdio::piped()).output().expect("the program under test starts");
+        (output.status.code(), stderr(&output))
+    };
+    assert_eq!(run(&["status"]), (Some(0), String::new()));
+    assert_eq!(run(&["verify"]), (Some(0), String::new()));
+    // It is not done when nobody looks on any more.
+    assert_eq!(run(&["drain"]), (Some(1), String::new()));
+    let status = Command::new(PROGRAM).args(["status", "--admin", "127.0.0.1:1"]).stderr(unread()).status();
+    assert_eq!(status.expect("the program under test starts").code(), Some(1));
+}
+
+#[test]
 fn a_clean_stop_ends_with_code_0_and_closes_the_clients_connections() {
     let dir = tempfile::tempdir().unwrap();
     let mut node = Node::start(Setup::new(dir.path(), "n"));

@@ -225,15 +225,33 @@ fn copy_dir(from: &Path, to: &Path) {
 }
 
 #[test]
+fn every_node_tells_of_all_messages_that_lack_copies() {
+    let mut cluster = Cluster::start(3);
+    publish_all(&cluster.nodes[0], "/queue/q", &texts("a", 5));
+    publish_all(&cluster.nodes[1], "/queue/q", &texts("b", 6));
+    cluster.await_convergence();
+    cluster.nodes[2].kill();
+    for node in &cluster.nodes[..2] {
+        eventually("what either of the two looks after is counted", || {
+            match node.status()?["under_replicated"].as_u64() {
+                Some(11) => Ok(()),
+                other => Err(format!("{} tells of {other:?}", node.setup.name)),
+            }
+        });
+    }
+}
+
+#[test]
 fn a_node_whose_disk_is_lost_can_be_forgotten() {
     let mut cluster = Cluster::start(2);
-    let gone = cluster.nodes[1].id.clone();
+    let (gone, prefix) = (cluster.nodes[1].id.clone(), cluster.nodes[1].id[..12].to_owned());
     let node = |cluster: &Cluster, args: &[&str]| cluster.nodes[0].ask_in(&["node", "forget"], args);
     let refused = node(&cluster, &[&gone]).unwrap_err();
     assert!(refused.contains("is alive"), "{refused}");
-    assert!(node(&cluster, &["abc"]).unwrap_err().contains("node id"));
+    assert!(node(&cluster, &["abc"]).unwrap_err().contains("no node is called `abc`"));
     cluster.nodes[1].kill();
-    eventually("it is taken for dead", || match node(&cluster, &[&gone]) {
+    // As the table of `status` shows it.
+    eventually("it is taken for dead", || match node(&cluster, &[&prefix]) {
         Err(error) if error.contains("is alive") => Err(error),
         done => Ok(done.expect("forgotten")),
     });

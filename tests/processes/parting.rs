@@ -68,6 +68,13 @@ fn five_nodes_are_parted_under_load_into_two_and_three_and_become_one_again() {
         .ask("split", &["--off", "west", "--nodes", "d,e", "--size", "1", "--timeout", "60"])
         .expect("the split");
     assert!(told.contains("`west` is a cluster of its own"), "{told}");
+    // Told again, it is done already, on either side: whoever stayed does not know the others by name any more.
+    for node in [1, 3] {
+        let told =
+            cluster.nodes[node].ask("split", &["--off", "west", "--nodes", "d,e", "--json"]).expect("it is done");
+        let last: serde_json::Value = serde_json::from_str(told.lines().last().unwrap_or_default()).expect("an object");
+        assert!(last["parted"] == true && last["already"] == true, "{told}");
+    }
     let (staying, leaving): (Vec<&Node>, Vec<&Node>) =
         (cluster.nodes[..3].iter().collect(), cluster.nodes[3..].iter().collect());
     await_alive(&staying, 3);
@@ -139,6 +146,8 @@ fn a_split_that_waits_says_for_whom_and_is_taken_back_by_nobody_else() {
     let refused = a.ask("split", &["--cancel"]).expect_err("the other may be ready");
     assert!(refused.contains("ask a node that is not ready") && refused.contains(&c.id), "{refused}");
     assert!(b.ask("status", &[]).unwrap().contains("SPLITTING off `x`"));
+    let waits = b.ask("split", &["--off", "x", "--nodes", "b", "--timeout", "0"]).expect_err("it is under way");
+    assert!(waits.contains("is not parted yet"), "{waits}");
     c.signal("CONT");
     await_alive(&[a, c], 2);
     await_alive(&[b], 1);

@@ -69,6 +69,43 @@ fn both_sides_of_a_cut_take_and_deliver_and_heal_into_one() {
 }
 
 #[test]
+fn two_nodes_that_lost_each_other_alone_say_so_and_what_they_do_not_count() {
+    let cluster = Cluster::start_behind_relays(3);
+    let [a, b, c] = &cluster.nodes[..] else { panic!("three nodes") };
+    publish_all(a, QUEUE, &texts("a", 3));
+    publish_all(b, QUEUE, &texts("b", 4));
+    cluster.await_convergence();
+    eventually("all is counted", || if a.depth(QUEUE)? == 7 { Ok(()) } else { Err("not yet".to_owned()) });
+    cluster.cut(&[0], &[1]);
+    eventually("a has no link with b", || {
+        let status = a.status()?;
+        let of =
+            |id: &str| status["nodes"].as_array().and_then(|nodes| nodes.iter().find(|node| node["id"] == id).cloned());
+        match (of(&b.id), of(&c.id), of(&a.id)) {
+            (Some(b), Some(c), Some(a)) if b["linked"] == false && c["linked"] == true && a["linked"] == true => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    // Through c it goes on hearing that b runs.
+    let cut_off = format!("NO LINK from this node to b ({})", b.id);
+    eventually("the table says so", || {
+        let table = a.ask("status", &[])?;
+        if table.contains("no link") && table.contains(&cut_off) { Ok(()) } else { Err(table) }
+    });
+    let refused = a.ask_in(&["node", "forget"], &["b"]).expect_err("it runs");
+    assert!(refused.contains("has no link with this one, but is alive"), "{refused}");
+    let waits = a.ask("drain", &["--timeout", "0"]).expect_err("not yet");
+    assert!(waits.contains(&format!("alive without a link to this node: b ({})", b.id)), "{waits}");
+    assert!(!waits.contains("node forget"), "{waits}");
+    a.ask("drain", &["--cancel"]).expect("it stays");
+    cluster.heal(&[0], &[1]);
+    eventually("a has its link again", || match a.ask("status", &[])? {
+        table if table.contains("NO LINK") => Err(table),
+        _ => Ok(()),
+    });
+}
+
+#[test]
 fn under_load_no_more_comes_twice_than_was_in_flight_at_the_cut() {
     let cluster = Cluster::start_behind_relays(3);
     let mut load = Load::new(QUEUE);

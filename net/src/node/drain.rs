@@ -20,7 +20,7 @@ use super::{
     Event, Node,
     members::ballot_key,
     placement::{holders_key, leaving_key},
-    roster::{record_key, roster_key},
+    roster::{Who, record_key, roster_key},
 };
 
 /// How long all linked nodes are given to hear that this one has left, once one of them has.
@@ -61,20 +61,38 @@ pub enum DrainHindrance {
     /// It is the only one, or all the others drain as well.
     #[error("there is no other node that stays; start one, or cancel the drain here or there")]
     NobodyElse,
+    /// A split is under way, and comes first.
+    #[error("the split off of `{0}` is under way, and comes first; `rhizomq status` says whom that waits for")]
+    Splitting(String),
     /// Nodes that should hold copies are away.
-    #[error(
-        "{needed} other nodes are to hold copies and {within_reach} are within reach; start those that are away, or let \
-         the cluster forget them: {}",
-        .away.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
-    )]
+    #[error("{needed} other nodes are to hold copies, and this one has links with {within_reach} that stay{}", advice(.away, .cut_off))]
     TooFew {
         /// Other nodes that are to hold each message.
         needed: usize,
         /// Those that are linked and stay.
         within_reach: usize,
-        /// Those that stay and are not linked.
-        away: Vec<NodeId>,
+        /// Those that stay and are not seen alive.
+        away: Vec<Who>,
+        /// Those that stay and are seen alive by others, but not linked with this node.
+        cut_off: Vec<Who>,
     },
+}
+
+/// What to do about nodes that are away, and about others that run behind a broken link: these can't be forgotten.
+fn advice(away: &[Who], cut_off: &[Who]) -> String {
+    let names = |nodes: &[Who]| nodes.iter().map(Who::to_string).collect::<Vec<_>>().join(", ");
+    let mut text = String::new();
+    if !away.is_empty() {
+        let names = names(away);
+        text += &format!("; away: {names}: start them, or, if they never come back, `rhizomq node forget NODE`");
+    }
+    if !cut_off.is_empty() {
+        let names = names(cut_off);
+        text += &format!(
+            "; alive without a link to this node: {names}: see that UDP gets through between them and this node"
+        );
+    }
+    text
 }
 
 /// Why a drain is not taken back.
@@ -159,7 +177,7 @@ impl Node {
             stage: self.drains.stage,
             segments: self.engine.segments().count() as u64,
             lacking: (lacking.len() as u64, messages),
-            hindrance: self.hindrance(),
+            hindrance: self.waits_for_split().or_else(|| self.hindrance()),
         })
     }
 
@@ -212,9 +230,20 @@ impl Node {
             return Some(DrainHindrance::NobodyElse);
         }
         let needed = self.copies_elsewhere();
-        let (near, away): (Vec<_>, Vec<_>) = staying.into_iter().partition(|&node| self.is_linked(node));
+        let (near, far): (Vec<_>, Vec<_>) = staying.into_iter().partition(|&node| self.is_linked(node));
         let within_reach = near.len();
-        (within_reach < needed && !self.is_off()).then_some(DrainHindrance::TooFew { needed, within_reach, away })
+        if within_reach >= needed || self.is_off() {
+            return None;
+        }
+        let (cut_off, away) = far.into_iter().partition::<Vec<_>, _>(|&node| self.is_alive(node));
+        let who = |nodes: Vec<NodeId>| nodes.into_iter().map(|node| self.who(node)).collect();
+        Some(DrainHindrance::TooFew { needed, within_reach, away: who(away), cut_off: who(cut_off) })
+    }
+
+    /// It does not begin to leave before a split is done.
+    fn waits_for_split(&self) -> Option<DrainHindrance> {
+        let name = self.splitting_off().filter(|_| self.drains.stage == DrainStage::HandingOver)?;
+        Some(DrainHindrance::Splitting(name.to_owned()))
     }
 
     /// Holders that are there and stay, this node not included.

@@ -13,7 +13,7 @@ use super::{
     drain::draining_key,
     members::ballot_of,
     placement::{holders_key, leaving_key},
-    roster::{record_name, roster_key},
+    roster::{Who, record_name, roster_key},
 };
 
 /// Why a node is not forgotten; nothing changed.
@@ -22,17 +22,37 @@ pub enum ForgetError {
     /// Nobody of that name.
     #[error("no node {0} is known here; `rhizomq status` lists those that are")]
     Unknown(NodeId),
+    /// A node of the other part of a split.
+    #[error("node {0} was split off: it is of another cluster, and nothing here waits for it; a merge makes the two one again")]
+    SplitOff(NodeId),
     /// The asked node itself.
     #[error("a node can't forget itself; ask another one")]
     Myself,
     /// It can come back by itself, for it never went away.
     #[error("node {0} is alive as this node sees it; stop it first, and wait until `rhizomq status` shows it gone")]
-    Alive(NodeId),
+    Alive(Who),
+    /// The same, behind a broken link.
+    #[error(
+        "node {0} has no link with this one, but is alive as others say: see that UDP gets through between the two; or stop \
+         it, and wait until `rhizomq status` shows it gone"
+    )]
+    CutOff(Who),
+}
+
+/// What it is that was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GivenUp {
+    /// A node of this cluster: it is on the roster no more.
+    Node,
+    /// To merge with the cluster of a node that was never reached.
+    Merge,
 }
 
 /// What forgetting a node came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forgotten {
+    /// What was given up.
+    pub what: GivenUp,
     /// Messages that it took and that wait at the answering node: they are delivered as before.
     pub waiting_here: u64,
     /// Replicas that it was listed as a holder of: others are named in its place.
@@ -49,14 +69,16 @@ impl Node {
             return Err(ForgetError::Myself);
         }
         if !self.is_in_roster(node) {
-            if self.give_up_merge(node) {
-                self.finish(now);
-                return Ok(Forgotten { waiting_here: 0, replicas: 0 });
+            if !self.give_up_merge(node) {
+                let why = if self.is_gone(node) { ForgetError::SplitOff } else { ForgetError::Unknown };
+                return Err(why(node));
             }
-            return Err(ForgetError::Unknown(node));
+            self.finish(now);
+            return Ok(Forgotten { what: GivenUp::Merge, waiting_here: 0, replicas: 0 });
         }
         if self.is_alive(node) {
-            return Err(ForgetError::Alive(node));
+            let why = if self.is_linked(node) { ForgetError::Alive } else { ForgetError::CutOff };
+            return Err(why(self.who(node)));
         }
         self.give_up_merge(node);
         self.strike_out(roster_key(), node);
@@ -70,7 +92,7 @@ impl Node {
         let theirs = self.engine.segments().filter(|segment| segment.node == node);
         let waiting_here = theirs.map(|segment| self.engine.waiting_in(segment).len()).sum();
         self.finish(now);
-        Ok(Forgotten { waiting_here, replicas: listed.len() as u64 })
+        Ok(Forgotten { what: GivenUp::Node, waiting_here, replicas: listed.len() as u64 })
     }
 
     pub(super) fn strike_out(&mut self, set: Key, node: NodeId) {

@@ -60,12 +60,12 @@ use self::{
 pub use self::{
     damage::DamageCount,
     drain::{CancelError, DrainHindrance, DrainStage, DrainStatus},
-    forget::{ForgetError, Forgotten},
+    forget::{ForgetError, Forgotten, GivenUp},
     members::Role,
     networks::{MergeError, Merging, trusted_networks},
-    roster::RosterEntry,
+    roster::{RosterEntry, Who},
     sites::Spread,
-    split::{SplitError, SplitOrder, SplitPlan, SplitStatus, Strayed},
+    split::{Parted, SplitError, SplitOrder, SplitPlan, SplitStatus, Strayed},
 };
 use crate::{
     link::{LinkId, PeerHello},

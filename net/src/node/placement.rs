@@ -153,22 +153,20 @@ impl Node {
     /// Waiting messages on segments that this node looks after with fewer than the wanted number of replicas alive.
     pub fn under_replicated(&self) -> u64 {
         let roster = self.roster_ids();
-        let lacking = self.engine.segments().filter(|&segment| {
+        // Others' are passed over first: it is asked every second, and there may be many of them.
+        let mine = self.engine.segments().filter(|&segment| self.looks_after(segment));
+        let lacking = mine.map(|segment| {
             let counts = |node: NodeId| !self.is_draining(node) && !self.is_foreign(segment, node);
             let wanted = (self.config.copies as usize).min(roster.iter().filter(|&&node| counts(node)).count());
-            let complete = |node: NodeId| {
-                counts(node)
-                    && (node == self.id()
-                        || self
-                            .confirms
-                            .has(node, segment)
-                            .is_some_and(|has| self.engine.waiting_in(segment).is_subset(has)))
+            let waiting = self.engine.waiting_in(segment);
+            let has_all = |node: NodeId| {
+                node == self.id() || self.confirms.has(node, segment).is_some_and(|has| waiting.is_subset(has))
             };
-            let holders = self.holders_of(segment);
-            let complete = holders.iter().filter(|&&node| self.is_alive(node) && complete(node)).count();
-            self.looks_after(segment) && complete < wanted
+            let complete = |&&node: &&NodeId| self.is_alive(node) && counts(node) && has_all(node);
+            let is_lacking = self.holders_of(segment).iter().filter(complete).count() < wanted;
+            if is_lacking { waiting.len() } else { 0 }
         });
-        lacking.map(|segment| self.engine.waiting_in(segment).len()).sum()
+        lacking.sum()
     }
 
     /// Whether this node is the first candidate alive.

@@ -1,6 +1,6 @@
 //! Who is who: every node is in the roster set for ever (until an operator forgets it), and publishes a record of itself.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, fmt, net::SocketAddr};
 
 use rhizomq_engine::{Epoch, Key, NodeId, Now};
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,24 @@ pub struct RosterEntry {
     pub addresses: Vec<SocketAddr>,
 }
 
+/// A node as people call it: its name, if one is known, and its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Who {
+    /// For people; may be empty.
+    pub name: String,
+    /// See there.
+    pub id: NodeId,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name.as_str() {
+            "" => write!(f, "{}", self.id),
+            name => write!(f, "{name} ({})", self.id),
+        }
+    }
+}
+
 pub(super) fn roster_key() -> Key {
     Key::set("roster")
 }
@@ -111,6 +129,11 @@ impl Node {
     /// Whether a node is in the roster.
     pub(super) fn is_in_roster(&self, node: NodeId) -> bool {
         self.engine.set_contains(&roster_key(), &node.0)
+    }
+
+    /// The node as people call it.
+    pub(super) fn who(&self, node: NodeId) -> Who {
+        Who { name: self.record(node).map(|record| record.name).unwrap_or_default(), id: node }
     }
 
     fn record(&self, node: NodeId) -> Option<NodeRecord> {

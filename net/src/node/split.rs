@@ -23,12 +23,13 @@
 //! An order may be taken back (`split/back`) by a node that is not ready: it never will be, so nobody can have cut, unless
 //! that node was forgotten meanwhile; then the cut holds. Of two orders that were given at the same time one is taken back so.
 //!
-//! This file has what leads to a cut; `split/orders.rs` what is known of orders, `split/marks.rs` the marks,
-//! `split/cut.rs` the cut itself, `split/strays.rs` who missed it.
+//! This file has what leads to a cut; `split/plan.rs` what an order would come to, `split/orders.rs` what is known of orders,
+//! `split/marks.rs` the marks, `split/cut.rs` the cut itself, `split/strays.rs` who missed it.
 
 mod cut;
 mod marks;
 mod orders;
+mod plan;
 mod strays;
 
 use std::collections::BTreeSet;
@@ -38,12 +39,12 @@ use rhizomq_engine::{Key, Mistake, NodeId, Now, SegmentId};
 pub(super) use self::orders::Splits;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::orders::example_order;
-pub use self::strays::Strayed;
+pub use self::{cut::Parted, plan::SplitPlan, strays::Strayed};
 use self::{
     marks::{back_key, member, ready_key},
     orders::{Split, SplitId, State},
 };
-use super::{Node, Output, placement::holders_key};
+use super::{Node, Output, Who, placement::holders_key};
 use crate::{
     rim::NetworkSecret,
     wire::{Control, Hidden},
@@ -70,11 +71,11 @@ pub enum SplitError {
         staying: usize,
     },
     /// A node is to leave that can't hear of it.
-    #[error("node {0} is to leave and is out of reach; start it first, or let it stay")]
-    Away(NodeId),
+    #[error("node {0} is to leave and has no link with this one; start it or mend the network first, or let it stay")]
+    Away(Who),
     /// A node leaves for good meanwhile.
     #[error("node {0} is draining; wait until it has left, or cancel that")]
-    Draining(NodeId),
+    Draining(Who),
     /// A name that is too long, or none.
     #[error("the part that leaves needs a name of 1 to {MAX_NAME_BYTES} bytes")]
     Name,
@@ -91,9 +92,9 @@ pub enum SplitError {
     #[error(
         "this node is not waited for any more, so the split may be done elsewhere: ask a node that is not ready, or wait; one \
          that never comes back is waited for until `rhizomq node forget`. Not ready: {}",
-        .0.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
+        .0.iter().map(Who::to_string).collect::<Vec<_>>().join(", ")
     )]
-    Ready(Vec<NodeId>),
+    Ready(Vec<Who>),
 }
 
 /// What an operator orders.
@@ -107,17 +108,6 @@ pub struct SplitOrder {
     pub size: Option<u32>,
 }
 
-/// What an order would come to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SplitPlan {
-    /// Who leaves.
-    pub leaving: BTreeSet<NodeId>,
-    /// Who stays.
-    pub staying: BTreeSet<NodeId>,
-    /// Segments of which nobody within reach has a replica.
-    pub out_of_reach: u64,
-}
-
 /// How far a split is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SplitStatus {
@@ -129,6 +119,8 @@ pub struct SplitStatus {
     pub staying: BTreeSet<NodeId>,
     /// Who is not ready.
     pub waits_for: BTreeSet<NodeId>,
+    /// Those of them that may still take the order back, see [`Node::cancel_split`].
+    pub revocable_at: BTreeSet<NodeId>,
     /// Segments of the other part that are still on this node's disk.
     pub foreign: u64,
     /// Whether this node lacks the secret of the part that it leaves with.
@@ -181,22 +173,12 @@ impl Node {
         }
         let is_away = |node: &&NodeId| **node != self.id() && !self.is_linked(**node);
         if let Some(node) = order.leaving.iter().find(is_away) {
-            return Err(SplitError::Away(*node));
+            return Err(SplitError::Away(self.who(*node)));
         }
         match roster.iter().find(|node| self.is_draining(**node)) {
-            Some(node) => Err(SplitError::Draining(*node)),
+            Some(node) => Err(SplitError::Draining(self.who(*node))),
             None => Ok(()),
         }
-    }
-
-    /// What an order would come to.
-    pub fn plan_split(&self, order: &SplitOrder) -> SplitPlan {
-        let leaving = order.leaving.clone();
-        let staying = self.roster_ids().into_iter().filter(|node| !leaving.contains(node)).collect();
-        let is_there = |node: &NodeId| *node == self.id() || self.is_linked(*node);
-        let is_seen = |segment| self.engine.has_replica(segment) || self.named(segment).iter().any(is_there);
-        let out_of_reach = self.holders.segments().filter(|&segment| !is_seen(segment)).count() as u64;
-        SplitPlan { leaving, staying, out_of_reach }
     }
 
     /// Takes the order back.
@@ -206,7 +188,8 @@ impl Node {
     pub fn cancel_split(&mut self, now: Now) -> Result<(), SplitError> {
         let Some(split) = self.open_split().cloned() else { return Err(SplitError::None) };
         if !self.may_take_back(&split) {
-            return Err(SplitError::Ready(self.waits_for(&split).into_iter().collect()));
+            let who = |nodes: BTreeSet<NodeId>| nodes.into_iter().map(|node| self.who(node)).collect();
+            return Err(SplitError::Ready(who(self.waits_for(&split))));
         }
         self.take_back(&split);
         self.look_at_orders();
@@ -222,10 +205,16 @@ impl Node {
             name: split.name.clone(),
             leaving: split.leaving.clone(),
             staying: split.staying.clone(),
+            revocable_at: self.revocable_at(split),
             waits_for: self.waits_for(split),
             foreign,
             lacks_secret: split.leaving.contains(&self.id()) && self.next_secret(split).is_none(),
         })
+    }
+
+    /// What the part is called that leaves, while a split is under way.
+    pub(super) fn splitting_off(&self) -> Option<&str> {
+        self.open_split().map(|split| split.name.as_str())
     }
 
     /// Whether a split is under way.
@@ -255,7 +244,12 @@ impl Node {
     /// to be copies, of those within reach; and at least as many as a receipt tells of, if the part has so many.
     pub(super) fn copies_inside(&self, segment: SegmentId) -> usize {
         let inside: Vec<_> = self.roster_ids().into_iter().filter(|&node| !self.is_foreign(segment, node)).collect();
-        let reachable = inside.iter().filter(|&&node| self.is_linked(node)).count();
+        self.copies_among(&inside)
+    }
+
+    /// The same for one who may be of that part himself.
+    fn copies_among(&self, inside: &[NodeId]) -> usize {
+        let reachable = inside.iter().filter(|&&node| node == self.id() || self.is_linked(node)).count();
         let (copies, confirm) = (self.config.copies as usize, self.config.confirm as usize);
         copies.min(reachable).max(confirm.min(inside.len())).max(1)
     }
@@ -300,12 +294,7 @@ impl Node {
     /// Who has to be ready and is not. Who was away when it was ordered is waited for only while it is there; so is who came
     /// later. Who was forgotten since is not.
     fn waits_for(&self, split: &Split) -> BTreeSet<NodeId> {
-        let counts = |node: &NodeId| {
-            split.leaving.contains(node)
-                || split.staying.contains(node) && !split.away.contains(node)
-                || *node == self.id()
-                || self.is_linked(*node)
-        };
+        let counts = |node: &NodeId| split.is_waited_for(*node) || *node == self.id() || self.is_linked(*node);
         let is_waited_for = |node: &NodeId| counts(node) && !self.splits.is_ready(split, *node);
         self.roster_ids().into_iter().filter(is_waited_for).collect()
     }
@@ -365,7 +354,12 @@ impl Node {
     /// Whether nobody can have cut, nor ever will once this node has taken the order back: it is waited for and is not ready.
     fn may_take_back(&self, split: &Split) -> bool {
         let me = self.id();
-        split.knows(me) && !split.away.contains(&me) && !self.is_ready_for(split, me)
+        split.is_waited_for(me) && !self.is_ready_for(split, me)
+    }
+
+    /// Who may take the order back, as far as is known here. With others a split may be done although they are not ready.
+    fn revocable_at(&self, split: &Split) -> BTreeSet<NodeId> {
+        self.waits_for(split).into_iter().filter(|&node| split.is_waited_for(node)).collect()
     }
 
     /// The part of upkeep.

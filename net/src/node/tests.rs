@@ -116,6 +116,18 @@ impl World {
         host.store
     }
 
+    /// The two lose their link; both keep those with others, through which SWIM still sees them.
+    fn unlink(&mut self, one: u8, other: u8) {
+        let between = |ends: &(u8, u8)| *ends == (one, other) || *ends == (other, one);
+        let fallen: Vec<_> =
+            self.links.iter().filter(|(_, ends)| between(ends)).map(|(link, ends)| (*link, *ends)).collect();
+        for (link, (here, _)) in fallen {
+            self.links.remove(&link);
+            let now = self.now;
+            self.host(here).node.handle_link_down(now, link);
+        }
+    }
+
     /// Delivers and writes everything until nothing is left to do now.
     fn drain(&mut self) {
         for round in 0.. {
@@ -275,6 +287,11 @@ impl World {
         digests.dedup();
         assert_eq!(digests.len(), 1, "nodes differ");
     }
+}
+
+/// A node of the world as it calls itself.
+fn who(index: u8) -> Who {
+    Who { name: format!("n{index}"), id: NodeId([index; 16]) }
 }
 
 fn three() -> World {
@@ -581,7 +598,7 @@ fn a_node_that_never_comes_back_can_be_forgotten_and_is_welcome_if_it_does() {
     };
     assert_eq!(world.host(1).node.under_replicated(), 2, "of the three nodes that there should be, one is missing");
     assert_eq!(forget(&mut world, 1, NodeId([1; 16])), Err(ForgetError::Myself));
-    assert_eq!(forget(&mut world, 1, NodeId([3; 16])), Err(ForgetError::Alive(NodeId([3; 16]))));
+    assert_eq!(forget(&mut world, 1, NodeId([3; 16])), Err(ForgetError::Alive(who(3))));
     assert_eq!(forget(&mut world, 1, NodeId([9; 16])), Err(ForgetError::Unknown(NodeId([9; 16]))));
     let dot = world.waiting(1).into_iter().map(|(dot, _)| dot).find(|dot| dot.segment.node == gone).expect("it waits");
     assert_eq!(forget(&mut world, 1, gone).map(|forgotten| forgotten.waiting_here), Ok(1));

@@ -79,8 +79,8 @@ use crate::{
     policies::Book as Policies,
     session::{Delivery, Session, SessionConfig},
     status::{
-        DamageStatus, DrainingStatus, MembersStatus, MemoryStatus, MergingStatus, NodeStatus, QueueStatus, SiteStatus,
-        SplittingStatus, Status, StoreStatus, StrayedStatus,
+        DamageStatus, DrainingStatus, MembersStatus, MemoryStatus, MergingStatus, NodeStatus, PartedStatus,
+        QueueStatus, SiteStatus, SplittingStatus, Status, StoreStatus, StrayedStatus,
     },
     transport::Peer,
 };
@@ -90,7 +90,19 @@ use crate::{
 pub struct ConnId(pub u64);
 
 /// By queue or subscription: messages that leave with a part, and messages that stay.
-pub type Backlogs = BTreeMap<String, (u64, u64)>;
+pub type Backlogs = BTreeMap<String, Backlog>;
+
+/// What becomes of what waits in a queue, or for a subscription, when a cluster is parted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Messages that nodes took which leave.
+    pub leave: u64,
+    /// Messages that others took.
+    pub stay: u64,
+    /// Of both, messages in segments that the asked node looks after and that have fewer copies within their part than the
+    /// split waits for: these are made first. Of what others look after it does not know.
+    pub short: u64,
+}
 
 /// How a broker behaves towards its clients.
 #[derive(Clone, Debug)]
@@ -456,7 +468,13 @@ impl Broker {
     pub fn plan_split(&self, order: &SplitOrder) -> Result<(SplitPlan, Backlogs), SplitError> {
         self.node.check_split(order)?;
         let counts = self.dispatch.taken_by(&self.node, &order.leaving);
-        let backlogs = counts.into_iter().map(|(name, counts)| (name.0.to_string(), counts)).collect();
+        let short =
+            self.dispatch.depths_in(&self.node, |segment| self.node.lacks_copies_within(segment, &order.leaving));
+        let backlog = |(name, (leave, stay)): (crate::dispatch::Name, _)| {
+            let short = short.get(&name).copied().unwrap_or_default();
+            (name.0.to_string(), Backlog { leave, stay, short })
+        };
+        let backlogs = counts.into_iter().map(backlog).collect();
         Ok((self.node.plan_split(order), backlogs))
     }
 
@@ -477,6 +495,7 @@ impl Broker {
             id: entry.id.to_string(),
             epoch: entry.epoch.map(|epoch| epoch.to_string()).unwrap_or_default(),
             alive: entry.alive,
+            linked: entry.linked,
             draining: entry.draining,
             in_sync: entry.in_sync,
             site: entry.site,
@@ -496,6 +515,7 @@ impl Broker {
             consumers: total.consumers,
             scheduled: total.scheduled,
         };
+        let roster = self.node.roster();
         let spread = self.node.spread();
         let site = |(name, (nodes, copies))| SiteStatus { name, nodes, copies };
         let merging =
@@ -508,16 +528,19 @@ impl Broker {
             members: MembersStatus {
                 view: self.node.members().name().to_string(),
                 size: self.node.members().size,
+                present: roster.iter().filter(|node| node.alive && node.role == Role::Member).count() as u32,
                 policy: self.node.size().to_string(),
             },
-            nodes: self.node.roster().into_iter().map(member).collect(),
+            nodes: roster.into_iter().map(member).collect(),
             draining: self.node.drain_status().map(DrainingStatus::from),
             splitting: self.node.split_status().map(SplittingStatus::from),
             strayed: self.node.strayed().map(StrayedStatus::from),
+            parted: self.node.parted().map(PartedStatus::from).collect(),
             split_off: self.node.gone().map(|node| node.to_string()).collect(),
+            kept_of_split_off: self.node.kept_of_gone(),
             queues: self.dispatch.totals(&self.node).into_iter().map(queue).collect(),
             duplicates: self.dispatch.duplicates(),
-            under_replicated: self.node.under_replicated(),
+            under_replicated: self.dispatch.lacking(&self.node),
             on_one_site: spread.on_one_site,
             sites: spread.sites.into_iter().map(site).collect(),
             digest: self.node.digest().iter().map(|byte| format!("{byte:02x}")).collect(),

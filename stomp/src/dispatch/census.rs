@@ -44,9 +44,12 @@ pub(crate) struct Figures {
 pub(crate) struct Census {
     /// What all peers were told last.
     told: BTreeMap<Name, Figures>,
+    told_lacking: u64,
     owners: BTreeMap<NodeId, BTreeMap<Name, Figures>>,
     /// By edge, this node's own included.
     consumers: BTreeMap<NodeId, BTreeMap<Name, u32>>,
+    /// Messages that lack copies, by who looks after them.
+    lacking: BTreeMap<NodeId, u64>,
     tell_at: u64,
 }
 
@@ -56,11 +59,25 @@ impl Census {
         for message in messages(&figures) {
             out.push(Effect::Send { to: peer, message });
         }
+        if self.told_lacking > 0 {
+            out.push(Effect::Send { to: peer, message: DispatchMsg::Lacking(self.told_lacking) });
+        }
     }
 
     pub(crate) fn link_down(&mut self, peer: NodeId) {
         self.owners.remove(&peer);
         self.consumers.remove(&peer);
+        self.lacking.remove(&peer);
+    }
+
+    pub(crate) fn on_lacking(&mut self, from: NodeId, count: u64) {
+        self.lacking.insert(from, count);
+    }
+
+    /// Messages of the reachable cluster that lack copies, with `own` for those that this node looks after.
+    pub(crate) fn lacking(&self, own: u64) -> u64 {
+        // A peer may say anything.
+        self.lacking.values().fold(own, |sum, count| sum.saturating_add(*count))
     }
 
     pub(crate) fn on_interest(&mut self, from: NodeId, interest: &[(Name, u32)]) {
@@ -103,6 +120,7 @@ impl Census {
         &mut self,
         now_ms: u64,
         current: BTreeMap<Name, Figures>,
+        lacking: u64,
         peers: &[NodeId],
         out: &mut Vec<Effect>,
     ) {
@@ -110,11 +128,14 @@ impl Census {
         let names: BTreeSet<_> = self.told.keys().chain(current.keys()).collect();
         let of = |map: &BTreeMap<Name, Figures>, name| map.get(name).copied().unwrap_or_default();
         let figures = names.into_iter().map(|name| (name, of(&self.told, name), of(&current, name)));
-        let changes = messages(&figures.collect::<Vec<_>>());
+        let mut changes = messages(&figures.collect::<Vec<_>>());
+        if lacking != self.told_lacking {
+            changes.push(DispatchMsg::Lacking(lacking));
+        }
         for &to in peers {
             out.extend(changes.iter().map(|message| Effect::Send { to, message: message.clone() }));
         }
-        self.told = current;
+        (self.told, self.told_lacking) = (current, lacking);
     }
 
     /// How many messages of an inbox wait at other owners.
@@ -162,7 +183,7 @@ impl Census {
 }
 
 /// Views of a queue, and what is told of those of its messages that wait for their time, count for the queue.
-fn queue_of(name: &Name) -> Name {
+pub(super) fn queue_of(name: &Name) -> Name {
     Name(lane::shared_queue_of(&name.0))
 }
 
@@ -188,11 +209,11 @@ mod tests {
         let name = || Name("/queue/a".into());
         let depth = |depth| Depth { depth, in_flight: 1 };
         let figures = |count| Figures { depth: depth(count), adopted: 0 };
-        census.tell(0, BTreeMap::from([(name(), figures(3))]), &[PEER], &mut out);
+        census.tell(0, BTreeMap::from([(name(), figures(3))]), 0, &[PEER], &mut out);
         assert_eq!(out.len(), 1);
-        census.tell(1_000, BTreeMap::from([(name(), figures(3))]), &[PEER], &mut out);
+        census.tell(1_000, BTreeMap::from([(name(), figures(3))]), 0, &[PEER], &mut out);
         assert_eq!(out.len(), 1, "nothing changed");
-        census.tell(2_000, BTreeMap::new(), &[PEER], &mut out);
+        census.tell(2_000, BTreeMap::new(), 0, &[PEER], &mut out);
         let Some(Effect::Send { message: DispatchMsg::Depths(gone), .. }) = out.last() else { panic!() };
         assert_eq!(gone[..], [(name(), Depth::default())]);
 
@@ -204,14 +225,42 @@ mod tests {
         census.link_down(PEER);
         assert!(census.totals(&BTreeMap::new()).is_empty());
     }
+
+    #[test]
+    fn what_lacks_copies_is_summed_over_all_who_look_after_it() {
+        const OTHER: NodeId = NodeId([8; 16]);
+        let (mut census, mut out) = (Census::default(), Vec::new());
+        let told = |out: &mut Vec<Effect>| {
+            let count = |effect| match effect {
+                Effect::Send { to, message: DispatchMsg::Lacking(count) } => (to, count),
+                other => panic!("{other:?}"),
+            };
+            out.drain(..).map(count).collect::<Vec<_>>()
+        };
+        census.tell(0, BTreeMap::new(), 50, &[PEER], &mut out);
+        census.tell(1_000, BTreeMap::new(), 50, &[PEER], &mut out);
+        assert_eq!(told(&mut out), [(PEER, 50)], "only when it changes");
+        census.link_up(OTHER, &mut out);
+        assert_eq!(told(&mut out), [(OTHER, 50)]);
+        census.tell(2_000, BTreeMap::new(), 0, &[PEER], &mut out);
+        assert_eq!(told(&mut out), [(PEER, 0)]);
+        census.on_lacking(PEER, 50);
+        census.on_lacking(OTHER, u64::MAX);
+        assert_eq!(census.lacking(7), u64::MAX);
+        census.on_lacking(OTHER, 1);
+        assert_eq!(census.lacking(7), 58);
+        census.link_down(PEER);
+        assert_eq!(census.lacking(7), 8);
+    }
+
     #[test]
     fn what_was_adopted_is_told_when_it_changes_and_counts_as_that_of_others() {
         const OTHER: NodeId = NodeId([8; 16]);
         let (mut census, mut out) = (Census::default(), Vec::new());
         let name = || Name("/queue/a".into());
         let figures = |depth, adopted| Figures { depth: Depth { depth, in_flight: 0 }, adopted };
-        census.tell(0, BTreeMap::from([(name(), figures(5, 0))]), &[PEER], &mut out);
-        census.tell(1_000, BTreeMap::from([(name(), figures(5, 2))]), &[PEER], &mut out);
+        census.tell(0, BTreeMap::from([(name(), figures(5, 0))]), 0, &[PEER], &mut out);
+        census.tell(1_000, BTreeMap::from([(name(), figures(5, 2))]), 0, &[PEER], &mut out);
         let [_, Effect::Send { message: DispatchMsg::Adopted(adopted), .. }] = &out[..] else { panic!("{out:?}") };
         assert_eq!(adopted[..], [(name(), 2)]);
         // Whoever comes later is told all of it.

@@ -53,7 +53,7 @@ use crate::{
     lane::{self, Lane},
     selector::Selector,
 };
-use census::{Census, Figures};
+use census::{Census, Figures, queue_of};
 use edge::{Arrival, Edge, Refusal};
 use owner::{Owner, Turn};
 use standins::StandIns;
@@ -218,7 +218,7 @@ impl Dispatch {
         }
         if now.mono_ms >= self.census.deadline() {
             let own = self.own_figures(view);
-            self.census.tell(now.mono_ms, own, &view.linked(), &mut out);
+            self.census.tell(now.mono_ms, own, view.lacking(), &view.linked(), &mut out);
         }
         self.syncs.expire(now.mono_ms, &mut out);
         self.owner.handle_timeout(now);
@@ -376,10 +376,26 @@ impl Dispatch {
         self.census.totals(&self.own_figures(view))
     }
 
+    /// Waiting messages of the reachable cluster that lack copies.
+    pub(crate) fn lacking(&self, view: &dyn View) -> u64 {
+        self.census.lacking(view.lacking())
+    }
+
     /// By inbox, how many messages wait that these nodes took, and how many that others did; of the reachable cluster.
     /// Nodes that are not linked are owners of nothing: what they took is counted as that of others.
     pub(crate) fn taken_by(&self, view: &dyn View, nodes: &BTreeSet<NodeId>) -> BTreeMap<Name, (u64, u64)> {
         self.census.taken_by(nodes, (self.me, &self.own_figures(view)))
+    }
+
+    /// By inbox, how many messages wait in segments that this node answers for and that are so.
+    pub(crate) fn depths_in(&self, view: &dyn View, is_so: impl Fn(SegmentId) -> bool) -> BTreeMap<Name, u64> {
+        let counts = |segment| self.takeover.answers_for(segment) && is_so(segment);
+        let depths = self.owner.depths(self.now, view, counts);
+        let mut sums: BTreeMap<Name, u64> = BTreeMap::new();
+        for (name, depth) in depths {
+            *sums.entry(queue_of(&name)).or_default() += depth.depth;
+        }
+        sums
     }
 
     fn own_figures(&self, view: &dyn View) -> BTreeMap<Name, Figures> {
@@ -491,6 +507,7 @@ impl Dispatch {
             DispatchMsg::Topics(topics) => self.topics.on_topics(from, topics),
             DispatchMsg::Topic { topic, id, content } => self.topics.on_message(&topic.0, &id, &content, &mut out),
             DispatchMsg::Depths(depths) => self.census.on_depths(from, depths),
+            DispatchMsg::Lacking(count) => self.census.on_lacking(from, count),
             DispatchMsg::Adopted(adopted) => self.census.on_adopted(from, adopted),
             DispatchMsg::Sync { number, inbox: None } => {
                 out.push(Effect::Send { to: from, message: DispatchMsg::Synced { number } });

@@ -69,6 +69,8 @@ pub(crate) enum DispatchMsg {
     DeliverAgain { inbox: Name, dot: Dot, tag: u64, redelivered: bool, returns: u32, content: Content },
     /// Edge to owner: it was with a client, or was to be, and this came of it.
     Returned { dot: Dot, tag: u64, why: Return },
+    /// To all: how many waiting messages that the sender looks after lack copies, when that changed.
+    Lacking(u64),
 }
 
 /// Why a delivery comes back.

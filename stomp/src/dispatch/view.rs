@@ -25,6 +25,8 @@ pub(crate) trait View {
     fn is_over(&self, segment: SegmentId) -> bool;
     /// Whether any of its messages waits.
     fn has_waiting(&self, segment: SegmentId) -> bool;
+    /// Waiting messages that this node looks after and that lack copies.
+    fn lacking(&self) -> u64;
     /// Inboxes with waiting messages.
     fn inboxes(&self) -> Vec<Arc<str>>;
     /// Some inboxes with waiting messages, in order: the first ones behind this name.
@@ -82,6 +84,10 @@ impl View for Node {
 
     fn has_waiting(&self, segment: SegmentId) -> bool {
         !self.engine().waiting_in(segment).is_empty()
+    }
+
+    fn lacking(&self) -> u64 {
+        self.under_replicated()
     }
 
     fn inboxes(&self) -> Vec<Arc<str>> {

@@ -264,6 +264,7 @@ pub(crate) fn dispatch_messages() -> Vec<DispatchMsg> {
         DispatchMsg::Gone(vec![Name("/reply-queue/x.1.0".into())]),
         DispatchMsg::DeliverAgain { inbox: inbox(), dot, tag: 5, redelivered: true, returns: 300, content: content() },
         DispatchMsg::Returned { dot, tag: 5, why: Return::Rejected },
+        DispatchMsg::Lacking(300),
     ]
 }
 

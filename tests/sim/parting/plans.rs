@@ -1,7 +1,5 @@
 //! What a split would come to, as any node tells it before.
 
-use std::collections::BTreeMap;
-
 use rhizomq_net::SplitOrder;
 
 use super::{
@@ -41,14 +39,14 @@ fn a_plan_counts_what_goes_with_each_part_wherever_it_lies_and_whoever_is_asked(
         };
         for host in 0..world.hosts.len() {
             let Some(broker) = &world.hosts[host].broker else { continue };
-            let (_, backlogs): (_, BTreeMap<String, (u64, u64)>) = match broker.plan_split(&order) {
+            let (_, backlogs) = match broker.plan_split(&order) {
                 Ok(plan) => plan,
                 Err(error) => {
                     world.require(false, &format!("h{host} has no plan: {error}"));
                     break;
                 }
             };
-            let found = backlogs.values().fold((0, 0), |sum, counts| (sum.0 + counts.0, sum.1 + counts.1));
+            let found = backlogs.values().fold((0, 0), |sum, backlog| (sum.0 + backlog.leave, sum.1 + backlog.stay));
             world.require(found == expected, &format!("h{host} tells {found:?}, and it is {expected:?}"));
         }
         world.heal_and_rest();

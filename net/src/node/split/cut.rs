@@ -29,10 +29,38 @@ const FAREWELL_MS: u64 = 1_000;
 const PARTED: &str =
     "the cluster was split, and this node is of the other part: `rhizomq merge` makes the two one again";
 
+/// A split that is done and has not been healed by a merge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parted {
+    /// What the part that left is called.
+    pub name: String,
+    /// Who was to leave.
+    pub leaving: BTreeSet<NodeId>,
+    /// Who was to stay.
+    pub staying: BTreeSet<NodeId>,
+}
+
 impl Node {
+    /// Splits that are done and not healed.
+    pub fn parted(&self) -> impl Iterator<Item = Parted> + '_ {
+        let is_done = |split: &&Split| self.splits.state(split.id) == State::Cut && !self.is_healed(split.id);
+        self.splits.orders().filter(is_done).map(|split| Parted {
+            name: split.name.clone(),
+            leaving: split.leaving.clone(),
+            staying: split.staying.clone(),
+        })
+    }
+
     /// Nodes that were split off and have not been merged with again.
     pub fn gone(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.splits.gone.keys().copied()
+    }
+
+    /// Messages on this node's disk that nodes took which were split off. Nobody here delivers them: the other part does
+    /// with its own copies, if it has some, and a merge brings these back.
+    pub fn kept_of_gone(&self) -> u64 {
+        let theirs = self.engine.segments().filter(|segment| self.is_gone(segment.node));
+        theirs.map(|segment| self.engine.waiting_in(segment).len()).sum()
     }
 
     /// Whether a node was split off.

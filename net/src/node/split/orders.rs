@@ -48,6 +48,11 @@ impl Split {
         self.leaving.contains(&node) || self.staying.contains(&node)
     }
 
+    /// Whether a node was there when this was ordered: all wait for it, wherever it is.
+    pub(super) fn is_waited_for(&self, node: NodeId) -> bool {
+        self.knows(node) && !self.away.contains(&node)
+    }
+
     pub(super) fn key(&self) -> Key {
         order_key(self.id)
     }

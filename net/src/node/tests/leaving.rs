@@ -32,6 +32,36 @@ fn a_dead_holder_gets_a_successor_and_the_surplus_copy_leaves_when_it_returns() 
     assert_eq!(kept.len(), 2, "{kept:?}");
 }
 
+/// Whoever runs can't be forgotten, and need not be started.
+#[test]
+fn who_leaves_tells_apart_who_is_away_and_who_runs_behind_a_broken_link() {
+    let mut world = World::new(3);
+    for index in 1..=3 {
+        world.start(index, MemoryStore::new());
+        world.join(index);
+    }
+    world.run(3_000);
+    world.unlink(1, 2);
+    world.run(3_000);
+    let now = world.now;
+    world.host(1).node.drain(now);
+    let hindrance =
+        |world: &mut World| world.host(1).node.drain_status().and_then(|status| status.hindrance).expect("one");
+    let too_few = |away, cut_off| DrainHindrance::TooFew { needed: 2, within_reach: 1, away, cut_off };
+    assert_eq!(hindrance(&mut world), too_few(vec![], vec![who(2)]));
+    let text = hindrance(&mut world).to_string();
+    assert!(text.contains(&who(2).to_string()) && text.contains("UDP") && !text.contains("forget"), "{text}");
+    assert_eq!(world.host(1).node.forget(now, who(2).id), Err(ForgetError::CutOff(who(2))));
+    drop(world.kill(2));
+    world.run(5_000);
+    assert_eq!(hindrance(&mut world), too_few(vec![who(2)], vec![]));
+    let text = hindrance(&mut world).to_string();
+    assert!(text.contains(&who(2).to_string()) && !text.contains("UDP") && text.contains("node forget"), "{text}");
+    let now = world.now;
+    world.host(1).node.forget(now, who(2).id).expect("it is away");
+    assert_eq!(world.host(1).node.drain_status().and_then(|status| status.hindrance), None);
+}
+
 #[test]
 fn a_surplus_copy_stays_until_enough_others_have_all_of_it() {
     let mut world = World::new(2);

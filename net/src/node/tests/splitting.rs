@@ -25,7 +25,8 @@ fn whoever_is_ready_for_one_order_does_nothing_for_another_that_was_given_at_the
         world.host(2).node.split(now, order("b", 1), b).expect("taken");
         world.run(2_000);
         let status = |world: &mut World, at| world.host(at).node.split_status();
-        assert!(!status(&mut world, 2).expect("under way").waits_for.contains(&id(2)));
+        let seen = status(&mut world, 2).expect("under way");
+        assert!(!seen.waits_for.contains(&id(2)) && seen.revocable_at == seen.waits_for);
         world.thaw(1);
         world.run(10_000);
         // One of them comes about, and the other one does not.
@@ -35,6 +36,66 @@ fn whoever_is_ready_for_one_order_does_nothing_for_another_that_was_given_at_the
         let off_b = (gone(1), gone(2), gone(3)) == (vec![id(2), id(3)], vec![id(1)], vec![id(1)]);
         assert!(off_a != off_b, "{secrets:?}: {:?}", (gone(1), gone(2), gone(3)));
     }
+}
+
+/// Who is named in place of a dead holder has nothing by that: a plan does not take its word that nothing waits.
+#[test]
+fn a_plan_tells_what_is_known_from_what_is_only_listed_and_what_lacks_copies() {
+    let mut world = World::new(2);
+    for index in 1..=4 {
+        world.start(index, MemoryStore::new());
+        world.join(index);
+    }
+    world.run(3_000);
+    world.publish(1, "kept");
+    world.run(500);
+    let segment = world.waiting(1)[0].0.segment;
+    let holders: Vec<u8> = world.host(1).node.candidates(segment).iter().map(|node| node.0[0]).collect();
+    let (second, other) = (holders[1], (2..=4).find(|index| !holders.contains(index)).expect("two hold it"));
+    let rest = (2..=4).find(|index| *index != second && *index != other).expect("four nodes");
+    let order = order("off", rest);
+    let counts = |world: &mut World, at: u8| {
+        let plan = world.host(at).node.plan_split(&order);
+        (plan.away.iter().map(|node| node.0[0]).collect::<Vec<_>>(), plan.out_of_reach, plan.unproven)
+    };
+    assert_eq!(counts(&mut world, other), (vec![], 0, 0), "its origin is there");
+    let lacks = |world: &mut World, at: u8, leaving: u8| {
+        world.host(at).node.lacks_copies_within(segment, &[id(leaving)].into())
+    };
+    assert!(!lacks(&mut world, 1, rest) && lacks(&mut world, 1, second), "the copy would be in the other part");
+    assert!(!lacks(&mut world, 1, 1), "alone it is enough");
+    // Both who have it are away. Nobody within reach is listed; then somebody is, who has nothing all the same.
+    drop((world.kill(1), world.kill(second)));
+    assert_eq!(counts(&mut world, other), (vec![1, second], 1, 0));
+    world.name_holder(other, segment, id(rest));
+    world.run(500);
+    assert_eq!(counts(&mut world, other), (vec![1, second], 0, 1));
+}
+
+/// It is counted in no queue of this part, and nobody else may have it.
+#[test]
+fn what_a_node_that_was_away_keeps_of_the_other_part_is_counted() {
+    let mut world = World::new(4);
+    for index in 1..=4 {
+        world.start(index, MemoryStore::new());
+        world.join(index);
+    }
+    world.run(3_000);
+    world.publish(4, "kept");
+    world.run(1_000);
+    assert_eq!(world.waiting(3).len(), 1);
+    let disk = world.kill(3);
+    world.run(3_000);
+    let now = world.now;
+    world.host(1).node.split(now, order("off", 4), NetworkSecret::from_bytes([7; 32])).expect("taken");
+    world.run(8_000);
+    assert_eq!(world.host(1).node.gone().collect::<Vec<_>>(), [id(4)]);
+    drop(world.kill(4));
+    world.start(3, disk);
+    world.join(3);
+    world.run(5_000);
+    let kept = |index| world.hosts[&index].node.kept_of_gone();
+    assert_eq!((kept(1), kept(2), kept(3)), (0, 0, 1));
 }
 
 /// The order to merge is no merge: as long as nobody is reached, what is of the other part is left alone.
@@ -50,6 +111,11 @@ fn a_merge_heals_a_split_when_it_reaches_the_other_part_and_not_before() {
     world.host(1).node.split(now, order("off", 4), secret.clone()).expect("taken");
     world.run(6_000);
     assert_eq!(world.host(2).node.gone().collect::<Vec<_>>(), [id(4)]);
+    let parted: Vec<_> = world.host(2).node.parted().collect();
+    assert_eq!(
+        parted,
+        [Parted { name: "off".to_owned(), leaving: [id(4)].into(), staying: (1..=3).map(id).collect() }]
+    );
     drop(world.kill(4));
     let now = world.now;
     let addresses = vec![SocketAddr::from(([127, 0, 0, 1], 4))];
@@ -60,7 +126,9 @@ fn a_merge_heals_a_split_when_it_reaches_the_other_part_and_not_before() {
         assert_eq!(world.host(index).node.gone().collect::<Vec<_>>(), [id(4)], "node {index}");
     }
     let now = world.now;
-    world.host(2).node.forget(now, id(4)).expect("a merge that is given up");
+    let forgotten = world.host(2).node.forget(now, id(4)).expect("a merge that is given up");
+    assert_eq!(forgotten.what, GivenUp::Merge);
+    assert_eq!(world.host(2).node.forget(now, id(4)), Err(ForgetError::SplitOff(id(4))));
     world.run(1_000);
     assert!(world.host(1).node.merging().is_empty());
 }
@@ -81,6 +149,9 @@ fn a_node_that_drains_takes_part_in_a_split_that_was_ordered_at_the_same_time() 
     world.host(1).node.split(now, order, NetworkSecret::from_bytes([7; 32])).expect("taken");
     world.host(2).node.drain(now);
     world.host(2).node.release(true);
+    world.run(200);
+    let hindrance = world.host(2).node.drain_status().and_then(|status| status.hindrance);
+    assert_eq!(hindrance, Some(DrainHindrance::Splitting("off".to_owned())));
     world.run(30_000);
     assert_eq!(world.host(1).node.gone().collect::<Vec<_>>(), [id(3), id(4)]);
     assert_eq!(world.host(2).node.drain_stage(), DrainStage::Left);

@@ -54,6 +54,9 @@ impl View for Paper {
     fn is_alive(&self, node: NodeId) -> bool {
         node == self.id || self.linked.contains(&node)
     }
+    fn lacking(&self) -> u64 {
+        0
+    }
     fn is_near(&self, node: NodeId) -> bool {
         self.near.contains(&node)
     }
