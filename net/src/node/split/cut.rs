@@ -140,8 +140,9 @@ impl Node {
 
     pub(super) fn close_parting(&mut self, now: Now) {
         let is_due = |farewell: &Farewell| now.mono_ms >= farewell.since + FAREWELL_MS;
-        let due = self.splits.parting.extract_if(.., |_, farewell| is_due(farewell));
-        for (link, Farewell { reason, .. }) in due {
+        let due = self.splits.parting.iter().filter(|(_, farewell)| is_due(farewell));
+        for (link, Farewell { reason, .. }) in due.map(|(link, farewell)| (*link, *farewell)).collect::<Vec<_>>() {
+            self.splits.parting.remove(&link);
             self.outputs.push_back(Output::Close { link, reason: reason.to_owned() });
         }
     }
