@@ -195,7 +195,7 @@ fn mixed_faults_break_no_promise() {
 /// The same with two or three clusters that are merged, by and by, while all that happens.
 fn merging(seed: u64, printed: bool) -> World {
     let mut world = random_world(seed, printed, None, |settings| {
-        settings.networks = 2 + usize::from(seed % 5 == 0);
+        settings.networks = 2 + usize::from(seed.is_multiple_of(5));
         settings.hosts = settings.hosts.max(settings.networks);
         settings.faults.merges = 1 + (seed % 4) as u32;
         settings.faults.every_ms = settings.faults.every_ms.max(700);
