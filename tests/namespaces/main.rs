@@ -185,7 +185,7 @@ fn members_are_killed_under_load_and_observers_take_their_places() {
         let victim_name = cluster.nodes[victim].setup.name.clone();
         let begun = Instant::now();
         cluster.nodes[victim].kill();
-        in_flight += load.in_flight_since(begun);
+        in_flight += load.handed_out_since(begun);
         let killed = Instant::now();
         running.remove(&victim);
         // Clients of an observer whose member died have to connect again: that is part of it.

@@ -298,7 +298,8 @@ impl World {
         let clocks = self.hosts[host].clocks(self.now);
         let Some(broker) = &mut self.hosts[host].broker else { return };
         // Who is still taken for alive comes next time; who has never got as far as the roster needs no forgetting.
-        self.lost.retain(|&node| matches!(broker.forget(clocks, node), Err(ForgetError::Alive(_) | ForgetError::CutOff(_))));
+        self.lost
+            .retain(|&node| matches!(broker.forget(clocks, node), Err(ForgetError::Alive(_) | ForgetError::CutOff(_))));
         self.settle(host);
     }
 

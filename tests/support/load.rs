@@ -16,6 +16,9 @@ use super::{cluster::Ledger, stomp::Client};
 /// Between two messages of a producer.
 const PACE: Duration = Duration::from_millis(4);
 
+/// Messages that a consumer holds at most, on their way to it included.
+const PREFETCH: usize = 10;
+
 /// An acknowledgement that was confirmed is known to the other nodes after that.
 const ON_ITS_WAY: Duration = Duration::from_millis(250);
 
@@ -87,7 +90,14 @@ impl Load {
                     std::thread::sleep(AGAIN);
                     continue;
                 };
-                if client.subscribe("0", &queue).is_err() {
+                let prefetch = PREFETCH.to_string();
+                let subscription = [
+                    ("id", "0"),
+                    ("destination", queue.as_str()),
+                    ("ack", "client-individual"),
+                    ("prefetch-count", prefetch.as_str()),
+                ];
+                if client.write("SUBSCRIBE", &subscription, b"").is_err() {
                     continue;
                 }
                 // By receipt, what was acknowledged.
@@ -145,6 +155,14 @@ impl Load {
         let around = moment.checked_sub(ON_ITS_WAY).unwrap_or(moment);
         let acked = self.acked.lock().unwrap().iter().filter(|at| **at < around).count();
         (self.confirmed() + self.producers.len()).saturating_sub(acked) as u64
+    }
+
+    /// What may come again because of a death between that moment and now: what is handed out at most, and whose consumption may
+    /// not have got around. What only waits comes once, from whoever holds it.
+    pub fn handed_out_since(&self, moment: Instant) -> u64 {
+        let around = moment.checked_sub(ON_ITS_WAY).unwrap_or(moment);
+        let acked = self.acked.lock().unwrap().iter().filter(|at| **at >= around).count();
+        (PREFETCH * self.consumers.len() + acked) as u64
     }
 
     /// Texts that are confirmed by now.

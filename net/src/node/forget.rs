@@ -23,7 +23,9 @@ pub enum ForgetError {
     #[error("no node {0} is known here; `rhizomq status` lists those that are")]
     Unknown(NodeId),
     /// A node of the other part of a split.
-    #[error("node {0} was split off: it is of another cluster, and nothing here waits for it; a merge makes the two one again")]
+    #[error(
+        "node {0} was split off: it is of another cluster, and nothing here waits for it; a merge makes the two one again"
+    )]
     SplitOff(NodeId),
     /// The asked node itself.
     #[error("a node can't forget itself; ask another one")]
