@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    AckMode, Active, Fate, Lifetime, Request, Send, Session, SessionError, State, Ticket,
+    AckMode, Active, Fate, Lifetime, Request, Send, Session, SessionError, State, Ticket, service,
     subscriptions::{Closed, DeliveryRef, SubName},
     temps::Temps,
     timing,
@@ -148,17 +148,8 @@ impl Active {
                 return Err(bad_header(frame, "ack", value, "it is `auto`, `client` or `client-individual`"));
             }
         };
-        let max = self.limits.max_prefetch;
-        let prefetch = match frame.headers.get("prefetch-count") {
-            None => self.limits.default_prefetch,
-            Some(value) => match value.trim().parse::<u64>() {
-                Ok(0) => max,
-                // Cut to fit, so the conversion can't fail.
-                Ok(count) => u32::try_from(count).unwrap_or(max).min(max),
-                Err(_) => return Err(bad_header(frame, "prefetch-count", value, "it is a number of messages")),
-            },
-        };
-        let chooses_prefetch = frame.headers.get("prefetch-count").is_some();
+        let chosen = service::prefetch(frame, &self.limits)?;
+        let (prefetch, chooses_prefetch) = (chosen.unwrap_or(self.limits.default_prefetch), chosen.is_some());
         let selector = frame.headers.get("selector").map_or(Ok(None), Selector::parse)?;
         let durable = self.durable(frame, &destination)?;
         let implicit = temp.and_then(|name| self.temps.implicit(name));

@@ -21,6 +21,7 @@ mod handshake;
 mod heart_beat;
 mod output;
 mod request;
+mod service;
 mod subscriptions;
 mod temps;
 mod timing;

@@ -1,0 +1,27 @@
+//! How a client wants a subscription to be served.
+
+use super::{SessionError, commands::bad_header};
+use crate::{frame::Frame, limits::Limits};
+
+/// RabbitMQ's, and ActiveMQ Classic's; the first that is there counts.
+const PREFETCH: &str = "prefetch-count";
+const CLASSIC_PREFETCH: &str = "activemq.prefetchSize";
+
+/// How many deliveries may be unacknowledged at a time, if the client says. RabbitMQ's 0 is "no limit": the largest there is.
+/// Classic's 0 is for clients that pull, for which STOMP has no frame.
+pub(super) fn prefetch(frame: &Frame, limits: &Limits) -> Result<Option<u32>, SessionError> {
+    let max = limits.max_prefetch;
+    let read = |header, least, expected| {
+        let Some(value) = frame.headers.get(header) else { return Ok(None) };
+        match value.trim().parse::<u64>() {
+            Ok(count) if count < least => Err(bad_header(frame, header, value, expected)),
+            Ok(0) => Ok(Some(max)),
+            // Cut to fit, so the conversion can't fail.
+            Ok(count) => Ok(Some(u32::try_from(count).unwrap_or(max).min(max))),
+            Err(_) => Err(bad_header(frame, header, value, expected)),
+        }
+    };
+    let given = read(PREFETCH, 0, "it is a number of messages")?;
+    let classic = read(CLASSIC_PREFETCH, 1, "it is a number of messages, 1 or more: nobody can pull over STOMP")?;
+    Ok(given.or(classic))
+}
