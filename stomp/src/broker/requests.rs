@@ -15,6 +15,7 @@ use crate::{
     lane::{self, Lane},
     schedule::Job,
     session::{AckItem, Fate, Request, Send, SubKey, Ticket},
+    stamp,
 };
 
 /// Acknowledgements in one unit, unless a single request has more.
@@ -191,6 +192,7 @@ impl Broker {
             return self.fail(conn, ticket, NO_REPETITION, NO_REPETITION_ADVICE);
         }
         let removals = self.settle(conn, acks);
+        self.stamp(now, &mut unit);
         self.set_ends(now, &mut unit);
         let (entries, topics) = self.route(now, unit);
         if entries.is_empty() && removals.is_empty() {
@@ -216,6 +218,19 @@ impl Broker {
                 self.forward(member, unit, published);
             }
             None => self.not_taken(&published, GONE, "Connect again: another member will keep what you send."),
+        }
+    }
+
+    /// Notes when and where messages are taken. What is repeated is taken anew each time.
+    pub(super) fn stamp(&self, now: Now, unit: &mut [Send]) {
+        // The destinations of one SEND share one header section, and go on doing so.
+        let mut last: Option<(Bytes, Bytes)> = None;
+        for send in unit.iter_mut().filter(|send| send.schedule.is_none()) {
+            let made = last.take().filter(|(head, _)| is_same(head, &send.head));
+            let (head, new) = made
+                .unwrap_or_else(|| (send.head.clone(), stamp::stamped(&send.head, now.wall_ms, self.node.name())));
+            send.head = new.clone();
+            last = Some((head, new));
         }
     }
 

@@ -6,6 +6,7 @@ mod lanes;
 mod parts;
 mod policies;
 mod receipts;
+mod stamps;
 mod temps;
 mod users;
 
