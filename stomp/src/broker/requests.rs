@@ -14,7 +14,7 @@ use crate::{
     frame::encode_routed_head,
     lane::{self, Lane},
     schedule::Job,
-    session::{AckItem, Fate, Request, Send, SubKey, Ticket},
+    session::{AckItem, Fate, Request, Send, Service, SubKey, Ticket},
     stamp,
 };
 
@@ -85,7 +85,15 @@ impl Broker {
                     }
                 }
                 Request::Subscribe {
-                    sub, destination, prefetch, chooses_prefetch, selector, durable, awaited, ..
+                    sub,
+                    destination,
+                    prefetch,
+                    chooses_prefetch,
+                    service,
+                    selector,
+                    durable,
+                    awaited,
+                    ..
                 } => {
                     let policy = self.policies.find(&destination).and_then(|(_, policy)| policy.prefetch);
                     let prefetch = policy.filter(|_| !chooses_prefetch).unwrap_or(prefetch);
@@ -95,7 +103,10 @@ impl Broker {
                             // Messages wait, wherever they are sent: there is nobody to wait for.
                             let wanted =
                                 selector.map_or(topic.clone(), |selector| lane::view(&topic, &selector).into());
-                            self.dispatch.subscribe(id, &wanted, prefetch);
+                            match service {
+                                Service::Browse => self.dispatch.browse(&self.node, id, &wanted),
+                                Service::Shared => self.dispatch.subscribe(id, &wanted, prefetch),
+                            }
                             self.answer(conn, ticket, None);
                         }
                         (Kind::Topic, None) => {
@@ -227,8 +238,8 @@ impl Broker {
         let mut last: Option<(Bytes, Bytes)> = None;
         for send in unit.iter_mut().filter(|send| send.schedule.is_none()) {
             let made = last.take().filter(|(head, _)| is_same(head, &send.head));
-            let (head, new) = made
-                .unwrap_or_else(|| (send.head.clone(), stamp::stamped(&send.head, now.wall_ms, self.node.name())));
+            let (head, new) =
+                made.unwrap_or_else(|| (send.head.clone(), stamp::stamped(&send.head, now.wall_ms, self.node.name())));
             send.head = new.clone();
             last = Some((head, new));
         }

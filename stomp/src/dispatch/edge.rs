@@ -192,6 +192,11 @@ impl Edge {
         }
     }
 
+    /// Whether its socket is behind.
+    pub(crate) fn is_busy(&self, conn: ConnId) -> bool {
+        self.busy.contains(&conn)
+    }
+
     /// The client answered: `ack` keeps the dot held until its removal is on disk, otherwise it goes back. False if this
     /// connection does not hold it (any more): then there is nothing to do.
     pub(crate) fn settle(&mut self, conn: ConnId, dot: Dot, ack: bool, out: &mut Vec<Effect>) -> bool {

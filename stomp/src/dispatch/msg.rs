@@ -9,6 +9,8 @@ use bytes::{Bytes, BytesMut};
 use rhizomq_engine::{Dot, Epoch, RangeSet, SegmentId, Slot};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::browse::Place;
+
 /// With a new one, raise the version of the protocol between nodes and add a fixture (`net/fixtures/README.md`).
 pub(crate) const VERSION: u8 = 1;
 
@@ -69,6 +71,12 @@ pub(crate) enum DispatchMsg {
     DeliverAgain { inbox: Name, dot: Dot, tag: u64, redelivered: bool, returns: u32, content: Content },
     /// Edge to owner: it was with a client, or was to be, and this came of it.
     Returned { dot: Dot, tag: u64, why: Return },
+    /// Edge to owner: show what waits in a queue, or view of one, behind this place; at most so many are to be looked at.
+    Browse { number: u64, inbox: Name, after: Option<Place>, left: u64 },
+    /// Owner to edge: one message of the page that was asked for.
+    Browsed { number: u64, dot: Dot, content: Content },
+    /// Owner to edge: that was the page. Where to go on, and how many are left to be looked at.
+    PageEnd { number: u64, after: Option<Place>, left: u64 },
 }
 
 /// Why a delivery comes back.
@@ -161,18 +169,20 @@ impl DispatchMsg {
 
     fn content(&self) -> Option<&Content> {
         match self {
-            Self::Deliver { content, .. } | Self::DeliverAgain { content, .. } | Self::Topic { content, .. } => {
-                Some(content)
-            }
+            Self::Deliver { content, .. }
+            | Self::DeliverAgain { content, .. }
+            | Self::Topic { content, .. }
+            | Self::Browsed { content, .. } => Some(content),
             _ => None,
         }
     }
 
     fn content_mut(&mut self) -> Option<&mut Content> {
         match self {
-            Self::Deliver { content, .. } | Self::DeliverAgain { content, .. } | Self::Topic { content, .. } => {
-                Some(content)
-            }
+            Self::Deliver { content, .. }
+            | Self::DeliverAgain { content, .. }
+            | Self::Topic { content, .. }
+            | Self::Browsed { content, .. } => Some(content),
             _ => None,
         }
     }

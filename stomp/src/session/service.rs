@@ -1,11 +1,26 @@
 //! How a client wants a subscription to be served.
 
-use super::{SessionError, commands::bad_header};
-use crate::{frame::Frame, limits::Limits};
+use super::{Service, SessionError, commands::bad_header};
+use crate::{destination::Kind, frame::Frame, limits::Limits};
 
 /// RabbitMQ's, and ActiveMQ Classic's; the first that is there counts.
 const PREFETCH: &str = "prefetch-count";
 const CLASSIC_PREFETCH: &str = "activemq.prefetchSize";
+
+/// Classic's, of a consumer that only looks.
+const BROWSER: &str = "browser";
+
+/// What a client asks for that subscribes to a destination of this kind.
+pub(super) fn service(frame: &Frame, kind: Kind) -> Result<Service, SessionError> {
+    let browses = frame.headers.get(BROWSER).filter(|value| value.trim().eq_ignore_ascii_case("true"));
+    match (browses, kind) {
+        (None, _) => Ok(Service::Shared),
+        (Some(_), Kind::Queue) => Ok(Service::Browse),
+        (Some(value), Kind::Topic) => {
+            Err(bad_header(frame, BROWSER, value, "there is nothing in a topic to look through, only in a queue"))
+        }
+    }
+}
 
 /// How many deliveries may be unacknowledged at a time, if the client says. RabbitMQ's 0 is "no limit": the largest there is.
 /// Classic's 0 is for clients that pull, for which STOMP has no frame.

@@ -1,5 +1,6 @@
 //! Whole brokers, linked by queues in memory: what clients at different nodes see of each other.
 
+mod browsing;
 mod cheap;
 mod durable;
 mod lanes;

@@ -636,7 +636,9 @@ impl World {
                 | Effect::Synced { .. }
                 | Effect::Awaited { .. }
                 | Effect::Asked { .. }
-                | Effect::Gone { .. } => panic!("nothing of the kind happens here"),
+                | Effect::Gone { .. }
+                | Effect::Browsed { .. }
+                | Effect::BrowseEnd { .. } => panic!("nothing of the kind happens here"),
             }
         }
     }
