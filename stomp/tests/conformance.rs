@@ -369,8 +369,9 @@ fn show(request: &Request) -> String {
             let durable = durable.as_ref().map(|name| format!(" durable {}", name.as_str())).unwrap_or_default();
             let selector = selector.as_ref().map(|one| format!(" where {}", one.as_str())).unwrap_or_default();
             let service = match service {
-                Service::Shared => "",
-                Service::Browse => " browse",
+                Service::Shared => String::new(),
+                Service::Exclusive { priority } => format!(" exclusive {priority}"),
+                Service::Browse => " browse".to_owned(),
             };
             format!("subscribe {destination} {ack} {prefetch}{service}{durable}{selector}")
         }

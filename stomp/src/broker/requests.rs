@@ -106,6 +106,9 @@ impl Broker {
                             match service {
                                 Service::Browse => self.dispatch.browse(&self.node, id, &wanted),
                                 Service::Shared => self.dispatch.subscribe(id, &wanted, prefetch),
+                                Service::Exclusive { priority } => {
+                                    self.dispatch.subscribe_exclusively(id, &wanted, priority, prefetch);
+                                }
                             }
                             self.answer(conn, ticket, None);
                         }
@@ -134,12 +137,13 @@ impl Broker {
 
     /// No more goes to these; what is listed goes to others, what is not listed stays held until it is settled.
     fn end_subscriptions(&mut self, conn: ConnId, subs: &[SubKey], requeue: &[Arc<str>]) {
+        // Before it is said that nobody is there any more: whoever comes next gets these first.
+        for dot in requeue.iter().filter_map(|id| id.parse().ok()) {
+            self.dispatch.settle(conn, dot, false);
+        }
         for id in subs.iter().map(|&sub| ConsumerId { conn, sub }) {
             self.dispatch.unsubscribe(id);
             self.durables.end(id);
-        }
-        for dot in requeue.iter().filter_map(|id| id.parse().ok()) {
-            self.dispatch.settle(conn, dot, false);
         }
     }
 

@@ -244,6 +244,16 @@ impl Dispatch {
         self.absorb(out);
     }
 
+    /// An exclusive consumer of a queue, or of a view of it: it alone gets all, until it goes, if its priority is the highest and it
+    /// has been there for longest.
+    pub(crate) fn subscribe_exclusively(&mut self, id: ConsumerId, asked: &str, priority: i8, prefetch: u32) {
+        // Later than all that are known here, whatever their clocks say.
+        let latest = self.owner.latest_exclusive(lane::queue_of(asked));
+        let since = self.now.wall_ms.max(latest.saturating_add(1));
+        let reader = format!("{}.{:x}.{:x}", self.me, id.conn.0, id.sub.0);
+        self.subscribe(id, &lane::exclusive(asked, priority, since, &reader).into(), prefetch);
+    }
+
     /// A client looks through a queue, or a view of one: what waits at this node and those that are linked.
     pub(crate) fn browse(&mut self, view: &dyn View, id: ConsumerId, name: &Arc<str>) {
         let owners = std::iter::once(self.me).chain(view.linked()).collect();

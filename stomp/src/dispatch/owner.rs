@@ -10,6 +10,9 @@
 //!   `redelivered`, since higher slots may have gone ahead.
 //! - Consumers with a selector ask for a *view* of the queue, by a name of its own, with credit of its own: whatever happens to
 //!   the queue happens to all views of it, and what is in flight is so for all.
+//! - An exclusive consumer asks by a name of its own, too. While there is any, the first of them gets all that the queue has, and
+//!   every other consumer hears that nothing waits: all owners see the same names and choose alike. What the last one leaves
+//!   behind is settled, or has come back, before the next one gets anything.
 //! - Everything of another life is marked, and what another node may have dispatched meanwhile: nobody here knows what
 //!   was delivered already.
 //! - What is known to be consumed is not dispatched, even if that still waits for its commit. Such a dot does not move
@@ -85,8 +88,8 @@ pub(crate) struct Owner {
     /// Searches that go on in a later turn, and since when they could.
     unfinished: VecDeque<Arc<str>>,
     unfinished_since: u64,
-    /// Views that are asked for.
-    views: usize,
+    /// Views, and what exclusive consumers ask for.
+    specials: usize,
     turn_cost: usize,
     planted: Planted,
     /// Dispatched before; true: perhaps even delivered, because a link was lost.
@@ -117,7 +120,7 @@ impl Owner {
             dues: BTreeSet::new(),
             unfinished: VecDeque::new(),
             unfinished_since: 0,
-            views: 0,
+            specials: 0,
             turn_cost: TURN_COST,
             planted,
             again: BTreeMap::new(),
@@ -165,13 +168,16 @@ impl Owner {
                 if !self.searches.contains_key(&name.0) {
                     // A program of another version may ask for what this one does not know: then it gets nothing.
                     let Ok(search) = Search::new(&name.0) else { continue };
-                    self.views += usize::from(lane::is_view(&name.0));
+                    self.specials += usize::from(lane::is_special(&name.0));
                     self.searches.insert(Arc::clone(&name.0), search);
                 }
                 let credit = Credit { round: self.next_round, ..Credit::default() };
                 self.next_round = self.next_round.wrapping_add(1);
                 edge.credits.insert(Arc::clone(&name.0), credit);
                 self.interested.entry(Arc::clone(&name.0)).or_default().push_back(from);
+                if lane::exclusive_since(&name.0).is_some() {
+                    self.touch(&name.0, |_| {});
+                }
                 self.dirty.insert(name.0);
             }
         }
@@ -300,7 +306,7 @@ impl Owner {
             }
             let inbox = inboxes.iter().find(|inbox| view.next_waiting(inbox, segment, slot) == Some(slot));
             if let Some(inbox) = inbox {
-                self.flights.insert(dot, Flight { edge, tag, inbox: Arc::clone(inbox) });
+                self.flights.insert(dot, Flight { edge, tag, inbox: Arc::clone(inbox), reader: None });
                 self.again.remove(&dot);
             }
         }
@@ -350,19 +356,19 @@ impl Owner {
         self.dirty.extend(self.interested.keys().cloned());
     }
 
-    /// Looks again at a queue and all views of it. `change` is what happened there.
+    /// Looks again at a queue and all else that is asked for of it. `change` is what happened there.
     fn touch(&mut self, inbox: &str, change: impl Fn(&mut Search)) {
         let queue = lane::queue_of(inbox);
         if let Some((name, _)) = self.interested.get_key_value(queue) {
             self.dirty.insert(Arc::clone(name));
             self.searches.get_mut(queue).into_iter().for_each(&change);
         }
-        if self.views == 0 {
+        if self.specials == 0 {
             return;
         }
-        let prefix = lane::view_prefix(queue);
-        let views = self.searches.range_mut::<str, _>((Bound::Included(&*prefix), Bound::Unbounded));
-        for (name, search) in views.take_while(|(name, _)| name.starts_with(&prefix)) {
+        let prefix = lane::asked_prefix(queue);
+        let specials = self.searches.range_mut::<str, _>((Bound::Included(&*prefix), Bound::Unbounded));
+        for (name, search) in specials.take_while(|(name, _)| name.starts_with(&prefix)) {
             self.dirty.insert(Arc::clone(name));
             change(search);
         }
@@ -390,9 +396,36 @@ impl Owner {
 
     /// Whether any edge wants messages of a queue.
     pub(crate) fn is_wanted(&self, queue: &str) -> bool {
-        let prefix = lane::view_prefix(queue);
-        let mut views = self.interested.range::<str, _>((Bound::Included(&*prefix), Bound::Unbounded));
-        self.interested.contains_key(queue) || views.next().is_some_and(|(name, _)| name.starts_with(&prefix))
+        self.interested.contains_key(queue) || self.first_asked(&lane::asked_prefix(queue)).is_some()
+    }
+
+    /// The first of what is asked for whose name begins so.
+    fn first_asked(&self, prefix: &str) -> Option<&Arc<str>> {
+        if self.specials == 0 {
+            return None;
+        }
+        let mut from = self.interested.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        from.next().map(|(name, _)| name).filter(|name| name.starts_with(prefix))
+    }
+
+    /// Whether those who ask for this may get anything now: others may not while there is an exclusive consumer, nor that one
+    /// while what its predecessor left behind is not settled.
+    fn may_get(&self, asked: &Arc<str>) -> bool {
+        let prefix = lane::exclusive_prefix(lane::queue_of(asked));
+        match self.first_asked(&prefix) {
+            None => true,
+            Some(first) => {
+                first == asked && self.flights.readers(&prefix).all(|name| self.interested.contains_key(name))
+            }
+        }
+    }
+
+    /// Since when the latest exclusive consumer of a queue is there, ms since 1970.
+    pub(crate) fn latest_exclusive(&self, queue: &str) -> u64 {
+        let prefix = lane::exclusive_prefix(queue);
+        let from = self.interested.range::<str, _>((Bound::Included(&*prefix), Bound::Unbounded));
+        let names = from.map(|(name, _)| name).take_while(|name| name.starts_with(&prefix));
+        names.filter_map(|name| lane::exclusive_since(name)).max().unwrap_or(0)
     }
 
     /// Whether an inbox is to be looked at.
@@ -454,7 +487,7 @@ impl Owner {
             ("searches", self.searches.len()),
             ("dues", self.dues.len()),
             ("unfinished", self.unfinished.len()),
-            ("views", self.views),
+            ("specials", self.specials),
             ("again", self.again.len()),
             ("unreadable", self.unreadable.len()),
             ("returns", self.returns.remembered()),
@@ -470,7 +503,11 @@ impl Owner {
             let Some(inbox) = self.flights.inbox(dot).cloned() else { continue };
             match self.returns.judge(dot, &turn.rules.rules_of(lane::queue_of(&inbox)), turn.now.mono_ms) {
                 Fate::Again => self.put_back(dot, false),
-                Fate::Later => drop(self.again.entry(dot).or_insert(false)),
+                Fate::Later => {
+                    self.flights.let_pass(dot);
+                    self.again.entry(dot).or_insert(false);
+                    self.touch(&inbox, |_| {});
+                }
                 Fate::Leave(why) => self.leave(dot, &inbox, why, out),
             }
         }
@@ -484,8 +521,11 @@ impl Owner {
 
     /// A message is to leave its queue, in which it waits in this lane. Until it is consumed nobody gets it.
     fn leave(&mut self, dot: Dot, lane: &Arc<str>, why: Leave, out: &mut Vec<Effect>) {
-        if !self.flights.pass_on(dot, self.me, ASIDE) {
-            self.flights.insert(dot, Flight { edge: self.me, tag: ASIDE, inbox: Arc::clone(lane) });
+        if self.flights.pass_on(dot, self.me, ASIDE) {
+            self.flights.let_pass(dot);
+            self.touch(lane, |_| {});
+        } else {
+            self.flights.insert(dot, Flight { edge: self.me, tag: ASIDE, inbox: Arc::clone(lane), reader: None });
         }
         let queue = lane::shared_queue_of(lane);
         self.returns.begin_leave(dot, &queue);
@@ -509,6 +549,9 @@ impl Owner {
     }
 
     fn serve_inbox(&mut self, inbox: &Arc<str>, search: &mut Search, ground: &mut Ground<'_>) {
+        if !self.may_get(inbox) {
+            return self.tell(inbox, 0, ground.out);
+        }
         let mut walk = Walk::default();
         let mut found = search.next(&mut walk, &self.flights, ground);
         while let Found::Next(dot, lane) = &found {
@@ -604,7 +647,8 @@ impl Owner {
         if marked || again == Some(true) {
             self.duplicates += 1;
         }
-        self.flights.insert(dot, Flight { edge, tag, inbox: Arc::clone(lane) });
+        let reader = lane::exclusive_since(inbox).map(|_| Arc::clone(inbox));
+        self.flights.insert(dot, Flight { edge, tag, inbox: Arc::clone(lane), reader });
         let (inbox, redelivered) = (Name::from(inbox), marked || again.is_some());
         let message = match self.returns.count(dot) {
             0 => DispatchMsg::Deliver { inbox, dot, tag, redelivered, content },
@@ -640,9 +684,13 @@ impl Owner {
             turns.retain(|other| *other != edge);
             if turns.is_empty() {
                 self.interested.remove(inbox);
+                if lane::exclusive_since(inbox).is_some() {
+                    // The next one's turn, or everybody's.
+                    self.touch(inbox, |_| {});
+                }
                 self.unfinished.retain(|other| other != inbox);
                 if let Some(search) = self.searches.remove(inbox) {
-                    self.views -= usize::from(lane::is_view(inbox));
+                    self.specials -= usize::from(lane::is_special(inbox));
                     if let Some(due) = search.due {
                         self.dues.remove(&(due, Arc::clone(inbox)));
                     }

@@ -42,6 +42,11 @@ pub enum Service {
     /// It shares the queue with others.
     #[default]
     Shared,
+    /// It gets all as long as it lives, if no other exclusive one has a higher priority or came before.
+    Exclusive {
+        /// Among exclusive ones; 0 is usual.
+        priority: i8,
+    },
     /// It sees what waits now, once, and takes nothing.
     Browse,
 }

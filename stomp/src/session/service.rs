@@ -10,16 +10,28 @@ const CLASSIC_PREFETCH: &str = "activemq.prefetchSize";
 /// Classic's, of a consumer that only looks.
 const BROWSER: &str = "browser";
 
+/// Classic's, of a consumer that wants all.
+const EXCLUSIVE: &str = "activemq.exclusive";
+/// Classic's, of consumers; here only of exclusive ones.
+const PRIORITY: &str = "activemq.priority";
+
 /// What a client asks for that subscribes to a destination of this kind.
 pub(super) fn service(frame: &Frame, kind: Kind) -> Result<Service, SessionError> {
-    let browses = frame.headers.get(BROWSER).filter(|value| value.trim().eq_ignore_ascii_case("true"));
-    match (browses, kind) {
+    let is_set = |header| frame.headers.get(header).filter(|value| value.trim().eq_ignore_ascii_case("true"));
+    match (is_set(BROWSER), kind) {
+        (None, Kind::Queue) if is_set(EXCLUSIVE).is_some() => Ok(Service::Exclusive { priority: priority(frame)? }),
         (None, _) => Ok(Service::Shared),
         (Some(_), Kind::Queue) => Ok(Service::Browse),
         (Some(value), Kind::Topic) => {
             Err(bad_header(frame, BROWSER, value, "there is nothing in a topic to look through, only in a queue"))
         }
     }
+}
+
+fn priority(frame: &Frame) -> Result<i8, SessionError> {
+    let Some(value) = frame.headers.get(PRIORITY) else { return Ok(0) };
+    let expected = "it is a number from -128 to 127, and the consumer with the highest comes first";
+    value.trim().parse().map_err(|_| bad_header(frame, PRIORITY, value, expected))
 }
 
 /// How many deliveries may be unacknowledged at a time, if the client says. RabbitMQ's 0 is "no limit": the largest there is.

@@ -3,6 +3,7 @@
 mod browsing;
 mod cheap;
 mod durable;
+mod exclusive;
 mod lanes;
 mod parts;
 mod policies;

@@ -415,6 +415,8 @@ impl World {
         if self.rich && self.below(2) == 0 {
             let selector = ["n = 0", "n > 0", "n = 7"][self.below(3)];
             inbox = view_of(&inbox, selector);
+        } else if self.rich && self.below(5) == 0 {
+            return self.subscribe_exclusively(index, inbox, prefetch);
         }
         self.subscribe_to(index, inbox, prefetch);
     }
@@ -424,6 +426,16 @@ impl World {
         let id = ConsumerId { conn: ConnId(self.conns), sub: SubKey(0) };
         let host = &mut self.hosts[index];
         host.dispatch.subscribe(id, &inbox, prefetch as u32);
+        host.subscribers.insert(id, Subscriber { inbox, prefetch, has: Vec::new(), last: BTreeMap::new() });
+        self.turn(index);
+    }
+
+    pub(super) fn subscribe_exclusively(&mut self, index: usize, inbox: Arc<str>, prefetch: usize) {
+        self.conns += 1;
+        let id = ConsumerId { conn: ConnId(self.conns), sub: SubKey(0) };
+        let priority = self.below(2) as i8;
+        let host = &mut self.hosts[index];
+        host.dispatch.subscribe_exclusively(id, &inbox, priority, prefetch as u32);
         host.subscribers.insert(id, Subscriber { inbox, prefetch, has: Vec::new(), last: BTreeMap::new() });
         self.turn(index);
     }
@@ -651,7 +663,8 @@ impl World {
         let others = host.subscribers.values().flat_map(|subscriber| &subscriber.has);
         assert!(!others.into_iter().any(|other| *other == dot), "{dot:?} twice at node {index}");
         let subscriber = host.subscribers.get_mut(&to).expect("only to those who are there");
-        assert_eq!(&subscriber.inbox, inbox);
+        assert_eq!(lane::queue_of(&subscriber.inbox), lane::queue_of(inbox));
+        assert_eq!(lane::selector_of(&subscriber.inbox), lane::selector_of(inbox));
         assert_eq!(lane::queue_of(&waited_in), lane::queue_of(inbox));
         assert!(Lane::of(&waited_in).unwrap().is_due(self.now.wall_ms), "{dot:?} too early");
         let (head, id) = (head_of(dot), dot.to_string());
