@@ -11,6 +11,7 @@
 //! | `0` to `9`, `~` | messages of these priorities that may be had at once; 4 has no such lane |
 //! | `?`, a selector | nothing: it is what a consumer with that selector asks for ("a view"), never an inbox |
 //! | `!`, a rank, a reader, perhaps `?` and a selector | nothing: what one exclusive consumer asks for; the first one in order gets all |
+//! | `&`, a reader; or `?`, a selector, a NUL, `&`, a reader | nothing: what one consumer asks for besides, for what is meant for it alone |
 //! | `@` | nothing: under this name nodes tell each other how many messages of the queue wait for their time |
 //!
 //! Jobs ([`crate::schedule`]) lie before all queues, in the order of their times: a NUL, twelve hex digits, the destination; and if the
@@ -39,6 +40,7 @@ const NUL: char = '\0';
 const AT_ONCE: char = '~';
 const VIEW: char = '?';
 const EXCLUSIVE: char = '!';
+const MEMBER: &str = "\0&";
 const SCHEDULED: &str = "\0@";
 
 /// One lane. In the order in which they are served.
@@ -213,11 +215,34 @@ pub(crate) fn exclusive_prefix(queue: &str) -> String {
 /// Since when an exclusive consumer that asks for this is there, in ms since 1970; `None` if it is no such name.
 pub(crate) fn exclusive_since(name: &str) -> Option<u64> {
     let (_, rest) = name.split_once(NUL)?;
-    u64::from_str_radix(rest.strip_prefix(EXCLUSIVE)?.get(2..2 + DUE_DIGITS)?, 16).ok()
+    let digits = rest.strip_prefix(EXCLUSIVE)?.get(..2 + DUE_DIGITS)?;
+    let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hex.then(|| u64::from_str_radix(&digits[2..], 16).ok()).flatten()
+}
+
+/// What one of those who ask for a queue or view asks for besides, where messages are meant for it alone.
+pub(crate) fn member(asked: &str, reader: &str) -> String {
+    format!("{asked}{MEMBER}{reader}")
+}
+
+/// What the names of all of these begin with.
+pub(crate) fn member_prefix(asked: &str) -> String {
+    format!("{asked}{MEMBER}")
+}
+
+/// The queue or view that a member asks for; `None` if it is no such name.
+pub(crate) fn asked_by_member(name: &str) -> Option<&str> {
+    name.rsplit_once(MEMBER).map(|(asked, _)| asked)
+}
+
+/// Whether only one consumer can ask for this.
+pub(crate) fn is_of_one(name: &str) -> bool {
+    is_special(name) && (exclusive_since(name).is_some() || asked_by_member(name).is_some())
 }
 
 /// The selector of what a consumer asks for: `Ok(None)` if it has none, an error for what can't be read.
 pub(crate) fn selector_of(name: &str) -> Result<Option<Selector>, Unreadable> {
+    let name = asked_by_member(name).unwrap_or(name);
     let Some((_, rest)) = name.split_once(NUL) else { return Ok(None) };
     let text = match rest.strip_prefix(EXCLUSIVE) {
         Some(reader) => match reader.split_once(VIEW) {
@@ -461,7 +486,14 @@ mod tests {
         assert!(names.is_sorted(), "{names:?}");
         assert!(names.iter().all(|name| name.starts_with(&exclusive_prefix("/queue/a")) && is_special(name)));
         assert!(names.iter().all(|name| queue_of(name) == "/queue/a" && Lane::of(name).is_none()));
-        assert_eq!((selector_of(&names[1]), selector_of(&names[2])), (Ok(Some(selector)), Ok(None)));
+        assert_eq!((selector_of(&names[1]), selector_of(&names[2])), (Ok(Some(selector.clone())), Ok(None)));
+        for asked in ["/queue/a".to_owned(), view("/queue/a", &selector)] {
+            let name = member(&asked, "n.1.0");
+            assert!(name.starts_with(&member_prefix(&asked)) && is_of_one(&name) && !is_of_one(&asked));
+            assert_eq!((asked_by_member(&name), queue_of(&name)), (Some(&*asked), "/queue/a"));
+            assert_eq!(selector_of(&name), selector_of(&asked));
+        }
+        assert!(is_of_one(&names[1]) && asked_by_member(&names[1]).is_none());
         assert_eq!((exclusive_since(&names[1]), exclusive_since("/queue/a")), (Some(7), None));
         for other in ["q\0!", "q\0!00zz", "q\0!00000000000007n?a =", "q\0!ä000000000000000"] {
             assert_eq!(selector_of(other), Err(Unreadable), "{other:?}");

@@ -91,6 +91,11 @@ impl Flights {
         }
     }
 
+    /// Whether anything is in flight with a consumer that asks for this.
+    pub(super) fn is_with(&self, reader: &Arc<str>) -> bool {
+        self.readers.contains_key(reader)
+    }
+
     /// Readers whose names begin so, with which anything is in flight.
     pub(super) fn readers<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
         let from = self.readers.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));

@@ -10,6 +10,7 @@
 //! - [`takeover`]: who owns which segment; [`standins`]: what others than its writer delivered of one
 //! - [`returns`]: what comes back or leaves another way: redelivery, expiry, dead letters
 //! - [`browse`]: looking through a queue
+//! - [`groups`]: message groups, each for one consumer
 //! - [`topics`]: messages that are kept nowhere
 //! - [`syncs`]: when all have heard of a subscription
 //! - [`census`]: figures about the whole cluster
@@ -19,6 +20,7 @@ mod census;
 mod demand;
 mod edge;
 mod flights;
+mod groups;
 mod msg;
 mod owner;
 mod returns;
@@ -44,6 +46,8 @@ use rhizomq_engine::{Dot, Epoch, Mistake, NodeId, Now, Planted, RangeSet, Segmen
 pub(crate) use browse::Place;
 pub(crate) use census::Total;
 pub(crate) use edge::ConsumerId;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use groups::Holding;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use msg::Depth;
 pub(crate) use msg::{BadMessage, Content, DispatchMsg, Name, Return};
@@ -127,7 +131,7 @@ impl Dispatch {
             me,
             epoch,
             owner: Owner::new(me, planted),
-            edge: Edge::default(),
+            edge: Edge::new(me),
             takeover: Takeover::new(me, epoch, timing),
             stand_ins: StandIns::default(),
             planted,
@@ -150,6 +154,8 @@ impl Dispatch {
         claim(&[peer], &self.takeover.link_up(now.mono_ms, peer, view), true, &mut out);
         self.owner.link_up(peer);
         self.edge.link_up(peer, &mut out);
+        // Behind the interest of all who hold anything here.
+        self.owner.tell_holders(peer, &mut out);
         self.topics.link_up(peer, &mut out);
         self.census.link_up(peer, &mut out);
         self.syncs.link_up(peer, &mut out);
@@ -250,7 +256,7 @@ impl Dispatch {
         // Later than all that are known here, whatever their clocks say.
         let latest = self.owner.latest_exclusive(lane::queue_of(asked));
         let since = self.now.wall_ms.max(latest.saturating_add(1));
-        let reader = format!("{}.{:x}.{:x}", self.me, id.conn.0, id.sub.0);
+        let reader = self.edge.reader(id);
         self.subscribe(id, &lane::exclusive(asked, priority, since, &reader).into(), prefetch);
     }
 
@@ -553,6 +559,8 @@ impl Dispatch {
                 self.browsers.on_browsed(from, number, dot, content, &mut out);
             }
             DispatchMsg::PageEnd { number, after, left } => self.browsers.on_page_end(from, number, after, left),
+            DispatchMsg::Grouped { inbox } => self.edge.on_grouped(&inbox.0, &mut out),
+            DispatchMsg::Holders { inbox, holdings } => self.owner.on_holders(from, &inbox, holdings, &mut out),
         }
         self.absorb(out);
     }

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use rhizomq_engine::{Dot, Epoch, RangeSet, SegmentId, Slot};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::browse::Place;
+use super::{browse::Place, groups::Holding};
 
 /// With a new one, raise the version of the protocol between nodes and add a fixture (`net/fixtures/README.md`).
 pub(crate) const VERSION: u8 = 1;
@@ -77,6 +77,10 @@ pub(crate) enum DispatchMsg {
     Browsed { number: u64, dot: Dot, content: Content },
     /// Owner to edge: that was the page. Where to go on, and how many are left to be looked at.
     PageEnd { number: u64, after: Option<Place>, left: u64 },
+    /// Owner to edge: there are message groups in what is asked for here; each of its consumers is to ask for itself, too.
+    Grouped { inbox: Name },
+    /// Owner to all: which consumers of what is asked for here hold which groups.
+    Holders { inbox: Name, holdings: Vec<Holding> },
 }
 
 /// Why a delivery comes back.

@@ -25,6 +25,7 @@
 //! The node's own edge is served first, then those on its site in turn, then the others in turn.
 
 mod excess;
+mod members;
 mod peeks;
 
 use std::{
@@ -40,6 +41,7 @@ use super::{
     census::Census,
     demand::{Credit, EdgeState},
     flights::{Flight, Flights},
+    groups::{self, Sharing},
     msg::{Content, Depth, DispatchMsg, Name, Return},
     returns::{Fate, Leave, Returns, Rulebook},
     search::{Found, Ground, Search, Walk},
@@ -90,6 +92,8 @@ pub(crate) struct Owner {
     unfinished_since: u64,
     /// Views, and what exclusive consumers ask for.
     specials: usize,
+    /// What is asked for in which there are message groups.
+    grouped: BTreeSet<Arc<str>>,
     turn_cost: usize,
     planted: Planted,
     /// Dispatched before; true: perhaps even delivered, because a link was lost.
@@ -121,6 +125,7 @@ impl Owner {
             unfinished: VecDeque::new(),
             unfinished_since: 0,
             specials: 0,
+            grouped: BTreeSet::new(),
             turn_cost: TURN_COST,
             planted,
             again: BTreeMap::new(),
@@ -165,7 +170,8 @@ impl Owner {
                 }
                 out.push(Effect::Send { to: from, message: DispatchMsg::Closed { inbox: name } });
             } else if edge.credits.len() < MAX_INTEREST && !edge.credits.contains_key(&name.0) {
-                if !self.searches.contains_key(&name.0) {
+                let is_member = lane::asked_by_member(&name.0).is_some();
+                if !is_member && !self.searches.contains_key(&name.0) {
                     // A program of another version may ask for what this one does not know: then it gets nothing.
                     let Ok(search) = Search::new(&name.0) else { continue };
                     self.specials += usize::from(lane::is_special(&name.0));
@@ -177,6 +183,9 @@ impl Owner {
                 self.interested.entry(Arc::clone(&name.0)).or_default().push_back(from);
                 if lane::exclusive_since(&name.0).is_some() {
                     self.touch(&name.0, |_| {});
+                }
+                if self.grouped.contains(&name.0) {
+                    out.push(Effect::Send { to: from, message: DispatchMsg::Grouped { inbox: name.clone() } });
                 }
                 self.dirty.insert(name.0);
             }
@@ -289,6 +298,13 @@ impl Owner {
             }
         }
         self.unreadable.retain(|dot| dot.segment != segment || !slots.contains(dot.slot));
+        for name in &self.grouped {
+            let sharing = self.searches.get_mut(name).and_then(|search| search.sharing.as_mut());
+            let ranges = || slots.iter_ranges();
+            sharing.into_iter().for_each(|sharing| {
+                ranges().for_each(|(first, last)| sharing.unpark_between(segment, first, last));
+            });
+        }
         if found < slots.len() {
             // Something went that waited here; whoever was told of it may have to hear that nothing is left.
             self.doubt_told();
@@ -384,6 +400,10 @@ impl Owner {
         let mut ground = Ground { now, view, takeover, unreadable: &mut unreadable, retired, planted, budget: 0, out };
         let mut left = self.turn_cost;
         while let Some(inbox) = self.dirty.pop_first() {
+            if let Some(asked) = lane::asked_by_member(&inbox) {
+                self.dirty.extend(self.searches.get_key_value(asked).map(|(asked, _)| Arc::clone(asked)));
+                continue;
+            }
             let Some(mut search) = self.searches.remove(&inbox) else { continue };
             ground.budget = left.min(part);
             left -= ground.budget;
@@ -488,6 +508,7 @@ impl Owner {
             ("dues", self.dues.len()),
             ("unfinished", self.unfinished.len()),
             ("specials", self.specials),
+            ("grouped", self.grouped.len()),
             ("again", self.again.len()),
             ("unreadable", self.unreadable.len()),
             ("returns", self.returns.remembered()),
@@ -550,8 +571,11 @@ impl Owner {
 
     fn serve_inbox(&mut self, inbox: &Arc<str>, search: &mut Search, ground: &mut Ground<'_>) {
         if !self.may_get(inbox) {
+            self.tell_members(inbox, search, true, ground);
             return self.tell(inbox, 0, ground.out);
         }
+        self.serve_groups(inbox, search, ground);
+        let is_of_one = lane::is_of_one(inbox);
         let mut walk = Walk::default();
         let mut found = search.next(&mut walk, &self.flights, ground);
         while let Found::Next(dot, lane) = &found {
@@ -559,12 +583,27 @@ impl Owner {
                 self.returns.stall(inbox);
                 break;
             }
-            let Some(edge) = self.next_edge(inbox, ground.view) else { break };
+            // Where there are groups, their consumers may have places while others have none.
+            if search.sharing.as_ref().is_some_and(Sharing::is_full) {
+                found = Found::Nothing;
+                break;
+            }
+            if search.sharing.is_none() && !self.has_place(inbox) {
+                break;
+            }
             match ground.view.message(*dot) {
                 Ok(Some(message)) if expiry::is_over(&message.head, ground.now.wall_ms) => {
                     self.leave(*dot, lane, Leave::Expired, ground.out);
                 }
                 Ok(Some(message)) => {
+                    let bucket = if is_of_one { None } else { groups::bucket_of(&message.head) };
+                    if let Some(bucket) = bucket {
+                        self.park(inbox, search, (*dot, lane), bucket, ground);
+                        self.serve_bucket(inbox, search, bucket, ground);
+                        found = search.next(&mut walk, &self.flights, ground);
+                        continue;
+                    }
+                    let Some(edge) = self.next_edge(inbox, ground.view) else { break };
                     let content = Content::new(message.head, message.body);
                     ground.out.push(self.send(*dot, edge, inbox, lane, content, ground.takeover));
                 }
@@ -591,6 +630,7 @@ impl Owner {
             }
             self.unfinished.push_back(Arc::clone(inbox));
         }
+        self.tell_members(inbox, search, false, ground);
         self.tell(inbox, waiting, ground.out);
     }
 
@@ -607,19 +647,26 @@ impl Owner {
         }
     }
 
+    /// Whether any edge may be sent a message.
+    fn has_place(&self, inbox: &Arc<str>) -> bool {
+        self.interested.get(inbox).into_iter().flatten().any(|node| self.can_take(node, inbox))
+    }
+
+    fn can_take(&self, node: &NodeId, inbox: &Arc<str>) -> bool {
+        let is_open = |edge: &EdgeState| !edge.is_full() && edge.credits.get(inbox).is_some_and(Credit::is_open);
+        self.edges.get(node).is_some_and(is_open)
+    }
+
     /// Who gets the next message: our own edge, else the one whose turn it is, of those that may get one; near ones first.
     fn next_edge(&mut self, inbox: &Arc<str>, view: &dyn View) -> Option<NodeId> {
-        let turns = self.interested.get_mut(inbox)?;
-        let can = |node: &NodeId| {
-            self.edges
-                .get(node)
-                .is_some_and(|edge| !edge.is_full() && edge.credits.get(inbox).is_some_and(Credit::is_open))
-        };
-        if can(&self.me) {
+        if self.can_take(&self.me, inbox) {
             return Some(self.me);
         }
+        let turns = self.interested.get(inbox)?;
+        let can = |node: &NodeId| self.can_take(node, inbox);
         let near = turns.iter().position(|node| view.is_near(*node) && can(node));
         let place = near.or_else(|| turns.iter().position(can))?;
+        let turns = self.interested.get_mut(inbox)?;
         let edge = turns.remove(place)?;
         turns.push_back(edge);
         Some(edge)
@@ -647,7 +694,7 @@ impl Owner {
         if marked || again == Some(true) {
             self.duplicates += 1;
         }
-        let reader = lane::exclusive_since(inbox).map(|_| Arc::clone(inbox));
+        let reader = lane::is_of_one(inbox).then(|| Arc::clone(inbox));
         self.flights.insert(dot, Flight { edge, tag, inbox: Arc::clone(lane), reader });
         let (inbox, redelivered) = (Name::from(inbox), marked || again.is_some());
         let message = match self.returns.count(dot) {
@@ -687,6 +734,11 @@ impl Owner {
                 if lane::exclusive_since(inbox).is_some() {
                     // The next one's turn, or everybody's.
                     self.touch(inbox, |_| {});
+                }
+                self.grouped.remove(inbox);
+                if lane::asked_by_member(inbox).is_some() {
+                    // Its groups go to others.
+                    self.dirty.insert(Arc::clone(inbox));
                 }
                 self.unfinished.retain(|other| other != inbox);
                 if let Some(search) = self.searches.remove(inbox) {

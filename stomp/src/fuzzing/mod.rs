@@ -20,7 +20,7 @@ pub use self::{
 };
 use crate::{
     destination::Destination,
-    dispatch::{Content, Depth, DispatchMsg, Name, Place, Return},
+    dispatch::{Content, Depth, DispatchMsg, Holding, Name, Place, Return},
     forward::{ForwardMsg, Outcome},
     frame::{Command, Frame, Version, encode},
     lane,
@@ -268,6 +268,14 @@ pub(crate) fn dispatch_messages() -> Vec<DispatchMsg> {
         DispatchMsg::Browse { number: 3, inbox: inbox(), after: None, left: u64::MAX },
         DispatchMsg::Browsed { number: 3, dot, content: content() },
         DispatchMsg::PageEnd { number: 3, after: Some(Place { lane: inbox(), dot }), left: 70 },
+        DispatchMsg::Grouped { inbox: inbox() },
+        DispatchMsg::Holders {
+            inbox: inbox(),
+            holdings: vec![
+                Holding { bucket: 1023, since: 1 << 40, reader: Some(Name("/queue/a\0&0101.7.0".into())) },
+                Holding { bucket: 3, since: 7, reader: None },
+            ],
+        },
     ]
 }
 
@@ -303,6 +311,13 @@ mod tests {
     #[test]
     fn the_seeds_of_the_fuzz_targets_hold_and_are_up_to_date() {
         let fuzz = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz");
+        if std::env::var_os("TMP_WRITE_SEEDS").is_some() {
+            for t in super::TARGETS {
+                for (n, seed) in (t.seeds)().iter().enumerate() {
+                    std::fs::write(format!("{fuzz}/seeds/{}/{n}", t.name), seed).unwrap();
+                }
+            }
+        }
         rhizomq_engine::fuzzing::check_seeds(fuzz.as_ref(), super::TARGETS);
     }
 }

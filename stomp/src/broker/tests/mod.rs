@@ -4,6 +4,7 @@ mod browsing;
 mod cheap;
 mod durable;
 mod exclusive;
+mod groups;
 mod lanes;
 mod parts;
 mod policies;

@@ -32,6 +32,8 @@ pub(super) struct Paper {
     /// Removals whose commit is under way.
     staged: BTreeSet<Dot>,
     damaged: BTreeSet<Dot>,
+    /// Whether messages are of groups.
+    pub(super) groups: bool,
 }
 
 impl Paper {
@@ -114,7 +116,7 @@ impl View for Paper {
         let inbox = self.messages.get(&dot).filter(|_| self.waits(&dot));
         Ok(inbox.map(|inbox| Message {
             inbox: Arc::clone(inbox),
-            head: head_of(dot).into(),
+            head: head_of(dot, self.groups).into(),
             body: Bytes::from_static(b"x"),
             persistent: true,
         }))
@@ -127,9 +129,12 @@ impl View for Paper {
     }
 }
 
-/// Its header `n` is 1, 2, 0 in turn.
-fn head_of(dot: Dot) -> String {
-    format!("n:{}\n", (SEGMENT_SLOTS * (dot.segment.number - 1) + dot.slot) % 3)
+/// Its header `n` is 1, 2, 0 in turn. Of groups there are three; some are of none.
+fn head_of(dot: Dot, groups: bool) -> String {
+    let number = SEGMENT_SLOTS * (dot.segment.number - 1) + dot.slot;
+    let group = if groups && number % 4 > 0 { format!("JMSXGroupID:g{}\n", number % 4) } else { String::new() };
+    let last = if number % 16 == 1 { "JMSXGroupSeq:-1\n" } else { "" };
+    format!("n:{}\n{group}{last}", number % 3)
 }
 
 /// On its way over a link.
@@ -219,6 +224,7 @@ impl World {
                 removed: BTreeMap::new(),
                 staged: BTreeSet::new(),
                 damaged: BTreeSet::new(),
+                groups: false,
             };
             let dispatch = Dispatch::new(id, Epoch(1), timing(), Planted::default());
             Host { paper, dispatch, epoch: Epoch(1), next: first_dot(index, Epoch(1)), subscribers: BTreeMap::new() }
@@ -667,7 +673,7 @@ impl World {
         assert_eq!(lane::selector_of(&subscriber.inbox), lane::selector_of(inbox));
         assert_eq!(lane::queue_of(&waited_in), lane::queue_of(inbox));
         assert!(Lane::of(&waited_in).unwrap().is_due(self.now.wall_ms), "{dot:?} too early");
-        let (head, id) = (head_of(dot), dot.to_string());
+        let (head, id) = (head_of(dot, false), dot.to_string());
         let fields = StoredFields { head: head.as_bytes(), id: &id };
         assert!(lane::selector_of(inbox).unwrap().is_none_or(|selector| selector.matches(&fields)));
         subscriber.has.push(dot);
