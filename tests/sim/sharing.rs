@@ -146,6 +146,8 @@ impl Sharing {
             for place in 0..READERS {
                 if self.workers[place].is_none() && world.rng.chance(0.05) {
                     self.come(world, place);
+                    // All nodes hear of it before another one comes: which of two is the first is not for them to say.
+                    world.run_for(10 * STEP_MS);
                 }
                 self.work(world, place, false);
             }

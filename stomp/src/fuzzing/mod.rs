@@ -311,13 +311,6 @@ mod tests {
     #[test]
     fn the_seeds_of_the_fuzz_targets_hold_and_are_up_to_date() {
         let fuzz = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz");
-        if std::env::var_os("TMP_WRITE_SEEDS").is_some() {
-            for t in super::TARGETS {
-                for (n, seed) in (t.seeds)().iter().enumerate() {
-                    std::fs::write(format!("{fuzz}/seeds/{}/{n}", t.name), seed).unwrap();
-                }
-            }
-        }
         rhizomq_engine::fuzzing::check_seeds(fuzz.as_ref(), super::TARGETS);
     }
 }

@@ -71,6 +71,17 @@ fn each_group_goes_to_one_consumer_whoever_sends_and_stays_there_while_others_co
 }
 
 #[test]
+fn what_one_node_has_chosen_holds_at_nodes_that_come_to_it_later_and_choose_among_others() {
+    let mut mesh = Mesh::new(3);
+    let senders: Vec<_> = (0..2).map(|host| mesh.connect(host + 1, host as usize, &[])).collect();
+    let mut readers = vec![mesh.member(10, 2, &[])];
+    mesh.send_groups(&senders[..1], &readers);
+    readers.extend((11..16).map(|conn| mesh.member(conn, (conn % 3) as usize, &[])));
+    let got = ones(mesh.send_groups(&senders[1..], &readers));
+    assert!(got.values().all(|reader| *reader == 0), "{got:?}");
+}
+
+#[test]
 fn what_a_consumer_leaves_behind_comes_before_later_messages_of_its_groups() {
     for dies_with_node in [false, true] {
         let mut mesh = Mesh::new(3);

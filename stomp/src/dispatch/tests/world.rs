@@ -131,10 +131,17 @@ impl View for Paper {
 
 /// Its header `n` is 1, 2, 0 in turn. Of groups there are three; some are of none.
 fn head_of(dot: Dot, groups: bool) -> String {
-    let number = SEGMENT_SLOTS * (dot.segment.number - 1) + dot.slot;
-    let group = if groups && number % 4 > 0 { format!("JMSXGroupID:g{}\n", number % 4) } else { String::new() };
+    let number = number_of(dot);
+    let group = match number % 4 {
+        group @ 1.. if groups => format!("JMSXGroupID:g{group}\n"),
+        _ => String::new(),
+    };
     let last = if number % 16 == 1 { "JMSXGroupSeq:-1\n" } else { "" };
     format!("n:{}\n{group}{last}", number % 3)
+}
+
+fn number_of(dot: Dot) -> u32 {
+    SEGMENT_SLOTS * (dot.segment.number - 1) + dot.slot
 }
 
 /// On its way over a link.
@@ -685,7 +692,9 @@ impl World {
         if !redelivered {
             *unmarked += 1;
             assert_eq!(*unmarked, 1, "{dot:?} again, without a mark");
-            let life = (dot.segment.node, dot.segment.epoch, waited_in);
+            // Groups may overtake each other.
+            let group = if host.paper.groups { number_of(dot) % 4 } else { 0 };
+            let life = (dot.segment.node, dot.segment.epoch, format!("{waited_in}, {group}").into());
             let last = subscriber.last.insert(life, dot);
             assert!(last.is_none_or(|last| last < dot), "{dot:?} after {last:?}");
         }
