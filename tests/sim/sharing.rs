@@ -122,7 +122,8 @@ impl Sharing {
             return;
         }
         let Some(worker) = &mut self.workers[place] else { return };
-        let count = if calm { worker.held.len() } else { world.rng.below(3).min(worker.held.len()) };
+        let pace = if world.rng.chance(0.5) { 0 } else { world.rng.below(3) };
+        let count = if calm { worker.held.len() } else { pace.min(worker.held.len()) };
         for (number, frame) in worker.held.drain(..count) {
             self.acknowledged.insert(number);
             world.answer_letter(&worker.reader, &frame, Command::Ack, true);
@@ -140,8 +141,9 @@ impl Sharing {
     fn play(&mut self, world: &mut World, ms: u64, producers: &[usize]) {
         let mut clients: Vec<_> = producers.iter().map(|host| (*host, None)).collect();
         for step in 0..ms / STEP_MS {
-            for (host, client) in clients.iter_mut().filter(|_| step % 2 == 0) {
-                self.send(world, client, *host);
+            // More than they keep up with, so that messages wait for the consumers of their groups.
+            for (host, client) in &mut clients {
+                (0..1 + step % 2).for_each(|_| self.send(world, client, *host));
             }
             for place in 0..READERS {
                 if self.workers[place].is_none() && world.rng.chance(0.05) {
@@ -191,7 +193,7 @@ impl Sharing {
     /// All is healed, and everything that is left is consumed.
     fn close(&mut self, world: &mut World) {
         world.heal();
-        for _ in 0..400 {
+        for _ in 0..600 {
             for place in 0..READERS {
                 if self.workers[place].is_none() {
                     self.come(world, place);

@@ -153,6 +153,7 @@ fn a_message_without_a_group_goes_to_whoever_has_a_place() {
         for (place, conn) in [one, two].into_iter().enumerate() {
             let some = mesh.take_and_ack(conn);
             assert!(some.len() <= 2);
+            assert!(some.iter().all(|frame| frame.headers.get("redelivered").is_none()), "no place was given twice");
             got[place] += some.len();
         }
     }
