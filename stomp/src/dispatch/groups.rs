@@ -262,7 +262,7 @@ mod tests {
         let mut sharing = Sharing::default();
         let lane: Arc<str> = "q".into();
         [3, 1, 2].iter().for_each(|slot| sharing.park(5, &lane, true, dot(*slot)));
-        sharing.park(5, &"q\00~".into(), true, dot(9));
+        sharing.park(5, &"q\x000~".into(), true, dot(9));
         sharing.park(6, &lane, true, dot(4));
         let slots = |sharing: &Sharing| sharing.parked(5).map(|(dot, _)| dot.slot).collect::<Vec<_>>();
         assert_eq!(slots(&sharing), [9, 1, 2, 3]);
