@@ -137,13 +137,12 @@ impl Broker {
 
     /// No more goes to these; what is listed goes to others, what is not listed stays held until it is settled.
     fn end_subscriptions(&mut self, conn: ConnId, subs: &[SubKey], requeue: &[Arc<str>]) {
-        // Before it is said that nobody is there any more: whoever comes next gets these first.
-        for dot in requeue.iter().filter_map(|id| id.parse().ok()) {
-            self.dispatch.settle(conn, dot, false);
-        }
         for id in subs.iter().map(|&sub| ConsumerId { conn, sub }) {
             self.dispatch.unsubscribe(id);
             self.durables.end(id);
+        }
+        for dot in requeue.iter().filter_map(|id| id.parse().ok()) {
+            self.dispatch.settle(conn, dot, false);
         }
     }
 

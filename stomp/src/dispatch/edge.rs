@@ -190,12 +190,11 @@ impl Edge {
         let first = ConsumerId { conn, sub: SubKey(0) };
         let last = ConsumerId { conn, sub: SubKey(u32::MAX) };
         let subscribed: Vec<_> = self.consumers.range(first..=last).map(|(id, _)| *id).collect();
-        // Before it is said that nobody is there any more: whoever comes next gets these first.
-        for dot in self.by_conn.remove(&conn).unwrap_or_default() {
-            self.release(dot, Some(Return::Given), out);
-        }
         for id in subscribed {
             self.unsubscribe(id, out);
+        }
+        for dot in self.by_conn.remove(&conn).unwrap_or_default() {
+            self.release(dot, Some(Return::Given), out);
         }
         self.busy.remove(&conn);
     }

@@ -112,6 +112,23 @@ fn what_a_consumer_leaves_behind_comes_before_later_messages_of_its_groups() {
 }
 
 #[test]
+fn what_comes_back_goes_first_in_its_group_though_something_else_before_it_finds_no_place() {
+    let mut mesh = Mesh::new(1);
+    let sender = mesh.connect(1, 0, &[]);
+    let one = mesh.member(2, 0, &[("prefetch-count", "2")]);
+    mesh.send_with(sender, "/queue/q", &[], "u1");
+    mesh.send_to_group(sender, "a", "1");
+    assert_eq!(mesh.take(one).len(), 2);
+    let two = mesh.member(3, 0, &[("prefetch-count", "1")]);
+    mesh.send_with(sender, "/queue/q", &[], "u2");
+    (2..=4).for_each(|n| mesh.send_to_group(sender, "a", &n.to_string()));
+    mesh.close(one);
+    let all = mesh.bodies(two);
+    let group: Vec<_> = all.iter().filter(|text| text.starts_with('a')).map(String::as_str).collect();
+    assert_eq!((all.len(), group), (6, vec!["a1", "a2", "a3", "a4"]), "{all:?}");
+}
+
+#[test]
 fn others_go_ahead_of_a_group_whose_consumer_is_full_and_nothing_is_left() {
     let mut mesh = Mesh::new(2);
     let sender = mesh.connect(1, 0, &[]);
