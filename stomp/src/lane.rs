@@ -10,6 +10,8 @@
 //! | `0` to `9`, twelve hex digits | messages of priority 9 down to 0 that may not be had before that time, in ms since 1970 |
 //! | `0` to `9`, `~` | messages of these priorities that may be had at once; 4 has no such lane |
 //! | `?`, a selector | nothing: it is what a consumer with that selector asks for ("a view"), never an inbox |
+//! | `!`, a rank, a reader, perhaps `?` and a selector | nothing: what one exclusive consumer asks for; the first one in order gets all |
+//! | `&`, a reader; or `?`, a selector, a NUL, `&`, a reader | nothing: what one consumer asks for besides, for what is meant for it alone |
 //! | `@` | nothing: under this name nodes tell each other how many messages of the queue wait for their time |
 //!
 //! Jobs ([`crate::schedule`]) lie before all queues, in the order of their times: a NUL, twelve hex digits, the destination; and if the
@@ -37,6 +39,8 @@ const LEAST_STEP_MS: u64 = 64;
 const NUL: char = '\0';
 const AT_ONCE: char = '~';
 const VIEW: char = '?';
+const EXCLUSIVE: char = '!';
+const MEMBER: &str = "\0&";
 const SCHEDULED: &str = "\0@";
 
 /// One lane. In the order in which they are served.
@@ -185,20 +189,68 @@ pub(crate) fn view(queue: &str, selector: &Selector) -> String {
     format!("{queue}{NUL}{VIEW}{}", selector.as_str())
 }
 
-/// Whether this is what a consumer with a selector asks for.
-pub(crate) fn is_view(name: &str) -> bool {
-    name.split_once(NUL).is_some_and(|(_, rest)| rest.starts_with(VIEW))
+/// What all that consumers of a queue ask for, but its own name, begins with.
+pub(crate) fn asked_prefix(queue: &str) -> String {
+    format!("{queue}{NUL}")
 }
 
-/// What all views of a queue begin with.
-pub(crate) fn view_prefix(queue: &str) -> String {
-    format!("{queue}{NUL}{VIEW}")
+/// Whether this is something else that consumers ask for than a queue.
+pub(crate) fn is_special(name: &str) -> bool {
+    name.contains(NUL)
 }
 
-/// The selector of a view: `Ok(None)` for what is a plain queue, an error for what can't be read.
+/// What an exclusive consumer of a queue, or of a view of it, asks for. Of several the first one in the order of their names gets all:
+/// the one with the highest priority, then the earliest (`since`, ms since 1970), then whichever; `reader` tells it from all others.
+pub(crate) fn exclusive(asked: &str, priority: i8, since: u64, reader: &str) -> String {
+    let rank = i16::from(i8::MAX) - i16::from(priority);
+    let (queue, view) = asked.split_once(NUL).unwrap_or((asked, ""));
+    format!("{queue}{NUL}{EXCLUSIVE}{rank:02x}{:012x}{reader}{view}", since.min(MAX_DUE))
+}
+
+/// What all that exclusive consumers of a queue ask for begins with.
+pub(crate) fn exclusive_prefix(queue: &str) -> String {
+    format!("{queue}{NUL}{EXCLUSIVE}")
+}
+
+/// Since when an exclusive consumer that asks for this is there, in ms since 1970; `None` if it is no such name.
+pub(crate) fn exclusive_since(name: &str) -> Option<u64> {
+    let (_, rest) = name.split_once(NUL)?;
+    let digits = rest.strip_prefix(EXCLUSIVE)?.get(..2 + DUE_DIGITS)?;
+    let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hex.then(|| u64::from_str_radix(&digits[2..], 16).ok()).flatten()
+}
+
+/// What one of those who ask for a queue or view asks for besides, where messages are meant for it alone.
+pub(crate) fn member(asked: &str, reader: &str) -> String {
+    format!("{asked}{MEMBER}{reader}")
+}
+
+/// What the names of all of these begin with.
+pub(crate) fn member_prefix(asked: &str) -> String {
+    format!("{asked}{MEMBER}")
+}
+
+/// The queue or view that a member asks for; `None` if it is no such name.
+pub(crate) fn asked_by_member(name: &str) -> Option<&str> {
+    name.rsplit_once(MEMBER).map(|(asked, _)| asked)
+}
+
+/// Whether only one consumer can ask for this.
+pub(crate) fn is_of_one(name: &str) -> bool {
+    is_special(name) && (exclusive_since(name).is_some() || asked_by_member(name).is_some())
+}
+
+/// The selector of what a consumer asks for: `Ok(None)` if it has none, an error for what can't be read.
 pub(crate) fn selector_of(name: &str) -> Result<Option<Selector>, Unreadable> {
+    let name = asked_by_member(name).unwrap_or(name);
     let Some((_, rest)) = name.split_once(NUL) else { return Ok(None) };
-    let text = rest.strip_prefix(VIEW).ok_or(Unreadable)?;
+    let text = match rest.strip_prefix(EXCLUSIVE) {
+        Some(reader) => match reader.split_once(VIEW) {
+            None => return exclusive_since(name).map(|_| None).ok_or(Unreadable),
+            Some((_, text)) => text,
+        },
+        None => rest.strip_prefix(VIEW).ok_or(Unreadable)?,
+    };
     Selector::parse(text).map_err(|_| Unreadable)?.map(Some).ok_or(Unreadable)
 }
 
@@ -416,5 +468,35 @@ mod tests {
             assert_eq!(Lane::of(other), None, "{other:?}");
         }
         assert!(is_scheduled(&scheduled("q")) && !is_scheduled("q"));
+    }
+
+    #[test]
+    fn exclusive_names_come_in_the_order_in_which_they_are_served_whatever_they_select() {
+        let selector = Selector::parse("a = '?!'").unwrap().unwrap();
+        let plain = |priority, since, reader| exclusive("/queue/a", priority, since, reader);
+        let selective = |priority, since, reader| exclusive(&view("/queue/a", &selector), priority, since, reader);
+        let names = [
+            plain(127, 9, "x"),
+            selective(1, 7, "z"),
+            plain(1, 8, "a"),
+            selective(1, 8, "b"),
+            plain(0, 1, "a"),
+            plain(-128, 0, "a"),
+        ];
+        assert!(names.is_sorted(), "{names:?}");
+        assert!(names.iter().all(|name| name.starts_with(&exclusive_prefix("/queue/a")) && is_special(name)));
+        assert!(names.iter().all(|name| queue_of(name) == "/queue/a" && Lane::of(name).is_none()));
+        assert_eq!((selector_of(&names[1]), selector_of(&names[2])), (Ok(Some(selector.clone())), Ok(None)));
+        for asked in ["/queue/a".to_owned(), view("/queue/a", &selector)] {
+            let name = member(&asked, "n.1.0");
+            assert!(name.starts_with(&member_prefix(&asked)) && is_of_one(&name) && !is_of_one(&asked));
+            assert_eq!((asked_by_member(&name), queue_of(&name)), (Some(&*asked), "/queue/a"));
+            assert_eq!(selector_of(&name), selector_of(&asked));
+        }
+        assert!(is_of_one(&names[1]) && asked_by_member(&names[1]).is_none());
+        assert_eq!((exclusive_since(&names[1]), exclusive_since("/queue/a")), (Some(7), None));
+        for other in ["q\0!", "q\0!00zz", "q\0!00000000000007n?a =", "q\0!ä000000000000000"] {
+            assert_eq!(selector_of(other), Err(Unreadable), "{other:?}");
+        }
     }
 }

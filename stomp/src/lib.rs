@@ -6,6 +6,7 @@
 //! | [`session`] | one client, from CONNECT to DISCONNECT |
 //! | [`destination`], [`topic`], [`durable`] | what clients name: queues, topics and patterns over them, durable subscriptions |
 //! | `expiry` | when a message expires |
+//! | `stamp` | when and where it was taken |
 //! | [`selector`] | conditions on headers, as a SUBSCRIBE may set |
 //! | [`users`] | who may log in, and what they may do |
 //! | [`policies`] | what operators decide about the messages of destinations |
@@ -25,6 +26,7 @@ mod forward;
 mod lane;
 mod schedule;
 mod spread;
+mod stamp;
 mod status;
 
 pub mod broker;

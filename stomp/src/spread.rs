@@ -6,6 +6,14 @@ pub(crate) fn hash_of(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, step)
 }
 
+/// The same, with every bit depending on all of the text: for comparing hashes by size.
+pub(crate) fn mixed_hash_of(text: &str) -> u64 {
+    let mut bits = hash_of(text);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
 /// The number of the set, of so many, that a name is in: all nodes look in the same one.
 pub(crate) fn number_of(name: &str, sets: u64) -> u64 {
     hash_of(name) % sets

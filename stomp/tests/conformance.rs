@@ -4,7 +4,9 @@ use std::{collections::VecDeque, fs, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use rhizomq_engine::Now;
-use rhizomq_stomp::session::{AckItem, AckMode, Delivery, Fate, Request, Session, SessionConfig, SubKey, Ticket};
+use rhizomq_stomp::session::{
+    AckItem, AckMode, Delivery, Fate, Request, Service, Session, SessionConfig, SubKey, Ticket,
+};
 
 /// A case file must not get lost unnoticed.
 const LEAST_CASES: usize = 100;
@@ -156,6 +158,7 @@ impl Player {
                     self.session.error(text, text, Some(self.tickets[number.parse::<usize>().unwrap()]));
                 }
                 "deliver" | "redeliver" => self.deliver(rest, word == "redeliver"),
+                "browsed" => self.session.end_browse(SubKey(rest.parse().unwrap())),
                 "flush" => {
                     self.read();
                     self.session.handle_flushed(self.session.emitted());
@@ -357,7 +360,7 @@ fn show(request: &Request) -> String {
             parts.extend(acks.iter().map(show_ack));
             format!("publish {}", parts.join("; "))
         }
-        Request::Subscribe { destination, ack, prefetch, selector, durable, .. } => {
+        Request::Subscribe { destination, ack, prefetch, service, selector, durable, .. } => {
             let ack = match ack {
                 AckMode::Auto => "auto",
                 AckMode::Client => "client",
@@ -365,7 +368,12 @@ fn show(request: &Request) -> String {
             };
             let durable = durable.as_ref().map(|name| format!(" durable {}", name.as_str())).unwrap_or_default();
             let selector = selector.as_ref().map(|one| format!(" where {}", one.as_str())).unwrap_or_default();
-            format!("subscribe {destination} {ack} {prefetch}{durable}{selector}")
+            let service = match service {
+                Service::Shared => String::new(),
+                Service::Exclusive { priority } => format!(" exclusive {priority}"),
+                Service::Browse => " browse".to_owned(),
+            };
+            format!("subscribe {destination} {ack} {prefetch}{service}{durable}{selector}")
         }
         Request::Forget { name, .. } => format!("forget {}", name.as_str()),
         Request::Unsubscribe { sub, requeue, .. } => {

@@ -35,9 +35,9 @@ const MAX_DELIVERIES: u32 = 3;
 const STEP_MS: u64 = 100;
 
 /// A client, as long as its host lives and nobody closes it.
-struct Reader {
+pub(crate) struct Reader {
     conn: ConnId,
-    host: usize,
+    pub(crate) host: usize,
     life: u32,
     decoder: Decoder,
     heard: usize,
@@ -68,6 +68,11 @@ impl World {
     }
 
     fn reader(&mut self, host: usize, queues: &[&str]) -> Option<Reader> {
+        self.reader_asking(host, queues, &[])
+    }
+
+    /// A client that subscribes to these queues, with more headers.
+    pub(crate) fn reader_asking(&mut self, host: usize, queues: &[&str], more: &[(&str, &str)]) -> Option<Reader> {
         let clocks = self.hosts[host].clocks(self.now);
         self.conns_made += 1;
         let conn = ConnId(FIRST + self.conns_made);
@@ -79,12 +84,12 @@ impl World {
         for queue in queues {
             let headers =
                 [("id", *queue), ("destination", queue), ("ack", "client-individual"), ("prefetch-count", "5")];
-            self.tell(&reader, &Frame::new(Command::Subscribe, headers));
+            self.tell(&reader, &Frame::new(Command::Subscribe, headers.iter().chain(more).copied()));
         }
         Some(reader)
     }
 
-    fn tell(&mut self, reader: &Reader, frame: &Frame) {
+    pub(crate) fn tell(&mut self, reader: &Reader, frame: &Frame) {
         let clocks = self.hosts[reader.host].clocks(self.now);
         let bytes = encode(frame, Version::V1_2);
         if let Some(broker) = self.hosts[reader.host].broker.as_mut().filter(|_| self.probes.contains_key(&reader.conn))
@@ -95,7 +100,7 @@ impl World {
     }
 
     /// What has been written to it; `None` when it is closed.
-    fn hear(&mut self, reader: &mut Reader) -> Option<Vec<Frame>> {
+    pub(crate) fn hear(&mut self, reader: &mut Reader) -> Option<Vec<Frame>> {
         let host = reader.host;
         if self.hosts[host].life != reader.life || !self.hosts[host].is_up() {
             self.probes.remove(&reader.conn);
@@ -123,7 +128,7 @@ impl World {
         Some(frames)
     }
 
-    fn hang_up_on(&mut self, reader: &Reader) {
+    pub(crate) fn hang_up_on(&mut self, reader: &Reader) {
         self.probes.remove(&reader.conn);
         let host = &mut self.hosts[reader.host];
         let (clocks, is_same) = (host.clocks(self.now), host.life == reader.life);
@@ -133,7 +138,7 @@ impl World {
         self.settle(reader.host);
     }
 
-    fn answer_letter(&mut self, reader: &Reader, frame: &Frame, command: Command, requeue: bool) {
+    pub(crate) fn answer_letter(&mut self, reader: &Reader, frame: &Frame, command: Command, requeue: bool) {
         let id = frame.headers.get("ack").unwrap_or_default().to_owned();
         let mut headers = vec![("id", &*id)];
         if !requeue {

@@ -154,6 +154,7 @@ impl Broker {
         let mut topics = Vec::new();
         if is_sent {
             let mut unit = vec![send];
+            self.stamp(now, &mut unit);
             self.set_ends(now, &mut unit);
             let (sent, to_topics) = self.route(now, unit);
             entries.extend(sent);

@@ -704,6 +704,22 @@ impl Broker {
                 }
                 self.touched.insert(to.conn);
             }
+            Effect::Browsed { to, inbox, dot, content } => {
+                let Some(client) = self.clients.get_mut(&to.conn) else { return };
+                let (message_id, destination) = (&*dot.to_string(), lane::queue_of(&inbox));
+                let (head, body) = (&content.head, &content.body);
+                let delivery = Delivery { message_id, redelivered: false, count: None, destination, head, body };
+                match client.session.deliver(to.sub, delivery) {
+                    Some(_) => self.dispatch.set_busy(to.conn, client.is_busy() || self.drain.is_on()),
+                    None => self.dispatch.unsubscribe(to),
+                }
+                self.touched.insert(to.conn);
+            }
+            Effect::BrowseEnd { to } => {
+                self.clients.get_mut(&to.conn).into_iter().for_each(|client| client.session.end_browse(to.sub));
+                self.dispatch.unsubscribe(to);
+                self.touched.insert(to.conn);
+            }
             Effect::MergeRemoved { segment, slots } => self.node.merge_removed(now, segment, &slots),
             Effect::Damaged { dot, why } => self.node.report_damage(now, dot, &why),
             Effect::Synced { id } => self.synced(id),

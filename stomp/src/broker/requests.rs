@@ -14,7 +14,8 @@ use crate::{
     frame::encode_routed_head,
     lane::{self, Lane},
     schedule::Job,
-    session::{AckItem, Fate, Request, Send, SubKey, Ticket},
+    session::{AckItem, Fate, Request, Send, Service, SubKey, Ticket},
+    stamp,
 };
 
 /// Acknowledgements in one unit, unless a single request has more.
@@ -89,7 +90,15 @@ impl Broker {
                     }
                 }
                 Request::Subscribe {
-                    sub, destination, prefetch, chooses_prefetch, selector, durable, awaited, ..
+                    sub,
+                    destination,
+                    prefetch,
+                    chooses_prefetch,
+                    service,
+                    selector,
+                    durable,
+                    awaited,
+                    ..
                 } => {
                     let policy = self.policies.find(&destination).and_then(|(_, policy)| policy.prefetch);
                     let prefetch = policy.filter(|_| !chooses_prefetch).unwrap_or(prefetch);
@@ -99,7 +108,13 @@ impl Broker {
                             // Messages wait, wherever they are sent: there is nobody to wait for.
                             let wanted =
                                 selector.map_or(topic.clone(), |selector| lane::view(&topic, &selector).into());
-                            self.dispatch.subscribe(id, &wanted, prefetch);
+                            match service {
+                                Service::Browse => self.dispatch.browse(&self.node, id, &wanted),
+                                Service::Shared => self.dispatch.subscribe(id, &wanted, prefetch),
+                                Service::Exclusive { priority } => {
+                                    self.dispatch.subscribe_exclusively(id, &wanted, priority, prefetch);
+                                }
+                            }
                             self.answer(conn, ticket, None);
                         }
                         (Kind::Topic, None) => {
@@ -196,6 +211,7 @@ impl Broker {
             return self.fail(conn, ticket, NO_REPETITION, NO_REPETITION_ADVICE);
         }
         let removals = self.settle(conn, acks);
+        self.stamp(now, &mut unit);
         self.set_ends(now, &mut unit);
         let (entries, topics) = self.route(now, unit);
         if entries.is_empty() && removals.is_empty() {
@@ -224,6 +240,19 @@ impl Broker {
                 self.forward(member, unit, published);
             }
             None => self.not_taken(&published, GONE, "Connect again: another member will keep what you send."),
+        }
+    }
+
+    /// Notes when and where messages are taken. What is repeated is taken anew each time.
+    pub(super) fn stamp(&self, now: Now, unit: &mut [Send]) {
+        // The destinations of one SEND share one header section, and go on doing so.
+        let mut last: Option<(Bytes, Bytes)> = None;
+        for send in unit.iter_mut().filter(|send| send.schedule.is_none()) {
+            let made = last.take().filter(|(head, _)| is_same(head, &send.head));
+            let (head, new) =
+                made.unwrap_or_else(|| (send.head.clone(), stamp::stamped(&send.head, now.wall_ms, self.node.name())));
+            send.head = new.clone();
+            last = Some((head, new));
         }
     }
 

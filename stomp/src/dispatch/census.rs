@@ -82,7 +82,8 @@ impl Census {
 
     pub(crate) fn on_interest(&mut self, from: NodeId, interest: &[(Name, u32)]) {
         let known = self.consumers.entry(from).or_default();
-        for (name, count) in interest {
+        // Members ask by another name, too, and are counted by that.
+        for (name, count) in interest.iter().filter(|(name, _)| lane::asked_by_member(&name.0).is_none()) {
             if *count == 0 {
                 known.remove(name);
             } else if known.len() < MAX_INBOXES {

@@ -17,8 +17,9 @@
 //! Credit is counted in totals since the link came up: the owner may send until it has sent `limit` messages, and the
 //! edge knows how many it received. Grants can be lowered while deliveries are under way, and the books still agree.
 //!
-//! A consumer may read several inboxes at once, see [`several`].
+//! A consumer may read several inboxes at once, see [`several`]; where there are message groups it does, see [`members`].
 
+mod members;
 mod several;
 
 use std::{
@@ -33,7 +34,7 @@ use super::{
     msg::{Content, DispatchMsg, Name, Return},
     supply::Inbox,
 };
-use crate::{broker::ConnId, session::SubKey};
+use crate::{broker::ConnId, lane, session::SubKey};
 
 /// An owner hears how much has arrived each time that so many bytes more have.
 const RECEIVED_STEP: u64 = 1 << 20;
@@ -105,9 +106,22 @@ pub(crate) struct Edge {
     dirty: BTreeSet<Arc<str>>,
     /// Consumers that read several inboxes.
     several: BTreeSet<ConsumerId>,
+    /// This node's name among readers.
+    me: String,
+    /// What is asked for here in which there are message groups.
+    grouped: BTreeSet<Arc<str>>,
 }
 
 impl Edge {
+    pub(crate) fn new(me: NodeId) -> Self {
+        Self { me: me.to_string(), ..Self::default() }
+    }
+
+    /// What tells a consumer from all others, of all nodes.
+    pub(crate) fn reader(&self, id: ConsumerId) -> String {
+        format!("{}.{:x}.{:x}", self.me, id.conn.0, id.sub.0)
+    }
+
     /// Whether the node can be sent to.
     pub(crate) fn link_up(&mut self, owner: NodeId, out: &mut Vec<Effect>) {
         self.owners.insert(owner, Link::default());
@@ -137,6 +151,9 @@ impl Edge {
         let consumer = Consumer { inboxes: vec![Arc::clone(inbox)], prefetch: u64::from(prefetch.max(1)), used: 0 };
         self.consumers.insert(id, consumer);
         self.enter(id, inbox, out);
+        if self.grouped.contains(inbox) {
+            self.attend(id, &[Arc::clone(inbox)], out);
+        }
     }
 
     /// No more goes to this consumer. What it holds stays held until it is settled or requeued.
@@ -157,6 +174,7 @@ impl Edge {
         if let Some(inbox) = self.inboxes.get_mut(name) {
             inbox.consumers.retain(|other| *other != id);
             if inbox.consumers.is_empty() {
+                self.grouped.remove(name);
                 inbox.supplies.values_mut().for_each(|supply| supply.closing = true);
             }
         }
@@ -190,6 +208,11 @@ impl Edge {
             let last = ConsumerId { conn, sub: SubKey(u32::MAX) };
             self.dirty.extend(self.consumers.range(first..=last).flat_map(|(_, consumer)| consumer.inboxes.clone()));
         }
+    }
+
+    /// Whether its socket is behind.
+    pub(crate) fn is_busy(&self, conn: ConnId) -> bool {
+        self.busy.contains(&conn)
     }
 
     /// The client answered: `ack` keeps the dot held until its removal is on disk, otherwise it goes back. False if this
@@ -347,6 +370,7 @@ impl Edge {
             ("by_conn", self.by_conn.len()),
             ("dirty", self.dirty.len()),
             ("several", self.several.len()),
+            ("grouped here", self.grouped.len()),
         ]
     }
 
@@ -396,14 +420,18 @@ impl Edge {
 
     /// The next consumer with a free place, whose socket keeps up if there is a choice.
     fn next_consumer(&mut self, name: &Arc<str>) -> Option<ConsumerId> {
+        let inbox = self.inboxes.get(name)?;
+        let has_room = |id: &ConsumerId, kept: u64| {
+            self.consumers.get(id).is_some_and(|consumer| consumer.used + kept < consumer.prefetch)
+        };
+        // A place that is granted to what is meant for one consumer alone is not for what anybody may have.
+        let can_spare = |id: &ConsumerId| has_room(id, self.granted_to_member(*id, name));
+        let mut consumers = inbox.consumers.iter();
+        let place = consumers
+            .position(|id| can_spare(id) && !self.busy.contains(&id.conn))
+            .or_else(|| inbox.consumers.iter().position(can_spare))
+            .or_else(|| inbox.consumers.iter().position(|id| has_room(id, 0)))?;
         let inbox = self.inboxes.get_mut(name)?;
-        let has_room =
-            |id: &ConsumerId| self.consumers.get(id).is_some_and(|consumer| consumer.used < consumer.prefetch);
-        let place = inbox
-            .consumers
-            .iter()
-            .position(|id| has_room(id) && !self.busy.contains(&id.conn))
-            .or_else(|| inbox.consumers.iter().position(has_room))?;
         let id = inbox.consumers.remove(place)?;
         inbox.consumers.push_back(id);
         if let Some(consumer) = self.consumers.get_mut(&id) {
@@ -414,12 +442,14 @@ impl Edge {
 
     fn grant_inbox(&mut self, name: &Arc<str>, out: &mut Vec<Effect>) {
         let elsewhere = self.granted_elsewhere(name);
+        let shared = lane::asked_by_member(name).map(|asked| self.room_beside(asked, name));
         let Some(inbox) = self.inboxes.get_mut(name) else { return };
         let (mut free, mut ready) = (0, 0);
         for id in &inbox.consumers {
             let taken = elsewhere.get(id).copied().unwrap_or(0);
             let room =
                 self.consumers.get(id).map_or(0, |consumer| consumer.prefetch.saturating_sub(consumer.used + taken));
+            let room = room.min(shared.unwrap_or(room));
             free += room;
             ready += if self.busy.contains(&id.conn) { 0 } else { room };
         }

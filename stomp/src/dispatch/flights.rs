@@ -1,6 +1,6 @@
 //! What an owner has in flight: which edge holds which dot.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use rhizomq_engine::{Dot, NodeId, RangeSet, SegmentId, Slot};
 
@@ -11,13 +11,31 @@ pub(super) struct Flight {
     pub(super) tag: u64,
     /// Where it waited: a lane of what the edge asked for.
     pub(super) inbox: Arc<str>,
+    /// What its consumer asked for, where later messages wait until this one is settled should that consumer go.
+    pub(super) reader: Option<Arc<str>>,
 }
 
-/// A table of deliveries by dot, with their number by inbox.
+/// A table of deliveries by dot, with their number by inbox and by reader.
 #[derive(Default)]
 pub(super) struct Flights {
     by_dot: BTreeMap<Dot, Flight>,
     counts: BTreeMap<Arc<str>, u64>,
+    readers: BTreeMap<Arc<str>, u64>,
+}
+
+/// One more.
+fn count(counts: &mut BTreeMap<Arc<str>, u64>, name: &Arc<str>) {
+    *counts.entry(Arc::clone(name)).or_insert(0) += 1;
+}
+
+/// One less.
+fn discount(counts: &mut BTreeMap<Arc<str>, u64>, name: &Arc<str>) {
+    if let Some(count) = counts.get_mut(name) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(name);
+        }
+    }
 }
 
 impl Flights {
@@ -36,19 +54,16 @@ impl Flights {
 
     /// The dot must not be in flight.
     pub(super) fn insert(&mut self, dot: Dot, flight: Flight) {
-        *self.counts.entry(Arc::clone(&flight.inbox)).or_insert(0) += 1;
+        count(&mut self.counts, &flight.inbox);
+        flight.reader.iter().for_each(|reader| count(&mut self.readers, reader));
         self.by_dot.insert(dot, flight);
     }
 
     /// Takes a dot out. Returns its inbox.
     pub(super) fn remove(&mut self, dot: Dot) -> Option<Arc<str>> {
-        let Flight { inbox, .. } = self.by_dot.remove(&dot)?;
-        if let Some(count) = self.counts.get_mut(&inbox) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&inbox);
-            }
-        }
+        let Flight { inbox, reader, .. } = self.by_dot.remove(&dot)?;
+        discount(&mut self.counts, &inbox);
+        reader.iter().for_each(|reader| discount(&mut self.readers, reader));
         Some(inbox)
     }
 
@@ -67,6 +82,24 @@ impl Flights {
     pub(super) fn pass_on(&mut self, dot: Dot, edge: NodeId, tag: u64) -> bool {
         let flight = self.by_dot.get_mut(&dot);
         flight.map(|flight| (flight.edge, flight.tag) = (edge, tag)).is_some()
+    }
+
+    /// Later messages don't wait for this one any more.
+    pub(super) fn let_pass(&mut self, dot: Dot) {
+        if let Some(reader) = self.by_dot.get_mut(&dot).and_then(|flight| flight.reader.take()) {
+            discount(&mut self.readers, &reader);
+        }
+    }
+
+    /// Whether anything is in flight with a consumer that asks for this.
+    pub(super) fn is_with(&self, reader: &Arc<str>) -> bool {
+        self.readers.contains_key(reader)
+    }
+
+    /// Readers whose names begin so, with which anything is in flight.
+    pub(super) fn readers<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
+        let from = self.readers.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        from.map(|(name, _)| name).take_while(move |name| name.starts_with(prefix))
     }
 
     /// The inbox of what is in flight.

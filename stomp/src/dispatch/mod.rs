@@ -9,14 +9,18 @@
 //! - [`owner`]: order; [`search`]: what comes next; [`demand`]: credit from edges; [`flights`]: what is in flight anywhere
 //! - [`takeover`]: who owns which segment; [`standins`]: what others than its writer delivered of one
 //! - [`returns`]: what comes back or leaves another way: redelivery, expiry, dead letters
+//! - [`browse`]: looking through a queue
+//! - [`groups`]: message groups, each for one consumer
 //! - [`topics`]: messages that are kept nowhere
 //! - [`syncs`]: when all have heard of a subscription
 //! - [`census`]: figures about the whole cluster
 
+mod browse;
 mod census;
 mod demand;
 mod edge;
 mod flights;
+mod groups;
 mod msg;
 mod owner;
 mod returns;
@@ -38,8 +42,12 @@ use std::{
 use bytes::Bytes;
 use rhizomq_engine::{Dot, Epoch, Mistake, NodeId, Now, Planted, RangeSet, SegmentId};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use browse::Place;
 pub(crate) use census::Total;
 pub(crate) use edge::ConsumerId;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use groups::Holding;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use msg::Depth;
 pub(crate) use msg::{BadMessage, Content, DispatchMsg, Name, Return};
@@ -53,6 +61,7 @@ use crate::{
     lane::{self, Lane},
     selector::Selector,
 };
+use browse::{Browsers, Shelf};
 use census::{Census, Figures, queue_of};
 use edge::{Arrival, Edge, Refusal};
 use owner::{Owner, Turn};
@@ -78,6 +87,10 @@ pub(crate) enum Effect {
     Leave { inbox: Arc<str>, dot: Dot, why: Leave, deliveries: u32 },
     /// Write a topic's message to a client, or drop it if the client is too far behind.
     Topic { to: ConsumerId, topic: Arc<str>, id: String, content: Content },
+    /// Show a client that looks through a queue a message; it takes nothing.
+    Browsed { to: ConsumerId, inbox: Arc<str>, dot: Dot, content: Content },
+    /// Tell it that this was all.
+    BrowseEnd { to: ConsumerId },
     /// Note as consumed what another node knows to be.
     MergeRemoved { segment: SegmentId, slots: RangeSet },
     /// A message can't be read.
@@ -104,6 +117,7 @@ pub(crate) struct Dispatch {
     topics: Topics,
     census: Census,
     syncs: Syncs,
+    browsers: Browsers,
     /// The last time that is known.
     now: Now,
     /// From this node to itself.
@@ -117,13 +131,14 @@ impl Dispatch {
             me,
             epoch,
             owner: Owner::new(me, planted),
-            edge: Edge::default(),
+            edge: Edge::new(me),
             takeover: Takeover::new(me, epoch, timing),
             stand_ins: StandIns::default(),
             planted,
             topics: Topics::default(),
             census: Census::default(),
             syncs: Syncs::default(),
+            browsers: Browsers::default(),
             now: Now { mono_ms: 0, wall_ms: 0 },
             local: VecDeque::new(),
             effects: VecDeque::new(),
@@ -139,6 +154,8 @@ impl Dispatch {
         claim(&[peer], &self.takeover.link_up(now.mono_ms, peer, view), true, &mut out);
         self.owner.link_up(peer);
         self.edge.link_up(peer, &mut out);
+        // Behind the interest of all who hold anything here.
+        self.owner.tell_holders(peer, &mut out);
         self.topics.link_up(peer, &mut out);
         self.census.link_up(peer, &mut out);
         self.syncs.link_up(peer, &mut out);
@@ -155,6 +172,7 @@ impl Dispatch {
         self.edge.link_down(peer);
         self.topics.link_down(peer);
         self.census.link_down(peer);
+        self.browsers.link_down(peer);
         self.takeover.link_down(peer);
         self.takeover.look_soon(now.mono_ms);
         let mut out = Vec::new();
@@ -232,6 +250,22 @@ impl Dispatch {
         self.absorb(out);
     }
 
+    /// An exclusive consumer of a queue, or of a view of it: it alone gets all, until it goes, if its priority is the highest and it
+    /// has been there for longest.
+    pub(crate) fn subscribe_exclusively(&mut self, id: ConsumerId, asked: &str, priority: i8, prefetch: u32) {
+        // Later than all that are known here, whatever their clocks say.
+        let latest = self.owner.latest_exclusive(lane::queue_of(asked));
+        let since = self.now.wall_ms.max(latest.saturating_add(1));
+        let reader = self.edge.reader(id);
+        self.subscribe(id, &lane::exclusive(asked, priority, since, &reader).into(), prefetch);
+    }
+
+    /// A client looks through a queue, or a view of one: what waits at this node and those that are linked.
+    pub(crate) fn browse(&mut self, view: &dyn View, id: ConsumerId, name: &Arc<str>) {
+        let owners = std::iter::once(self.me).chain(view.linked()).collect();
+        self.browsers.begin(id, name, owners);
+    }
+
     /// A consumer reads these inboxes from now on, and no others; they share its prefetch.
     pub(crate) fn attend(&mut self, id: ConsumerId, inboxes: &[Arc<str>]) {
         let mut out = Vec::new();
@@ -286,6 +320,7 @@ impl Dispatch {
     pub(crate) fn unsubscribe(&mut self, id: ConsumerId) {
         let mut out = Vec::new();
         self.edge.unsubscribe(id, &mut out);
+        self.browsers.end(id);
         self.topics.unsubscribe(id, &mut out);
         self.absorb(out);
     }
@@ -294,6 +329,7 @@ impl Dispatch {
     pub(crate) fn close(&mut self, conn: ConnId) {
         let mut out = Vec::new();
         self.edge.close(conn, &mut out);
+        self.browsers.close(conn);
         self.topics.close(conn, &mut out);
         self.absorb(out);
     }
@@ -334,6 +370,9 @@ impl Dispatch {
     /// Whether the connection's socket is behind.
     pub(crate) fn set_busy(&mut self, conn: ConnId, busy: bool) {
         self.edge.set_busy(conn, busy);
+        if !busy {
+            self.browsers.resume(conn);
+        }
     }
 
     /// A message to all listeners of a topic.
@@ -356,7 +395,7 @@ impl Dispatch {
             self.edge.remembered(),
             self.takeover.remembered(),
             self.topics.remembered(),
-            vec![("syncs", self.syncs.len())],
+            vec![("syncs", self.syncs.len()), ("browsers", self.browsers.len())],
         ];
         books.into_iter().flatten().collect()
     }
@@ -427,9 +466,12 @@ impl Dispatch {
             }
             let mut out = Vec::new();
             self.edge.grant(&mut out);
+            let edge = &self.edge;
+            self.browsers.proceed(|conn| edge.is_busy(conn), &mut out);
             self.absorb(out);
             // What was dispatched is written first: that shows which sockets are behind, and more credit waits for it.
-            let has_written = self.effects.iter().any(|effect| matches!(effect, Effect::Deliver { .. }));
+            let is_written = |effect: &Effect| matches!(effect, Effect::Deliver { .. } | Effect::Browsed { .. });
+            let has_written = self.effects.iter().any(is_written);
             if has_written || (self.local.is_empty() && !self.owner.is_dirty()) {
                 return;
             }
@@ -441,7 +483,11 @@ impl Dispatch {
 
     /// Whether [`Dispatch::run`] or [`Dispatch::poll_effect`] has something to do.
     pub(crate) fn has_work(&self) -> bool {
-        !self.effects.is_empty() || !self.local.is_empty() || self.owner.is_dirty() || self.edge.is_dirty()
+        !self.effects.is_empty()
+            || !self.local.is_empty()
+            || self.owner.is_dirty()
+            || self.edge.is_dirty()
+            || self.browsers.is_ready()
     }
 
     /// What the broker is to do next.
@@ -518,6 +564,20 @@ impl Dispatch {
             DispatchMsg::Synced { number } => self.syncs.on_synced(from, number, &mut out),
             DispatchMsg::Ask(inboxes) => out.push(Effect::Asked { by: from, inboxes }),
             DispatchMsg::Gone(inboxes) => out.push(Effect::Gone { from, inboxes }),
+            DispatchMsg::Browse { number, inbox, after, left } => {
+                let page = Shelf { now, view, takeover: &self.takeover }.page(&inbox.0, after, left);
+                out.extend(page.damaged.into_iter().map(|(dot, why)| Effect::Damaged { dot, why }));
+                let browsed = |(dot, content)| DispatchMsg::Browsed { number, dot, content };
+                let end = DispatchMsg::PageEnd { number, after: page.after, left: page.left };
+                let answer = page.messages.into_iter().map(browsed).chain([end]);
+                out.extend(answer.map(|message| Effect::Send { to: from, message }));
+            }
+            DispatchMsg::Browsed { number, dot, content } => {
+                self.browsers.on_browsed(from, number, dot, content, &mut out);
+            }
+            DispatchMsg::PageEnd { number, after, left } => self.browsers.on_page_end(from, number, after, left),
+            DispatchMsg::Grouped { inbox } => self.edge.on_grouped(&inbox.0, &mut out),
+            DispatchMsg::Holders { inbox, holdings } => self.owner.on_holders(from, &inbox, holdings, &mut out),
         }
         self.absorb(out);
     }

@@ -9,6 +9,8 @@ use bytes::{Bytes, BytesMut};
 use rhizomq_engine::{Dot, Epoch, RangeSet, SegmentId, Slot};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::{browse::Place, groups::Holding};
+
 /// With a new one, raise the version of the protocol between nodes and add a fixture (`net/fixtures/README.md`).
 pub(crate) const VERSION: u8 = 1;
 
@@ -71,6 +73,16 @@ pub(crate) enum DispatchMsg {
     Returned { dot: Dot, tag: u64, why: Return },
     /// To all: how many waiting messages that the sender looks after lack copies, when that changed.
     Lacking(u64),
+    /// Edge to owner: show what waits in a queue, or view of one, behind this place; at most so many are to be looked at.
+    Browse { number: u64, inbox: Name, after: Option<Place>, left: u64 },
+    /// Owner to edge: one message of the page that was asked for.
+    Browsed { number: u64, dot: Dot, content: Content },
+    /// Owner to edge: that was the page. Where to go on, and how many are left to be looked at.
+    PageEnd { number: u64, after: Option<Place>, left: u64 },
+    /// Owner to edge: there are message groups in what is asked for here; each of its consumers is to ask for itself, too.
+    Grouped { inbox: Name },
+    /// Owner to all: which consumers of what is asked for here hold which groups.
+    Holders { inbox: Name, holdings: Vec<Holding> },
 }
 
 /// Why a delivery comes back.
@@ -163,18 +175,20 @@ impl DispatchMsg {
 
     fn content(&self) -> Option<&Content> {
         match self {
-            Self::Deliver { content, .. } | Self::DeliverAgain { content, .. } | Self::Topic { content, .. } => {
-                Some(content)
-            }
+            Self::Deliver { content, .. }
+            | Self::DeliverAgain { content, .. }
+            | Self::Topic { content, .. }
+            | Self::Browsed { content, .. } => Some(content),
             _ => None,
         }
     }
 
     fn content_mut(&mut self) -> Option<&mut Content> {
         match self {
-            Self::Deliver { content, .. } | Self::DeliverAgain { content, .. } | Self::Topic { content, .. } => {
-                Some(content)
-            }
+            Self::Deliver { content, .. }
+            | Self::DeliverAgain { content, .. }
+            | Self::Topic { content, .. }
+            | Self::Browsed { content, .. } => Some(content),
             _ => None,
         }
     }

@@ -10,6 +10,9 @@
 //!   `redelivered`, since higher slots may have gone ahead.
 //! - Consumers with a selector ask for a *view* of the queue, by a name of its own, with credit of its own: whatever happens to
 //!   the queue happens to all views of it, and what is in flight is so for all.
+//! - An exclusive consumer asks by a name of its own, too. While there is any, the first of them gets all that the queue has, and
+//!   every other consumer hears that nothing waits: all owners see the same names and choose alike. What the last one leaves
+//!   behind is settled, or has come back, before the next one gets anything.
 //! - Everything of another life is marked, and what another node may have dispatched meanwhile: nobody here knows what
 //!   was delivered already.
 //! - What is known to be consumed is not dispatched, even if that still waits for its commit. Such a dot does not move
@@ -22,6 +25,7 @@
 //! The node's own edge is served first, then those on its site in turn, then the others in turn.
 
 mod excess;
+mod members;
 mod peeks;
 
 use std::{
@@ -37,6 +41,7 @@ use super::{
     census::Census,
     demand::{Credit, EdgeState},
     flights::{Flight, Flights},
+    groups::{self, Sharing},
     msg::{Content, Depth, DispatchMsg, Name, Return},
     returns::{Fate, Leave, Returns, Rulebook},
     search::{Found, Ground, Search, Walk},
@@ -85,8 +90,10 @@ pub(crate) struct Owner {
     /// Searches that go on in a later turn, and since when they could.
     unfinished: VecDeque<Arc<str>>,
     unfinished_since: u64,
-    /// Views that are asked for.
-    views: usize,
+    /// Views, and what exclusive consumers ask for.
+    specials: usize,
+    /// What is asked for in which there are message groups.
+    grouped: BTreeSet<Arc<str>>,
     turn_cost: usize,
     planted: Planted,
     /// Dispatched before; true: perhaps even delivered, because a link was lost.
@@ -117,7 +124,8 @@ impl Owner {
             dues: BTreeSet::new(),
             unfinished: VecDeque::new(),
             unfinished_since: 0,
-            views: 0,
+            specials: 0,
+            grouped: BTreeSet::new(),
             turn_cost: TURN_COST,
             planted,
             again: BTreeMap::new(),
@@ -162,16 +170,23 @@ impl Owner {
                 }
                 out.push(Effect::Send { to: from, message: DispatchMsg::Closed { inbox: name } });
             } else if edge.credits.len() < MAX_INTEREST && !edge.credits.contains_key(&name.0) {
-                if !self.searches.contains_key(&name.0) {
+                let is_member = lane::asked_by_member(&name.0).is_some();
+                if !is_member && !self.searches.contains_key(&name.0) {
                     // A program of another version may ask for what this one does not know: then it gets nothing.
                     let Ok(search) = Search::new(&name.0) else { continue };
-                    self.views += usize::from(lane::is_view(&name.0));
+                    self.specials += usize::from(lane::is_special(&name.0));
                     self.searches.insert(Arc::clone(&name.0), search);
                 }
                 let credit = Credit { round: self.next_round, ..Credit::default() };
                 self.next_round = self.next_round.wrapping_add(1);
                 edge.credits.insert(Arc::clone(&name.0), credit);
                 self.interested.entry(Arc::clone(&name.0)).or_default().push_back(from);
+                if lane::exclusive_since(&name.0).is_some() {
+                    self.touch(&name.0, |_| {});
+                }
+                if self.grouped.contains(&name.0) {
+                    out.push(Effect::Send { to: from, message: DispatchMsg::Grouped { inbox: name.clone() } });
+                }
                 self.dirty.insert(name.0);
             }
         }
@@ -283,6 +298,13 @@ impl Owner {
             }
         }
         self.unreadable.retain(|dot| dot.segment != segment || !slots.contains(dot.slot));
+        for name in &self.grouped {
+            let sharing = self.searches.get_mut(name).and_then(|search| search.sharing.as_mut());
+            let ranges = || slots.iter_ranges();
+            sharing.into_iter().for_each(|sharing| {
+                ranges().for_each(|(first, last)| sharing.unpark_between(segment, first, last));
+            });
+        }
         if found < slots.len() {
             // Something went that waited here; whoever was told of it may have to hear that nothing is left.
             self.doubt_told();
@@ -300,7 +322,7 @@ impl Owner {
             }
             let inbox = inboxes.iter().find(|inbox| view.next_waiting(inbox, segment, slot) == Some(slot));
             if let Some(inbox) = inbox {
-                self.flights.insert(dot, Flight { edge, tag, inbox: Arc::clone(inbox) });
+                self.flights.insert(dot, Flight { edge, tag, inbox: Arc::clone(inbox), reader: None });
                 self.again.remove(&dot);
             }
         }
@@ -350,19 +372,19 @@ impl Owner {
         self.dirty.extend(self.interested.keys().cloned());
     }
 
-    /// Looks again at a queue and all views of it. `change` is what happened there.
+    /// Looks again at a queue and all else that is asked for of it. `change` is what happened there.
     fn touch(&mut self, inbox: &str, change: impl Fn(&mut Search)) {
         let queue = lane::queue_of(inbox);
         if let Some((name, _)) = self.interested.get_key_value(queue) {
             self.dirty.insert(Arc::clone(name));
             self.searches.get_mut(queue).into_iter().for_each(&change);
         }
-        if self.views == 0 {
+        if self.specials == 0 {
             return;
         }
-        let prefix = lane::view_prefix(queue);
-        let views = self.searches.range_mut::<str, _>((Bound::Included(&*prefix), Bound::Unbounded));
-        for (name, search) in views.take_while(|(name, _)| name.starts_with(&prefix)) {
+        let prefix = lane::asked_prefix(queue);
+        let specials = self.searches.range_mut::<str, _>((Bound::Included(&*prefix), Bound::Unbounded));
+        for (name, search) in specials.take_while(|(name, _)| name.starts_with(&prefix)) {
             self.dirty.insert(Arc::clone(name));
             change(search);
         }
@@ -378,6 +400,10 @@ impl Owner {
         let mut ground = Ground { now, view, takeover, unreadable: &mut unreadable, retired, planted, budget: 0, out };
         let mut left = self.turn_cost;
         while let Some(inbox) = self.dirty.pop_first() {
+            if let Some(asked) = lane::asked_by_member(&inbox) {
+                self.dirty.extend(self.searches.get_key_value(asked).map(|(asked, _)| Arc::clone(asked)));
+                continue;
+            }
             let Some(mut search) = self.searches.remove(&inbox) else { continue };
             ground.budget = left.min(part);
             left -= ground.budget;
@@ -390,9 +416,39 @@ impl Owner {
 
     /// Whether any edge wants messages of a queue.
     pub(crate) fn is_wanted(&self, queue: &str) -> bool {
-        let prefix = lane::view_prefix(queue);
-        let mut views = self.interested.range::<str, _>((Bound::Included(&*prefix), Bound::Unbounded));
-        self.interested.contains_key(queue) || views.next().is_some_and(|(name, _)| name.starts_with(&prefix))
+        self.interested.contains_key(queue) || self.first_asked(&lane::asked_prefix(queue)).is_some()
+    }
+
+    /// The first of what is asked for whose name begins so.
+    fn first_asked(&self, prefix: &str) -> Option<&Arc<str>> {
+        if self.specials == 0 {
+            return None;
+        }
+        let mut from = self.interested.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        from.next().map(|(name, _)| name).filter(|name| name.starts_with(prefix))
+    }
+
+    /// Whether those who ask for this may get anything now: others may not while there is an exclusive consumer, nor that one
+    /// while what its predecessor left behind is not settled.
+    fn may_get(&self, asked: &Arc<str>) -> bool {
+        if self.specials == 0 {
+            return true;
+        }
+        let prefix = lane::exclusive_prefix(lane::queue_of(asked));
+        match self.first_asked(&prefix) {
+            None => true,
+            Some(first) => {
+                first == asked && self.flights.readers(&prefix).all(|name| self.interested.contains_key(name))
+            }
+        }
+    }
+
+    /// Since when the latest exclusive consumer of a queue is there, ms since 1970.
+    pub(crate) fn latest_exclusive(&self, queue: &str) -> u64 {
+        let prefix = lane::exclusive_prefix(queue);
+        let from = self.interested.range::<str, _>((Bound::Included(&*prefix), Bound::Unbounded));
+        let names = from.map(|(name, _)| name).take_while(|name| name.starts_with(&prefix));
+        names.filter_map(|name| lane::exclusive_since(name)).max().unwrap_or(0)
     }
 
     /// Whether an inbox is to be looked at.
@@ -454,7 +510,8 @@ impl Owner {
             ("searches", self.searches.len()),
             ("dues", self.dues.len()),
             ("unfinished", self.unfinished.len()),
-            ("views", self.views),
+            ("specials", self.specials),
+            ("grouped", self.grouped.len()),
             ("again", self.again.len()),
             ("unreadable", self.unreadable.len()),
             ("returns", self.returns.remembered()),
@@ -470,7 +527,11 @@ impl Owner {
             let Some(inbox) = self.flights.inbox(dot).cloned() else { continue };
             match self.returns.judge(dot, &turn.rules.rules_of(lane::queue_of(&inbox)), turn.now.mono_ms) {
                 Fate::Again => self.put_back(dot, false),
-                Fate::Later => drop(self.again.entry(dot).or_insert(false)),
+                Fate::Later => {
+                    self.flights.let_pass(dot);
+                    self.again.entry(dot).or_insert(false);
+                    self.touch(&inbox, |_| {});
+                }
                 Fate::Leave(why) => self.leave(dot, &inbox, why, out),
             }
         }
@@ -484,8 +545,11 @@ impl Owner {
 
     /// A message is to leave its queue, in which it waits in this lane. Until it is consumed nobody gets it.
     fn leave(&mut self, dot: Dot, lane: &Arc<str>, why: Leave, out: &mut Vec<Effect>) {
-        if !self.flights.pass_on(dot, self.me, ASIDE) {
-            self.flights.insert(dot, Flight { edge: self.me, tag: ASIDE, inbox: Arc::clone(lane) });
+        if self.flights.pass_on(dot, self.me, ASIDE) {
+            self.flights.let_pass(dot);
+            self.touch(lane, |_| {});
+        } else {
+            self.flights.insert(dot, Flight { edge: self.me, tag: ASIDE, inbox: Arc::clone(lane), reader: None });
         }
         let queue = lane::shared_queue_of(lane);
         self.returns.begin_leave(dot, &queue);
@@ -509,6 +573,12 @@ impl Owner {
     }
 
     fn serve_inbox(&mut self, inbox: &Arc<str>, search: &mut Search, ground: &mut Ground<'_>) {
+        if !self.may_get(inbox) {
+            self.tell_members(inbox, search, true, ground);
+            return self.tell(inbox, 0, ground.out);
+        }
+        self.serve_groups(inbox, search, ground);
+        let is_of_one = lane::is_of_one(inbox);
         let mut walk = Walk::default();
         let mut found = search.next(&mut walk, &self.flights, ground);
         while let Found::Next(dot, lane) = &found {
@@ -516,12 +586,27 @@ impl Owner {
                 self.returns.stall(inbox);
                 break;
             }
-            let Some(edge) = self.next_edge(inbox, ground.view) else { break };
+            // Where there are groups, their consumers may have places while others have none.
+            if search.sharing.as_ref().is_some_and(Sharing::is_full) {
+                found = Found::Nothing;
+                break;
+            }
+            if search.sharing.is_none() && !self.has_place(inbox) {
+                break;
+            }
             match ground.view.message(*dot) {
                 Ok(Some(message)) if expiry::is_over(&message.head, ground.now.wall_ms) => {
                     self.leave(*dot, lane, Leave::Expired, ground.out);
                 }
                 Ok(Some(message)) => {
+                    let bucket = if is_of_one { None } else { groups::bucket_of(&message.head) };
+                    if let Some(bucket) = bucket {
+                        self.park(inbox, search, (*dot, lane), bucket, ground);
+                        self.serve_bucket(inbox, search, bucket, ground);
+                        found = search.next(&mut walk, &self.flights, ground);
+                        continue;
+                    }
+                    let Some(edge) = self.next_edge(inbox, ground.view) else { break };
                     let content = Content::new(message.head, message.body);
                     ground.out.push(self.send(*dot, edge, inbox, lane, content, ground.takeover));
                 }
@@ -548,6 +633,7 @@ impl Owner {
             }
             self.unfinished.push_back(Arc::clone(inbox));
         }
+        self.tell_members(inbox, search, false, ground);
         self.tell(inbox, waiting, ground.out);
     }
 
@@ -564,19 +650,26 @@ impl Owner {
         }
     }
 
+    /// Whether any edge may be sent a message.
+    fn has_place(&self, inbox: &Arc<str>) -> bool {
+        self.interested.get(inbox).into_iter().flatten().any(|node| self.can_take(node, inbox))
+    }
+
+    fn can_take(&self, node: &NodeId, inbox: &Arc<str>) -> bool {
+        let is_open = |edge: &EdgeState| !edge.is_full() && edge.credits.get(inbox).is_some_and(Credit::is_open);
+        self.edges.get(node).is_some_and(is_open)
+    }
+
     /// Who gets the next message: our own edge, else the one whose turn it is, of those that may get one; near ones first.
     fn next_edge(&mut self, inbox: &Arc<str>, view: &dyn View) -> Option<NodeId> {
-        let turns = self.interested.get_mut(inbox)?;
-        let can = |node: &NodeId| {
-            self.edges
-                .get(node)
-                .is_some_and(|edge| !edge.is_full() && edge.credits.get(inbox).is_some_and(Credit::is_open))
-        };
-        if can(&self.me) {
+        if self.can_take(&self.me, inbox) {
             return Some(self.me);
         }
+        let turns = self.interested.get(inbox)?;
+        let can = |node: &NodeId| self.can_take(node, inbox);
         let near = turns.iter().position(|node| view.is_near(*node) && can(node));
         let place = near.or_else(|| turns.iter().position(can))?;
+        let turns = self.interested.get_mut(inbox)?;
         let edge = turns.remove(place)?;
         turns.push_back(edge);
         Some(edge)
@@ -604,7 +697,8 @@ impl Owner {
         if marked || again == Some(true) {
             self.duplicates += 1;
         }
-        self.flights.insert(dot, Flight { edge, tag, inbox: Arc::clone(lane) });
+        let reader = lane::is_of_one(inbox).then(|| Arc::clone(inbox));
+        self.flights.insert(dot, Flight { edge, tag, inbox: Arc::clone(lane), reader });
         let (inbox, redelivered) = (Name::from(inbox), marked || again.is_some());
         let message = match self.returns.count(dot) {
             0 => DispatchMsg::Deliver { inbox, dot, tag, redelivered, content },
@@ -640,9 +734,18 @@ impl Owner {
             turns.retain(|other| *other != edge);
             if turns.is_empty() {
                 self.interested.remove(inbox);
+                if lane::exclusive_since(inbox).is_some() {
+                    // The next one's turn, or everybody's.
+                    self.touch(inbox, |_| {});
+                }
+                self.grouped.remove(inbox);
+                if lane::asked_by_member(inbox).is_some() {
+                    // Its groups go to others.
+                    self.dirty.insert(Arc::clone(inbox));
+                }
                 self.unfinished.retain(|other| other != inbox);
                 if let Some(search) = self.searches.remove(inbox) {
-                    self.views -= usize::from(lane::is_view(inbox));
+                    self.specials -= usize::from(lane::is_special(inbox));
                     if let Some(due) = search.due {
                         self.dues.remove(&(due, Arc::clone(inbox)));
                     }

@@ -14,7 +14,7 @@ use std::{
 
 use rhizomq_engine::{Dot, Mistake, Now, Planted, SegmentId, Slot};
 
-use super::{Effect, View, flights::Flights, takeover::Takeover};
+use super::{Effect, View, flights::Flights, groups::Sharing, takeover::Takeover};
 use crate::{
     lane::{self, Lane, Unreadable},
     selector::{Selector, StoredFields},
@@ -40,6 +40,8 @@ pub(super) struct Search {
     pub(super) due: Option<u64>,
     /// With more cursors than this, those of lanes that are gone are looked for.
     kept: usize,
+    /// How message groups are shared out, once one was met.
+    pub(super) sharing: Option<Sharing>,
 }
 
 /// What a search sees around it, for one turn.
@@ -92,6 +94,7 @@ impl Search {
             looked_at: 0,
             due: None,
             kept: KEPT_LANES,
+            sharing: None,
         })
     }
 
@@ -109,6 +112,8 @@ impl Search {
             return;
         }
         let is_selective = self.selector.is_some();
+        let queue = &self.queue;
+        self.sharing.iter_mut().for_each(|sharing| sharing.put_back(dot, lane.inbox(queue).into()));
         match self.cursor(lane, dot.segment) {
             Some(cursor) if *cursor > dot.slot && is_selective => {
                 self.returned.insert((lane, dot));
@@ -121,11 +126,17 @@ impl Search {
         }
     }
 
+    /// Whether those who ask want a message with these headers.
+    pub(super) fn wants(&self, dot: Dot, head: &[u8]) -> bool {
+        self.selector.as_ref().is_none_or(|selector| selector.matches(&StoredFields { head, id: &dot.to_string() }))
+    }
+
     /// A segment is not dispatched here any more.
     pub(super) fn give_up(&mut self, segment: SegmentId) {
         for segments in self.cursors.values_mut() {
             segments.remove(&segment);
         }
+        self.sharing.iter_mut().for_each(|sharing| sharing.unpark_between(segment, 0, Slot::MAX));
         self.returned.retain(|(_, dot)| dot.segment != segment);
     }
 
@@ -239,7 +250,7 @@ impl Search {
         for &(lane, dot) in &self.returned {
             let inbox = lane.inbox(&self.queue);
             let waits = ground.view.next_waiting(&inbox, dot.segment, dot.slot) == Some(dot.slot);
-            if !waits || flights.contains(dot) || ground.unreadable.contains(&dot) {
+            if !waits || flights.contains(dot) || ground.unreadable.contains(&dot) || self.is_parked(dot) {
                 over.push((lane, dot));
             } else if !is_served(dot.segment, ground) || ground.view.is_removed(dot) {
                 // That may change.
@@ -261,6 +272,8 @@ impl Search {
 
     /// The first one in a lane; and whether the cursors have all of it behind them otherwise.
     fn next_in(&mut self, here: &Here, flights: &Flights, ground: &mut Ground<'_>) -> (Option<Found>, bool) {
+        let sharing = self.sharing.as_ref();
+        let is_parked = |dot| sharing.is_some_and(|sharing| sharing.is_parked(dot));
         let cursors = self.cursors.entry(here.lane).or_default();
         cursors.retain(|id, _| here.segments.iter().any(|(segment, _)| segment == id));
         let mut is_behind = true;
@@ -275,7 +288,7 @@ impl Search {
                 }
                 let Some(slot) = found else { break };
                 let dot = Dot { segment, slot };
-                let taken = flights.contains(dot) || ground.unreadable.contains(&dot);
+                let taken = flights.contains(dot) || ground.unreadable.contains(&dot) || is_parked(dot);
                 if !taken && ground.view.is_removed(dot) {
                     // Not for good: its commit may fail. With a selector it is noted by itself.
                     if self.selector.is_some() {
@@ -300,6 +313,10 @@ impl Search {
             is_behind &= passes;
         }
         (None, is_behind)
+    }
+
+    fn is_parked(&self, dot: Dot) -> bool {
+        self.sharing.as_ref().is_some_and(|sharing| sharing.is_parked(dot))
     }
 
     fn cursor(&mut self, lane: Lane, segment: SegmentId) -> Option<&mut Slot> {
@@ -353,6 +370,7 @@ fn segments_of(inbox: &str, ground: &Ground<'_>) -> Vec<(SegmentId, u64)> {
     segments
 }
 
-fn is_served(segment: SegmentId, ground: &Ground<'_>) -> bool {
+/// Whether the segment's messages are dispatched here now.
+pub(super) fn is_served(segment: SegmentId, ground: &Ground<'_>) -> bool {
     !ground.retired && ground.takeover.owns(segment)
 }

@@ -82,6 +82,18 @@ pub(crate) fn edit_stored_head(stored_head: &[u8], without: &[&str], with: &[(&s
     out.freeze()
 }
 
+/// A stored section with more headers behind it.
+pub(crate) fn append_stored_head(stored_head: &Bytes, lines: &[(&str, &str)]) -> Bytes {
+    if lines.is_empty() {
+        return stored_head.clone();
+    }
+    let more: usize = lines.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+    let mut out = BytesMut::with_capacity(stored_head.len() + more);
+    out.extend_from_slice(stored_head);
+    lines.iter().for_each(|(name, value)| put_line(&mut out, Escaping::CrLf, name, value));
+    out.freeze()
+}
+
 /// The value of a header in a stored section.
 pub(crate) fn find_stored<'a>(stored_head: &'a [u8], name: &str) -> Option<Cow<'a, str>> {
     lines(stored_head).find_map(|line| {

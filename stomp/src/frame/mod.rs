@@ -15,6 +15,7 @@ pub use encode::{HeadWriter, encode};
 pub use error::DecodeError;
 pub use head::{HOP_HEADERS, decode_stored_head, encode_stored_head};
 pub(crate) use head::{
-    decode_routed_head, edit_stored_head, encode_routed_head, find_stored, prefix_head, stored_header, take_prefix,
+    append_stored_head, decode_routed_head, edit_stored_head, encode_routed_head, find_stored, prefix_head,
+    stored_header, take_prefix,
 };
 pub use types::{Command, Frame, Headers, Version};

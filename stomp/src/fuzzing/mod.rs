@@ -20,7 +20,7 @@ pub use self::{
 };
 use crate::{
     destination::Destination,
-    dispatch::{Content, Depth, DispatchMsg, Name, Return},
+    dispatch::{Content, Depth, DispatchMsg, Holding, Name, Place, Return},
     forward::{ForwardMsg, Outcome},
     frame::{Command, Frame, Version, encode},
     lane,
@@ -57,6 +57,7 @@ pub fn dispatch_msg(bytes: &[u8]) -> bool {
     match &message {
         DispatchMsg::Deliver { content, .. }
         | DispatchMsg::DeliverAgain { content, .. }
+        | DispatchMsg::Browsed { content, .. }
         | DispatchMsg::Topic { content, .. } => {
             assert!(content.len() <= bytes.len());
             for part in [&content.head, &content.body] {
@@ -265,6 +266,17 @@ pub(crate) fn dispatch_messages() -> Vec<DispatchMsg> {
         DispatchMsg::DeliverAgain { inbox: inbox(), dot, tag: 5, redelivered: true, returns: 300, content: content() },
         DispatchMsg::Returned { dot, tag: 5, why: Return::Rejected },
         DispatchMsg::Lacking(300),
+        DispatchMsg::Browse { number: 3, inbox: inbox(), after: None, left: u64::MAX },
+        DispatchMsg::Browsed { number: 3, dot, content: content() },
+        DispatchMsg::PageEnd { number: 3, after: Some(Place { lane: inbox(), dot }), left: 70 },
+        DispatchMsg::Grouped { inbox: inbox() },
+        DispatchMsg::Holders {
+            inbox: inbox(),
+            holdings: vec![
+                Holding { bucket: 1023, since: 1 << 40, reader: Some(Name("/queue/a\0&0101.7.0".into())) },
+                Holding { bucket: 3, since: 7, reader: None },
+            ],
+        },
     ]
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    AckMode, Active, Fate, Lifetime, Request, Send, Session, SessionError, State, Ticket,
+    AckMode, Active, Fate, Lifetime, Request, Send, Service, Session, SessionError, State, Ticket, service,
     subscriptions::{Closed, DeliveryRef, SubName},
     temps::Temps,
     timing,
@@ -112,7 +112,7 @@ impl Active {
         if self.subscriptions.is_read(text) {
             return Ok((head, None));
         }
-        let sub = self.subscriptions.open(SubName::Id(text.to_owned()), text.into(), AckMode::Auto, None)?;
+        let sub = self.subscriptions.open(SubName::Id(text.to_owned()), text.into(), AckMode::Auto, false, None)?;
         self.temps.set_implicit(name, sub);
         let subscribe = Request::Subscribe {
             ticket,
@@ -121,6 +121,7 @@ impl Active {
             ack: AckMode::Auto,
             prefetch: self.limits.default_prefetch.max(1),
             chooses_prefetch: false,
+            service: Service::Shared,
             selector: None,
             durable: None,
             awaited: false,
@@ -148,26 +149,29 @@ impl Active {
                 return Err(bad_header(frame, "ack", value, "it is `auto`, `client` or `client-individual`"));
             }
         };
-        let max = self.limits.max_prefetch;
-        let prefetch = match frame.headers.get("prefetch-count") {
-            None => self.limits.default_prefetch,
-            Some(value) => match value.trim().parse::<u64>() {
-                Ok(0) => max,
-                // Cut to fit, so the conversion can't fail.
-                Ok(count) => u32::try_from(count).unwrap_or(max).min(max),
-                Err(_) => return Err(bad_header(frame, "prefetch-count", value, "it is a number of messages")),
-            },
-        };
-        let chooses_prefetch = frame.headers.get("prefetch-count").is_some();
+        let chosen = service::prefetch(frame, &self.limits)?;
+        let (prefetch, chooses_prefetch) = (chosen.unwrap_or(self.limits.default_prefetch), chosen.is_some());
+        let service = service::service(frame, destination.kind())?;
         let selector = frame.headers.get("selector").map_or(Ok(None), Selector::parse)?;
         let durable = self.durable(frame, &destination)?;
         let implicit = temp.and_then(|name| self.temps.implicit(name));
         let replaced = implicit.and_then(|key| self.subscriptions.close_key(key));
-        let sub = self.subscriptions.open(name, shown, ack, durable.clone())?;
+        let sub = self.subscriptions.open(name, shown, ack, service == Service::Browse, durable.clone())?;
         let awaited = frame.headers.get("receipt").is_some();
         let subscribe = |ticket| {
             let prefetch = prefetch.max(1);
-            Request::Subscribe { ticket, sub, destination, ack, prefetch, chooses_prefetch, selector, durable, awaited }
+            Request::Subscribe {
+                ticket,
+                sub,
+                destination,
+                ack,
+                prefetch,
+                chooses_prefetch,
+                service,
+                selector,
+                durable,
+                awaited,
+            }
         };
         Ok(match replaced {
             Some(Closed { key, requeue, .. }) => {
@@ -256,6 +260,9 @@ impl Active {
         let transaction = frame.headers.get("transaction");
         if let Some(id) = transaction {
             self.transactions.check(id)?;
+        }
+        if fate != Fate::Consumed && self.subscriptions.is_browsed(delivery) {
+            return Err(SessionError::NackWhileBrowsing);
         }
         let settled = self.subscriptions.settle(delivery)?;
         if settled.is_empty() {

@@ -126,6 +126,9 @@ pub enum SessionError {
         /// What the client named.
         id: String,
     },
+    /// It has taken nothing that it could give back.
+    #[error("what a subscription with `browser:true` shows can't be refused with NACK, for it takes nothing")]
+    NackWhileBrowsing,
     /// The id is in use.
     #[error("a transaction `{id}` is open already; COMMIT or ABORT it first")]
     DuplicateTransaction {

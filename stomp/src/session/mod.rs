@@ -21,6 +21,7 @@ mod handshake;
 mod heart_beat;
 mod output;
 mod request;
+mod service;
 mod subscriptions;
 mod temps;
 mod timing;
@@ -33,7 +34,9 @@ use rhizomq_engine::Now;
 
 pub use crate::schedule::Schedule;
 pub use error::SessionError;
-pub use request::{AckItem, AckMode, Delivery, Fate, Lifetime, Login, Request, Send, SessionConfig, SubKey, Ticket};
+pub use request::{
+    AckItem, AckMode, Delivery, Fate, Lifetime, Login, Request, Send, Service, SessionConfig, SubKey, Ticket,
+};
 
 use crate::{
     frame::{Command, Decoder, Frame, Version},
@@ -274,6 +277,20 @@ impl Session {
         });
         active.subscriptions.delivered(sub, delivery.message_id, position);
         Some(position)
+    }
+
+    /// Tells a client that looks through a queue that this was all, as ActiveMQ Classic does. Nothing if the subscription is not
+    /// there any more.
+    pub fn end_browse(&mut self, sub: SubKey) {
+        let State::Open(active) = &mut self.state else { return };
+        let Some((id, _)) = active.subscriptions.headers(sub) else { return };
+        let destination = active.subscriptions.destination(sub).unwrap_or_default();
+        self.output.frame(Command::Message, active.version, &Bytes::new(), |mut head| {
+            if let Some(id) = id {
+                head = head.header("subscription", id);
+            }
+            head.header("message-id", "0").header("destination", destination).header("browser", "end")
+        });
     }
 
     /// The request is done. `extra` are headers for its RECEIPT, such as `copies`; without effect when the client asked

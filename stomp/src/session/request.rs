@@ -36,6 +36,21 @@ pub enum AckMode {
     ClientIndividual,
 }
 
+/// How a subscription to a queue is served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Service {
+    /// It shares the queue with others.
+    #[default]
+    Shared,
+    /// It gets all as long as it lives, if no other exclusive one has a higher priority or came before.
+    Exclusive {
+        /// Among exclusive ones; 0 is usual.
+        priority: i8,
+    },
+    /// It sees what waits now, once, and takes nothing.
+    Browse,
+}
+
 /// A message to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Send {
@@ -112,6 +127,8 @@ pub enum Request {
         prefetch: u32,
         /// Whether the client has said how many; if not, a policy may.
         chooses_prefetch: bool,
+        /// How it is served; of topics always `Shared`.
+        service: Service,
         /// Which messages it wants; `None`: all.
         selector: Option<Selector>,
         /// The durable subscription of the topic that it takes part in, and makes if there is none.

@@ -64,6 +64,8 @@ struct Subscription {
     destination: Arc<str>,
     durable: Option<DurableName>,
     mode: AckMode,
+    /// It only looks: nothing is to be acknowledged.
+    browses: bool,
     next_seq: u64,
     /// What the client has to acknowledge, in the order of delivery.
     unacked: BTreeMap<u64, Arc<str>>,
@@ -101,6 +103,7 @@ impl Subscriptions {
         name: SubName,
         destination: Arc<str>,
         mode: AckMode,
+        browses: bool,
         durable: Option<DurableName>,
     ) -> Result<SubKey, SessionError> {
         if self.by_name.contains_key(&name) {
@@ -117,6 +120,7 @@ impl Subscriptions {
             destination,
             durable,
             mode,
+            browses,
             next_seq: 0,
             unacked: BTreeMap::new(),
             by_message_id: BTreeMap::new(),
@@ -135,6 +139,22 @@ impl Subscriptions {
     pub(super) fn temp_queue(&self, key: SubKey) -> Option<&str> {
         let destination = &*self.open.get(&key)?.destination;
         Temps::name_in(destination).map(|_| destination)
+    }
+
+    /// The destination of a subscription, as the client knows it.
+    pub(super) fn destination(&self, key: SubKey) -> Option<&str> {
+        self.open.get(&key).map(|subscription| &*subscription.destination)
+    }
+
+    /// Whether this is, as far as is known, a delivery to a client that only looks through a queue.
+    pub(super) fn is_browsed(&self, delivery: DeliveryRef<'_>) -> bool {
+        let key = match delivery {
+            DeliveryRef::Ack(id) => id.split_once('-').and_then(|(key, _)| key.parse().ok().map(SubKey)),
+            DeliveryRef::Message { subscription, .. } => {
+                subscription.and_then(|id| self.by_name.get(&SubName::Id(id.to_owned())).copied())
+            }
+        };
+        key.and_then(|key| self.open.get(&key)).is_some_and(|subscription| subscription.browses)
     }
 
     /// Takes a subscription out.
@@ -188,6 +208,9 @@ impl Subscriptions {
         let message_id: Arc<str> = message_id.into();
         let seq = subscription.next_seq;
         subscription.next_seq += 1;
+        if subscription.browses {
+            return;
+        }
         if subscription.mode == AckMode::Auto {
             subscription.unflushed += 1;
             self.unflushed.push_back((position, key, message_id));
@@ -215,7 +238,7 @@ impl Subscriptions {
     /// Takes out what an ACK or NACK covers: in `client` mode all up to the named delivery, else that one.
     ///
     /// Nothing, without an error, where the client says again what is settled already: by an earlier ACK, by closing the
-    /// subscription, or because it is an `auto` one. An error for what was never delivered, as far as that is known.
+    /// subscription, or because it is an `auto` one or only looks. An error for what was never delivered, as far as that is known.
     pub(super) fn settle(&mut self, delivery: DeliveryRef<'_>) -> Result<Vec<Settled>, SessionError> {
         let Some((key, seq)) = self.find(delivery)? else { return Ok(Vec::new()) };
         let Some(subscription) = self.open.get_mut(&key) else { return Ok(Vec::new()) };
@@ -290,7 +313,7 @@ fn find_message<'a>(
         if let Some(seq) = subscription.by_message_id.get(message_id) {
             return Ok(Some((key, *seq)));
         }
-        may_be_settled |= subscription.mode != AckMode::ClientIndividual;
+        may_be_settled |= subscription.mode != AckMode::ClientIndividual || subscription.browses;
     }
     if may_be_settled { Ok(None) } else { Err(SessionError::UnknownDelivery { id: message_id.to_owned() }) }
 }

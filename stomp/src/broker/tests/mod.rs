@@ -1,11 +1,15 @@
 //! Whole brokers, linked by queues in memory: what clients at different nodes see of each other.
 
+mod browsing;
 mod cheap;
 mod durable;
+mod exclusive;
+mod groups;
 mod lanes;
 mod parts;
 mod policies;
 mod receipts;
+mod stamps;
 mod temps;
 mod users;
 

@@ -9,11 +9,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{ConsumerId, Edge};
-use crate::dispatch::Effect;
+use crate::{dispatch::Effect, lane};
 
 impl Edge {
     /// A consumer that is here reads these inboxes from now on, and no others. Without effect if it is not, or there are none.
     pub(crate) fn attend(&mut self, id: ConsumerId, inboxes: &[Arc<str>], out: &mut Vec<Effect>) {
+        let inboxes = &*self.with_members(id, inboxes);
         let Some(consumer) = self.consumers.get_mut(&id).filter(|_| !inboxes.is_empty()) else { return };
         let before = std::mem::replace(&mut consumer.inboxes, inboxes.to_vec());
         if inboxes.len() > 1 {
@@ -40,9 +41,10 @@ impl Edge {
     /// The same, where it came back to one inbox.
     pub(super) fn dirty_siblings(&mut self, name: &Arc<str>) {
         let Some(inbox) = self.inboxes.get(name).filter(|_| !self.several.is_empty()) else { return };
-        for id in inbox.consumers.iter().filter(|id| self.several.contains(id)) {
-            self.dirty.extend(self.consumers.get(id).into_iter().flat_map(|consumer| consumer.inboxes.iter().cloned()));
-        }
+        let readers = inbox.consumers.iter().filter(|id| self.several.contains(id));
+        let siblings = readers.filter_map(|id| self.consumers.get(id)).flat_map(|consumer| &consumer.inboxes);
+        let loud: Vec<_> = siblings.filter(|name| !self.is_quiet(name)).cloned().collect();
+        self.dirty.extend(loud);
     }
 
     /// A consumer gets a message of one of its inboxes: the others come before that one now.
@@ -59,6 +61,9 @@ impl Edge {
 
     /// Grants what can be to inboxes that share consumers: for each of these, first to the one that it has waited for longest.
     pub(super) fn grant_several(&mut self, out: &mut Vec<Effect>) {
+        if self.dirty.is_empty() {
+            return;
+        }
         let shared: Vec<_> = self.several.iter().filter_map(|id| self.consumers.get(id)).collect();
         let names: Vec<_> = shared.into_iter().flat_map(|consumer| consumer.inboxes.iter().cloned()).collect();
         for name in names {
@@ -74,7 +79,9 @@ impl Edge {
         let Some(inbox) = self.inboxes.get(name).filter(|_| !self.several.is_empty()) else { return granted };
         for id in inbox.consumers.iter().filter(|id| self.several.contains(id)) {
             let inboxes = self.consumers.get(id).map_or(&[][..], |consumer| &consumer.inboxes);
-            let others = inboxes.iter().filter(|other| *other != name).filter_map(|other| self.inboxes.get(other));
+            // What its queue was granted is looked at by itself: others may get it.
+            let is_other = |other: &&Arc<str>| *other != name && lane::asked_by_member(name) != Some(other);
+            let others = inboxes.iter().filter(is_other).filter_map(|other| self.inboxes.get(other));
             granted.insert(*id, others.map(super::Inbox::outstanding).sum());
         }
         granted

@@ -25,6 +25,14 @@ fn rich_life(seed: u64, steps: usize) -> World {
     live(world, steps, true)
 }
 
+/// The same with message groups, too.
+fn grouped_life(seed: u64, steps: usize, faults: bool) -> World {
+    let mut world = World::new(seed);
+    world.rich = seed.is_multiple_of(2);
+    world.hosts.iter_mut().for_each(|host| host.paper.groups = true);
+    live(world, steps, faults)
+}
+
 fn live(mut world: World, steps: usize, faults: bool) -> World {
     for a in 0..NODES {
         (0..a).for_each(|b| world.link(a, b));
@@ -63,6 +71,13 @@ fn check_rest(seed: u64, mut world: World) {
     }
     for host in &world.hosts {
         assert_eq!((host.dispatch.owner.in_flight(), host.dispatch.edge.held()), (0, 0), "seed {seed}");
+    }
+}
+
+#[test]
+fn nothing_is_stuck_or_too_much_with_message_groups() {
+    for seed in 0..300 {
+        check_rest(seed, grouped_life(seed, 600, seed % 3 > 0));
     }
 }
 

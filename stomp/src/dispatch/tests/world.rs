@@ -32,6 +32,8 @@ pub(super) struct Paper {
     /// Removals whose commit is under way.
     staged: BTreeSet<Dot>,
     damaged: BTreeSet<Dot>,
+    /// Whether messages are of groups.
+    pub(super) groups: bool,
 }
 
 impl Paper {
@@ -117,7 +119,7 @@ impl View for Paper {
         let inbox = self.messages.get(&dot).filter(|_| self.waits(&dot));
         Ok(inbox.map(|inbox| Message {
             inbox: Arc::clone(inbox),
-            head: head_of(dot).into(),
+            head: head_of(dot, self.groups).into(),
             body: Bytes::from_static(b"x"),
             persistent: true,
         }))
@@ -130,9 +132,19 @@ impl View for Paper {
     }
 }
 
-/// Its header `n` is 1, 2, 0 in turn.
-fn head_of(dot: Dot) -> String {
-    format!("n:{}\n", (SEGMENT_SLOTS * (dot.segment.number - 1) + dot.slot) % 3)
+/// Its header `n` is 1, 2, 0 in turn. Of groups there are three; some are of none.
+fn head_of(dot: Dot, groups: bool) -> String {
+    let number = number_of(dot);
+    let group = match number % 4 {
+        group @ 1.. if groups => format!("JMSXGroupID:g{group}\n"),
+        _ => String::new(),
+    };
+    let last = if number % 16 == 1 { "JMSXGroupSeq:-1\n" } else { "" };
+    format!("n:{}\n{group}{last}", number % 3)
+}
+
+fn number_of(dot: Dot) -> u32 {
+    SEGMENT_SLOTS * (dot.segment.number - 1) + dot.slot
 }
 
 /// On its way over a link.
@@ -222,6 +234,7 @@ impl World {
                 removed: BTreeMap::new(),
                 staged: BTreeSet::new(),
                 damaged: BTreeSet::new(),
+                groups: false,
             };
             let dispatch = Dispatch::new(id, Epoch(1), timing(), Planted::default());
             Host { paper, dispatch, epoch: Epoch(1), next: first_dot(index, Epoch(1)), subscribers: BTreeMap::new() }
@@ -418,6 +431,8 @@ impl World {
         if self.rich && self.below(2) == 0 {
             let selector = ["n = 0", "n > 0", "n = 7"][self.below(3)];
             inbox = view_of(&inbox, selector);
+        } else if self.rich && self.below(5) == 0 {
+            return self.subscribe_exclusively(index, inbox, prefetch);
         }
         self.subscribe_to(index, inbox, prefetch);
     }
@@ -427,6 +442,16 @@ impl World {
         let id = ConsumerId { conn: ConnId(self.conns), sub: SubKey(0) };
         let host = &mut self.hosts[index];
         host.dispatch.subscribe(id, &inbox, prefetch as u32);
+        host.subscribers.insert(id, Subscriber { inbox, prefetch, has: Vec::new(), last: BTreeMap::new() });
+        self.turn(index);
+    }
+
+    pub(super) fn subscribe_exclusively(&mut self, index: usize, inbox: Arc<str>, prefetch: usize) {
+        self.conns += 1;
+        let id = ConsumerId { conn: ConnId(self.conns), sub: SubKey(0) };
+        let priority = self.below(2) as i8;
+        let host = &mut self.hosts[index];
+        host.dispatch.subscribe_exclusively(id, &inbox, priority, prefetch as u32);
         host.subscribers.insert(id, Subscriber { inbox, prefetch, has: Vec::new(), last: BTreeMap::new() });
         self.turn(index);
     }
@@ -639,7 +664,9 @@ impl World {
                 | Effect::Synced { .. }
                 | Effect::Awaited { .. }
                 | Effect::Asked { .. }
-                | Effect::Gone { .. } => panic!("nothing of the kind happens here"),
+                | Effect::Gone { .. }
+                | Effect::Browsed { .. }
+                | Effect::BrowseEnd { .. } => panic!("nothing of the kind happens here"),
             }
         }
     }
@@ -652,10 +679,11 @@ impl World {
         let others = host.subscribers.values().flat_map(|subscriber| &subscriber.has);
         assert!(!others.into_iter().any(|other| *other == dot), "{dot:?} twice at node {index}");
         let subscriber = host.subscribers.get_mut(&to).expect("only to those who are there");
-        assert_eq!(&subscriber.inbox, inbox);
+        assert_eq!(lane::queue_of(&subscriber.inbox), lane::queue_of(inbox));
+        assert_eq!(lane::selector_of(&subscriber.inbox), lane::selector_of(inbox));
         assert_eq!(lane::queue_of(&waited_in), lane::queue_of(inbox));
         assert!(Lane::of(&waited_in).unwrap().is_due(self.now.wall_ms), "{dot:?} too early");
-        let (head, id) = (head_of(dot), dot.to_string());
+        let (head, id) = (head_of(dot, false), dot.to_string());
         let fields = StoredFields { head: head.as_bytes(), id: &id };
         assert!(lane::selector_of(inbox).unwrap().is_none_or(|selector| selector.matches(&fields)));
         subscriber.has.push(dot);
@@ -667,7 +695,9 @@ impl World {
         if !redelivered {
             *unmarked += 1;
             assert_eq!(*unmarked, 1, "{dot:?} again, without a mark");
-            let life = (dot.segment.node, dot.segment.epoch, waited_in);
+            // Groups may overtake each other.
+            let group = if host.paper.groups { number_of(dot) % 4 } else { 0 };
+            let life = (dot.segment.node, dot.segment.epoch, format!("{waited_in}, {group}").into());
             let last = subscriber.last.insert(life, dot);
             assert!(last.is_none_or(|last| last < dot), "{dot:?} after {last:?}");
         }

@@ -1,0 +1,278 @@
+//! Message groups: messages of a queue with the same `JMSXGroupID` go to one consumer, in order, as long as it lives.
+//!
+//! Groups are told apart by a hash, as one of [`BUCKETS`]: so what is remembered is bounded, and groups that share a bucket share a
+//! consumer. Each consumer of a queue in which there are groups asks by a name of its own, too ([`crate::lane::member`]), with credit
+//! of its own: so owners know who is there, and a message can't reach another consumer than it was meant for.
+//!
+//! - Who *holds* a bucket is chosen by the owner that needs somebody first, by rendezvous hashing over the consumers that it knows,
+//!   and told to all nodes. From then on it is so for all of them. Of two choices the earlier one counts, then the lower name.
+//! - A message whose consumer has no place is *parked*: others go ahead. At most [`MAX_PARKED`] are; then the queue waits for these.
+//! - When a consumer goes, nothing of its buckets is sent to another one before all that it had is settled, or has come back.
+//! - The message that closes a group (`JMSXGroupSeq:-1`) ends that: the next one is chosen among those who are there then.
+//!
+//! What consumers with a selector ask for is shared out among those with the same selector.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
+
+use rhizomq_engine::{Dot, SegmentId, Slot};
+use serde::{Deserialize, Serialize};
+
+use super::msg::Name;
+use crate::{frame::stored_header, lane::Lane, spread};
+
+/// Parts that the groups of a queue are hashed to.
+const BUCKETS: u64 = 1024;
+/// Messages of a queue that wait for their consumer while others go ahead.
+const MAX_PARKED: usize = 1024;
+
+const GROUP: &str = "JMSXGroupID";
+const SEQUENCE: &str = "JMSXGroupSeq";
+
+/// The number of the bucket of a message with these headers; `None`: it is of no group.
+pub(super) fn bucket_of(stored_head: &[u8]) -> Option<u16> {
+    let group = stored_header(stored_head, GROUP).filter(|group| !group.is_empty())?;
+    let bucket = spread::hash_of(&String::from_utf8_lossy(group)) % BUCKETS;
+    u16::try_from(bucket).ok()
+}
+
+/// Whether this message is the last of its group.
+pub(super) fn closes_group(stored_head: &[u8]) -> bool {
+    let sequence =
+        stored_header(stored_head, SEQUENCE).and_then(|text| std::str::from_utf8(text).ok()?.trim().parse().ok());
+    sequence.is_some_and(|number: i64| number < 0)
+}
+
+/// Who of these consumers is to hold a bucket: the same for all who know the same.
+pub(super) fn choose<'a>(bucket: u16, readers: impl Iterator<Item = &'a Arc<str>>) -> Option<&'a Arc<str>> {
+    readers.max_by_key(|reader| spread::mixed_hash_of(&format!("{bucket:x} {reader}")))
+}
+
+/// What owners tell each other of a bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Holding {
+    pub(crate) bucket: u16,
+    /// When that was chosen, or closed: ms since 1970.
+    pub(crate) since: u64,
+    /// What the consumer asks for; `None`: its groups are closed.
+    pub(crate) reader: Option<Name>,
+}
+
+/// The place of a message in the order of service.
+type Place = (Lane, bool, Dot);
+
+/// How the groups of what consumers ask for are shared out among them.
+#[derive(Default)]
+pub(super) struct Sharing {
+    holders: BTreeMap<u16, (u64, Arc<str>)>,
+    parked: BTreeMap<u16, BTreeMap<Place, Arc<str>>>,
+    dots: BTreeMap<Dot, (u16, Place)>,
+    /// Messages that came back, with their lanes, and were not looked at.
+    returned: BTreeMap<Dot, Arc<str>>,
+}
+
+impl Sharing {
+    pub(super) fn holder(&self, bucket: u16) -> Option<&Arc<str>> {
+        self.holders.get(&bucket).map(|(_, reader)| reader)
+    }
+
+    /// From now on. Returns what others are to be told.
+    pub(super) fn hold(&mut self, bucket: u16, since: u64, reader: &Arc<str>) -> Holding {
+        self.holders.insert(bucket, (since, Arc::clone(reader)));
+        Holding { bucket, since, reader: Some(Name::from(reader)) }
+    }
+
+    /// The groups in a bucket are over. Returns what others are to be told.
+    pub(super) fn close(&mut self, bucket: u16, now_ms: u64) -> Holding {
+        let since = self.holders.remove(&bucket).map_or(now_ms, |(since, _)| now_ms.max(since));
+        Holding { bucket, since, reader: None }
+    }
+
+    /// All that is held.
+    pub(super) fn holdings(&self) -> Vec<Holding> {
+        let holding = |(bucket, (since, reader)): (&u16, &(u64, Arc<str>))| Holding {
+            bucket: *bucket,
+            since: *since,
+            reader: Some(Name::from(reader)),
+        };
+        self.holders.iter().map(holding).collect()
+    }
+
+    /// Another owner tells; `is_there` says of a consumer whether it is, as far as is known. Returns what that owner does not know,
+    /// and should.
+    pub(super) fn learn(&mut self, told: Holding, is_there: impl Fn(&Arc<str>) -> bool) -> Option<Holding> {
+        let Holding { bucket, since, reader } = told;
+        if u64::from(bucket) >= BUCKETS {
+            return None;
+        }
+        let mut entry = match self.holders.entry(bucket) {
+            Entry::Occupied(entry) => entry,
+            Entry::Vacant(entry) => {
+                if let Some(reader) = reader {
+                    entry.insert((since, reader.0));
+                }
+                return None;
+            }
+        };
+        let (mine_since, mine) = entry.get().clone();
+        let Some(reader) = reader else {
+            if mine_since <= since {
+                entry.remove();
+            }
+            return None;
+        };
+        let is_mine_there = is_there(&mine);
+        if reader.0 == mine || !is_mine_there || ((since, &reader.0) < (mine_since, &mine) && is_there(&reader.0)) {
+            entry.insert((since, reader.0));
+            return None;
+        }
+        let is_mine_better = (mine_since, &mine) < (since, &reader.0);
+        is_mine_better.then(|| Holding { bucket, since: mine_since, reader: Some(Name::from(&mine)) })
+    }
+
+    /// A message waits, in this lane, until its consumer has a place.
+    pub(super) fn park(&mut self, bucket: u16, lane: &Arc<str>, is_own_life: bool, dot: Dot) {
+        let Some(at) = Lane::of(lane) else { return };
+        let place = (at, is_own_life, dot);
+        self.parked.entry(bucket).or_default().insert(place, Arc::clone(lane));
+        self.dots.insert(dot, (bucket, place));
+    }
+
+    /// A message waits again, that may be of a group.
+    pub(super) fn put_back(&mut self, dot: Dot, lane: Arc<str>) {
+        self.returned.insert(dot, lane);
+    }
+
+    pub(super) fn take_returned(&mut self) -> BTreeMap<Dot, Arc<str>> {
+        std::mem::take(&mut self.returned)
+    }
+
+    pub(super) fn unpark(&mut self, dot: Dot) {
+        let Some((bucket, place)) = self.dots.remove(&dot) else { return };
+        if let Entry::Occupied(mut entry) = self.parked.entry(bucket) {
+            entry.get_mut().remove(&place);
+            if entry.get().is_empty() {
+                entry.remove();
+            }
+        }
+    }
+
+    /// These slots of a segment are consumed, or not dispatched here any more.
+    pub(super) fn unpark_between(&mut self, segment: SegmentId, first: Slot, last: Slot) {
+        let range = Dot { segment, slot: first }..=Dot { segment, slot: last };
+        let dots: Vec<_> = self.dots.range(range).map(|(dot, _)| *dot).collect();
+        dots.into_iter().for_each(|dot| self.unpark(dot));
+        self.returned.retain(|dot, _| dot.segment != segment || !(first..=last).contains(&dot.slot));
+    }
+
+    pub(super) fn is_parked(&self, dot: Dot) -> bool {
+        self.dots.contains_key(&dot)
+    }
+
+    /// Whether no more can be parked.
+    pub(super) fn is_full(&self) -> bool {
+        self.dots.len() >= MAX_PARKED
+    }
+
+    /// Buckets of which messages are parked.
+    pub(super) fn buckets(&self) -> Vec<u16> {
+        self.parked.keys().copied().collect()
+    }
+
+    /// What is parked of a bucket, the first to be served first, each with its lane.
+    pub(super) fn parked(&self, bucket: u16) -> impl Iterator<Item = (Dot, &Arc<str>)> {
+        self.parked.get(&bucket).into_iter().flatten().map(|((_, _, dot), lane)| (*dot, lane))
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.parked.len() + self.dots.len() + self.returned.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rhizomq_engine::{Epoch, NodeId};
+
+    use super::*;
+
+    fn dot(slot: Slot) -> Dot {
+        Dot { segment: SegmentId { node: NodeId([1; 16]), epoch: Epoch(1), number: 1 }, slot }
+    }
+
+    fn told(since: u64, reader: &str) -> Holding {
+        Holding { bucket: 5, since, reader: Some(Name(reader.into())) }
+    }
+
+    #[test]
+    fn groups_are_read_from_headers() {
+        let head = |text: &str| bucket_of(text.as_bytes());
+        assert!(head("JMSXGroupID:a\n").is_some() && head("JMSXGroupID:a\n") == head("x:y\nJMSXGroupID:a\nz:"));
+        assert_eq!((head("JMSXGroupID:\n"), head("xJMSXGroupID:a\n")), (None, None));
+        let closes = |text: &str| closes_group(text.as_bytes());
+        assert!(
+            closes("JMSXGroupSeq:-1\n") && !closes("JMSXGroupSeq:1\n") && !closes("JMSXGroupSeq:x\n") && !closes("")
+        );
+    }
+
+    #[test]
+    fn buckets_are_spread_over_all_and_stay_where_they_are_when_others_go() {
+        let readers: Vec<Arc<str>> = (0..5).map(|n| format!("q\0&0101.{n}.0").into()).collect();
+        let chosen = |readers: &[Arc<str>]| -> Vec<Arc<str>> {
+            (0..BUCKETS as u16).map(|bucket| choose(bucket, readers.iter()).unwrap().clone()).collect()
+        };
+        let (all, fewer) = (chosen(&readers), chosen(&readers[1..]));
+        for reader in &readers {
+            let part = all.iter().filter(|one| *one == reader).count();
+            assert!((150..260).contains(&part), "{part} of {BUCKETS} for one of five");
+        }
+        let moved = all.iter().zip(&fewer).filter(|(before, after)| before != after);
+        assert!(moved.map(|(before, _)| before).collect::<BTreeSet<_>>() == [&readers[0]].into());
+    }
+
+    #[test]
+    fn of_two_choices_all_come_to_the_earlier_one_and_who_does_not_know_is_told() {
+        let there = |_: &Arc<str>| true;
+        let mut sharing = Sharing::default();
+        assert_eq!(sharing.learn(told(7, "b"), there), None);
+        assert_eq!(sharing.learn(told(8, "a"), there), Some(told(7, "b")));
+        assert_eq!(sharing.learn(told(7, "c"), there), Some(told(7, "b")));
+        assert_eq!(sharing.learn(told(7, "a"), there), None);
+        assert_eq!(&**sharing.holder(5).unwrap(), "a");
+        assert_eq!(sharing.learn(told(9, "z"), |reader| **reader != *"a"), None, "the one that is there");
+        assert_eq!(&**sharing.holder(5).unwrap(), "z");
+        assert_eq!(sharing.learn(told(1, "gone"), |reader| **reader == *"z"), None);
+        assert_eq!(&**sharing.holder(5).unwrap(), "z");
+        let closed = |since| Holding { bucket: 5, since, reader: None };
+        sharing.learn(closed(8), there);
+        assert!(sharing.holder(5).is_some(), "that was an earlier one");
+        assert_eq!(sharing.close(5, 3), closed(9));
+        assert!(
+            sharing.holder(5).is_none() && sharing.learn(Holding { bucket: 1024, ..told(1, "x") }, there).is_none()
+        );
+        assert_eq!(sharing.holdings(), []);
+    }
+
+    #[test]
+    fn what_is_parked_comes_in_order_and_is_forgotten() {
+        let mut sharing = Sharing::default();
+        let lane: Arc<str> = "q".into();
+        [3, 1, 2].iter().for_each(|slot| sharing.park(5, &lane, true, dot(*slot)));
+        sharing.park(5, &"q\x000~".into(), true, dot(9));
+        sharing.park(6, &lane, true, dot(4));
+        let slots = |sharing: &Sharing| sharing.parked(5).map(|(dot, _)| dot.slot).collect::<Vec<_>>();
+        assert_eq!(slots(&sharing), [9, 1, 2, 3]);
+        sharing.unpark(dot(1));
+        sharing.unpark_between(dot(1).segment, 3, 4);
+        assert_eq!((slots(&sharing), sharing.buckets()), (vec![9, 2], vec![5]));
+        assert!(sharing.is_parked(dot(2)) && !sharing.is_parked(dot(3)));
+        sharing.unpark_between(dot(1).segment, 0, Slot::MAX);
+        assert_eq!(sharing.remembered(), 0);
+        (0..MAX_PARKED as Slot).for_each(|slot| sharing.park(1, &lane, true, dot(slot + 1)));
+        assert!(sharing.is_full());
+    }
+}
