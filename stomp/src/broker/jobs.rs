@@ -79,7 +79,8 @@ impl Broker {
             due.push(inbox.to_owned());
         }
         self.jobs.at = next;
-        if self.drain.is_on() || !self.stop.takes_clients() {
+        // Who has strayed from its part does not know what has been fired there.
+        if self.drain.is_on() || self.is_retired() || !self.stop.takes_clients() {
             return;
         }
         for inbox in due {

@@ -114,7 +114,7 @@ impl Broker {
     /// Begins what can be begun.
     pub(super) fn proceed_with_moves(&mut self, now: Now) {
         // Whoever leaves keeps nothing new: the next owner sees to these.
-        if self.drain.is_on() || self.stop != Stop::No || now.mono_ms < self.moves.paused_until {
+        if self.drain.is_on() || self.is_retired() || self.stop != Stop::No || now.mono_ms < self.moves.paused_until {
             return;
         }
         self.moves.paused_until = 0;

@@ -197,6 +197,9 @@ impl Broker {
         if self.drain.is_on() && !unit.is_empty() {
             return self.fail(conn, ticket, drain::TOLD, drain::ADVICE);
         }
+        if self.node.lacks_network() && !unit.is_empty() {
+            return self.fail(conn, ticket, STRAYED, STRAYED_ADVICE);
+        }
         let is_invented = |send: &&Send| {
             send.destination.as_str().starts_with(REPLY_QUEUE) && self.is_invented(send.destination.as_str())
         };
@@ -222,9 +225,6 @@ impl Broker {
         let has_messages = !entries.is_empty();
         let unit = Unit { entries, removals: removals.clone() };
         let published = Published { conn, ticket, bytes, has_messages, removals, topics };
-        if has_messages && self.node.lacks_network() {
-            return self.not_taken(&published, STRAYED, STRAYED_ADVICE);
-        }
         // Acknowledgements alone are kept here, where the consumer is.
         let place = if has_messages { self.place_of(conn) } else { Some(Place::Here) };
         match place {

@@ -40,6 +40,8 @@ pub struct Parted {
     pub staying: BTreeSet<NodeId>,
 }
 
+const UNKNOWN: &str = "the cluster is being split, and this node has just joined it: it comes again";
+
 impl Node {
     /// Splits that are done and not healed.
     pub fn parted(&self) -> impl Iterator<Item = Parted> + '_ {
@@ -79,11 +81,14 @@ impl Node {
                 State::Open if self.open_split().is_some_and(|open| open.id == split.id) => {
                     if self.splits.is_ready(&split, self.id()) && self.waits_for(&split).is_empty() {
                         self.cut(&split);
-                        self.note_if_strayed(&split, self.peers.is_empty());
+                        // All may have been ready before this life began, and have cut long since.
+                        let is_late = self.peers.is_empty() || self.splits.ready_before.contains(&split.id);
+                        self.note_if_strayed(&split, is_late);
                     }
                 }
                 State::Cut if split.knows(self.id()) && !self.splits.has_marks(split.id, !leaves) => {
                     self.cut(&split);
+                    self.note_if_strayed(&split, false);
                 }
                 State::Cut => self.change_network(&split, false),
                 State::Open | State::TakenBack => {}
@@ -104,8 +109,10 @@ impl Node {
     /// tell it: it is told now, and the link is closed when it has had time to read that. Before that comes what is known
     /// here to be consumed of what the other part took: by clients of a node that was out of sight when all were ready.
     fn part_from(&mut self, now: Now, (node, link): (NodeId, LinkId), id: SplitId) {
-        for message in self.consumed_of_gone() {
-            self.outputs.push_back(Output::Send { link, bytes: wire::control(&message) });
+        if self.splits.order(id).is_some_and(|split| self.was_out_of_sight(split, self.id())) {
+            for message in self.consumed_of_gone() {
+                self.outputs.push_back(Output::Send { link, bytes: wire::control(&message) });
+            }
         }
         // Marks may be here before their order: then it is told the next time.
         if let Some(order) = self.engine.newest_value(&order_key(id)) {
@@ -120,12 +127,15 @@ impl Node {
     pub(in crate::node) fn is_to_be_told(&self, node: NodeId) -> bool {
         let split = self.splits.gone.get(&node).and_then(|id| self.splits.order(*id));
         split.is_some_and(|split| {
-            let me = self.id();
-            !split.leaving.contains(&me)
+            self.was_out_of_sight(split, self.id())
                 && !self.is_healed(split.id)
-                && !self.splits.is_ready(split, me)
                 && !self.splits.told.contains_key(&node)
         })
+    }
+
+    /// Whether a node stayed without having said that it was ready: it may have something to tell.
+    fn was_out_of_sight(&self, split: &Split, node: NodeId) -> bool {
+        !split.leaving.contains(&node) && !self.splits.is_ready(split, node)
     }
 
     fn consumed_of_gone(&self) -> Vec<Control> {
@@ -155,13 +165,13 @@ impl Node {
     /// node of the other part does the same.
     pub(in crate::node) fn take_from_parting(&mut self, now: Now, link: LinkId, bytes: &Bytes) -> bool {
         let Some(&Farewell { node, .. }) = self.splits.parting.get(&link) else { return false };
+        let Some(&id) = self.splits.gone.get(&node) else { return true };
         match wire::decode(bytes.clone()) {
-            Ok(Wire::Control(Control::Parted(order))) => self.take_parted(now, node, &order),
+            // Of the orders that are known here: nobody else's word takes this cluster apart.
+            Ok(Wire::Control(Control::Parted(order))) if self.knows_order(&order) => self.take_parted(now, node, &order),
             Ok(Wire::Control(Control::Healed(split))) => self.take_healed(split),
             Ok(Wire::Control(message)) => {
-                if self.is_gone(node) && !self.is_frozen() {
-                    self.take_consumed(message);
-                }
+                self.take_consumed(node, id, message);
                 return true;
             }
             _ => return true,
@@ -170,8 +180,19 @@ impl Node {
         true
     }
 
-    /// What the other part knows to be consumed of what this one took.
-    fn take_consumed(&mut self, message: Control) {
+    fn knows_order(&self, order: &[u8]) -> bool {
+        let split = Value::decode(order).ok().and_then(|order| Split::of(&order));
+        split.is_some_and(|split| self.splits.order(split.id).is_some())
+    }
+
+    /// What a node of the part that stayed knows to be consumed of what this one's took, if it was out of sight of the split and
+    /// has not said so yet.
+    fn take_consumed(&mut self, from: NodeId, id: SplitId, message: Control) {
+        let may_tell =
+            |split: &Split| self.has_left_by(split) && self.was_out_of_sight(split, from) && !self.is_frozen();
+        if self.splits.told.contains_key(&from) || !self.splits.order(id).is_some_and(may_tell) {
+            return;
+        }
         match message {
             Control::Removed { segment, slots } if !self.is_gone(segment.node) => {
                 self.engine.merge_removed(segment, &slots);
@@ -259,6 +280,17 @@ impl Node {
         self.look_at_orders();
         self.members.mark_dirty();
         self.change_network(split, is_first);
+        self.part_from_unknown();
+    }
+
+    /// Who is linked and on no roster yet would hear of the one part and tell the other: it comes again, and is of one.
+    fn part_from_unknown(&mut self) {
+        let is_unknown = |node: NodeId| !self.is_gone(node) && !self.is_in_roster(node);
+        let links = self.peers.iter().filter(|(node, _)| is_unknown(**node)).map(|(_, peer)| peer.link);
+        for link in links.collect::<Vec<_>>() {
+            self.drop_link(link);
+            self.outputs.push_back(Output::Close { link, reason: UNKNOWN.to_owned() });
+        }
     }
 
     /// Whoever leaves is of the new network now. An earlier life may have come as far as the new secret, and no further.

@@ -93,6 +93,8 @@ pub(in crate::node) struct Splits {
     pub(super) told: BTreeMap<NodeId, u64>,
     /// Splits by which this node's part left while it was not there, until it has met that part.
     pub(super) strayed: BTreeSet<SplitId>,
+    /// Splits that this node had said it was ready for when its life began.
+    pub(super) ready_before: BTreeSet<SplitId>,
     /// Since when this node, which has strayed, is linked with one of its part.
     pub(super) met_since: Option<u64>,
 }
@@ -150,6 +152,8 @@ impl Node {
         let keys: Vec<_> = self.engine.registry().keys().cloned().collect();
         keys.iter().for_each(|key| _ = self.note_order(key));
         self.look_at_orders();
+        let ready = self.splits.orders().filter(|split| self.is_ready_for(split, self.id()));
+        self.splits.ready_before = ready.map(|split| split.id).collect();
     }
 
     /// Takes an order in, if the key is of one. Whether it tells of splits at all.

@@ -60,7 +60,8 @@ impl Node {
 
     /// What there is to say of that.
     pub fn strayed(&self) -> Option<Strayed> {
-        let split = self.splits.strayed.iter().find_map(|&id| self.splits.order(id))?;
+        let left = || self.splits.orders().find(|split| self.has_left_by(split));
+        let split = self.splits.strayed.iter().find_map(|&id| self.splits.order(id).or_else(left))?;
         let part = self.roster_ids().into_iter().filter(|node| *node != self.id()).collect();
         Some(Strayed { name: split.name.clone(), part, lacks_secret: self.lacks_network() })
     }
@@ -169,8 +170,8 @@ impl Node {
             is_ours.then_some((split, value))
         };
         let orders: Vec<_> = orders.iter().take(MAX_TRUSTED).filter_map(read).collect();
-        let is_of_these = orders.iter().any(|(split, _)| split.id == secret.name());
-        if !is_of_these || secret == self.config.network {
+        // The secret may be of a later split, which was healed since: the part has kept it.
+        if orders.is_empty() || secret == self.config.network {
             return;
         }
         for (split, value) in orders {

@@ -146,12 +146,11 @@ fn one_restored_from_before_a_split_believes_those_who_left_and_has_strayed_unti
     world.start(4, copy);
     let now = world.now;
     let hello = |node| PeerHello { node, epoch: Epoch(99), name: String::new(), wall_ms: 0, proven: Proven::Own };
-    // One that the order does not list, and one whose secret is none of the orders'.
+    // One that the order does not list, and one without an order.
     world.host(4).node.handle_link_up(now, LINK, hello(id(1)));
     world.host(4).node.handle_message(now, LINK, message.clone());
     world.host(4).node.handle_link_down(now, LINK);
-    let Control::Readmitted { orders, .. } = &told[0] else { panic!("{told:?}") };
-    let other = Control::Readmitted { orders: orders.clone(), secret: Hidden([8; 32]) };
+    let other = Control::Readmitted { orders: Vec::new(), secret: Hidden([8; 32]) };
     world.host(4).node.handle_link_up(now, LINK, hello(id(3)));
     world.host(4).node.handle_message(now, LINK, wire::control(&other));
     assert!(!world.host(4).node.has_strayed() && world.host(4).node.config.network == old());
@@ -205,4 +204,44 @@ fn who_was_told_by_those_it_left_lacks_a_network_until_a_node_of_its_part_gives_
     world.run(5_000);
     let node = &world.host(4).node;
     assert!(!node.has_strayed() && node.config.network == new(), "{:?}", node.strayed());
+}
+
+/// Its part was split once more, and merged again: it has kept the secret of that second split.
+#[test]
+fn the_secret_that_a_part_has_kept_from_a_later_split_is_its_secret_all_the_same() {
+    let (mut world, copy) = parted();
+    let (told, ..) = welcome(&mut world, 3, id(4));
+    let Control::Readmitted { orders, .. } = &told[0] else { panic!("{told:?}") };
+    drop(world.kill(4));
+    world.start(4, copy);
+    let now = world.now;
+    let hello = PeerHello { node: id(3), epoch: Epoch(99), name: String::new(), wall_ms: 0, proven: Proven::Own };
+    world.host(4).node.handle_link_up(now, LINK, hello);
+    let later = Control::Readmitted { orders: orders.clone(), secret: Hidden([8; 32]) };
+    world.host(4).node.handle_message(now, LINK, wire::control(&later));
+    let node = &world.host(4).node;
+    assert!(node.has_strayed() && !node.lacks_network() && node.config.network == NetworkSecret::from_bytes([8; 32]));
+    assert_eq!(node.strayed().map(|strayed| strayed.name), Some("off".to_owned()));
+}
+
+/// Whoever is of the other part may say that it has cut, as all know; no other order of its making is taken in.
+#[test]
+fn a_node_of_the_other_part_parts_nobody_else() {
+    let (mut world, _) = parted();
+    let (told, ..) = welcome(&mut world, 3, id(1));
+    assert!(matches!(&told[..], [Control::Parted(_)]), "{told:?}");
+    let leaving = [id(3)].into();
+    let forged = crate::node::split::example_order("forged", leaving, [id(1), id(4), id(5)].into());
+    let now = world.now;
+    world.host(3).node.handle_message(now, LINK, wire::control(&Control::Parted(forged)));
+    assert_eq!(world.host(3).node.gone().collect::<Vec<_>>(), [id(1), id(2)]);
+    assert!(!world.host(3).node.has_strayed());
+    // Nor what it says is consumed: it was there when all were ready.
+    world.publish(3, "x");
+    let dot = world.waiting(3)[0].0;
+    let slots = RangeSet::from_range(dot.slot, dot.slot);
+    let now = world.now;
+    world.host(3).node.handle_message(now, LINK, wire::control(&Control::Removed { segment: dot.segment, slots }));
+    world.run(100);
+    assert_eq!(world.waiting(3).len(), 1);
 }
