@@ -16,6 +16,7 @@ mod durable;
 mod foreign;
 mod lanes;
 mod merge;
+mod jobs;
 mod observers;
 mod parting;
 mod policies;
