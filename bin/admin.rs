@@ -662,7 +662,8 @@ mod tests {
             let answer = with(headers);
             assert!(answer.contains(" 403 ") && !answer.contains("\"T\""), "{answer}");
         }
-        for path in ["/verify", "/backup", "/forget", "/size", "/merge", "/unsubscribe", "/users", "/policies", "/jobs"] {
+        for path in ["/verify", "/backup", "/forget", "/size", "/merge", "/unsubscribe", "/users", "/policies", "/jobs"]
+        {
             for headers in ["Host: evil.example\n", "Host: 127.0.0.1\nOrigin: http://evil.example\n"] {
                 let request = format!("POST {path} HTTP/1.1\n{headers}Content-Length: 0\nConnection: close\n\n");
                 assert!(ask(true, &request).contains(" 403 "), "{path} {headers}");

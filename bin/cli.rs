@@ -7,7 +7,9 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench, config, jobs::JobCommand, limits::LimitArgs, listen::ListenArgs, policies::PolicyCommand, users::UserCommand};
+use crate::{
+    bench, config, jobs::JobCommand, limits::LimitArgs, listen::ListenArgs, policies::PolicyCommand, users::UserCommand,
+};
 
 const ABOUT: &str = "A leaderless message broker: every node takes messages, keeps copies of the others', and delivers \
     them when others die.\n\nClients speak STOMP (1.0, 1.1 or 1.2).";

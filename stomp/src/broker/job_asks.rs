@@ -54,7 +54,9 @@ pub enum JobQuestion {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JobError {
     /// It can't be one.
-    #[error("`{0}` is no id of a job: {ID_DIGITS} hex digits, or as many of the first as fit no other; `rhizomq job list` shows them")]
+    #[error(
+        "`{0}` is no id of a job: {ID_DIGITS} hex digits, or as many of the first as fit no other; `rhizomq job list` shows them"
+    )]
     NoId(String),
     /// Nobody knows it.
     #[error("no job's id begins with {called}; `rhizomq job list` shows those that wait{}", not_heard(.unheard))]
@@ -201,7 +203,8 @@ impl Broker {
             JobQuestion::List => Step::List,
             JobQuestion::Remove(called) => {
                 let digits = called.to_ascii_lowercase();
-                let is_id = (1..=ID_DIGITS).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+                let is_id =
+                    (1..=ID_DIGITS).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
                 if !is_id {
                     return Err(JobError::NoId(called));
                 }

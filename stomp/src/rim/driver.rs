@@ -29,8 +29,8 @@ use super::{
     writer::{Writer, Written},
 };
 use crate::{
-    Backlogs, Broker, ChangeId, ConnId, JobAskId, JobError, JobQuestion, JobsStatus, MemoryStatus, Output, PolicyStatus, Status, StoreStatus, SubscriptionStatus,
-    UserStatus, Verdict,
+    Backlogs, Broker, ChangeId, ConnId, JobAskId, JobError, JobQuestion, JobsStatus, MemoryStatus, Output,
+    PolicyStatus, Status, StoreStatus, SubscriptionStatus, UserStatus, Verdict,
     policies::{PolicyChange, PolicyError},
     users::{UserChange, UserError},
 };
