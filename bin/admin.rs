@@ -15,6 +15,7 @@
 //! | `POST /merge` with `{"ticket":"...","size":"5"}`, the size left out or not | which node of the other cluster is dialled, where, and whether it is known already; `merging` in the status tells how it goes; same machine only |
 //! | `GET /users`, `POST /users` | who may log in, see `users.rs`; same machine only |
 //! | `GET /policies`, `POST /policies` | what holds for the messages of destinations, see `policies.rs`; changes from the same machine only |
+//! | `GET /jobs`, `POST /jobs` | messages that are sent at times of their own, see `jobs.rs`; changes from the same machine only |
 //! | `POST /backup` with `{"dir":"/absolute/path"}` | node, number of files and bytes; same machine only |
 //!
 //! Every refusal is `{"error":"..."}`. The commands `ticket` and `status` are clients of this (see `client.rs`).
@@ -38,11 +39,11 @@ use tokio::net::TcpListener;
 
 use crate::{
     door::{self, Caller, Door},
-    policies, users,
+    jobs, policies, users,
 };
 
 /// What the admin interface asks of the running node.
-pub(crate) trait Source: users::Source + policies::Source {
+pub(crate) trait Source: users::Source + policies::Source + jobs::Source {
     /// The status object, or None once the node is stopping.
     fn status(&self) -> impl Future<Output = Option<Value>> + Send;
     /// A join ticket.
@@ -103,18 +104,19 @@ fn router<S: Source>(source: S) -> Router {
         .route("/split", post(split::<S>))
         .merge(users::routes())
         .merge(policies::routes())
+        .merge(jobs::routes())
         .fallback(|| async {
             refusal(
                 StatusCode::NOT_FOUND,
-                "there are GET /health, /status, /subscriptions, /users, /policies and POST /ticket, /verify, /backup, /forget, /size, /merge, \
-                 /split, /drain, /unsubscribe, /users, /policies",
+                "there are GET /health, /status, /subscriptions, /users, /policies, /jobs and POST /ticket, /verify, /backup, /forget, /size, /merge, \
+                 /split, /drain, /unsubscribe, /users, /policies, /jobs",
             )
         })
         .method_not_allowed_fallback(|| async {
             refusal(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "GET for /health, /status, /subscriptions, /users and /policies, POST for /ticket, /verify, /backup, /forget, /size, /merge, \
-                 /split, /drain, /unsubscribe, /users and /policies",
+                "GET for /health, /status, /subscriptions, /users, /policies and /jobs, POST for /ticket, /verify, /backup, /forget, /size, /merge, \
+                 /split, /drain, /unsubscribe, /users, /policies and /jobs",
             )
         })
         .layer(middleware::from_fn(door::take_whole))
@@ -402,6 +404,12 @@ mod tests {
         }
     }
 
+    impl jobs::Source for Fake {
+        async fn jobs(&self, question: rhizomq_stomp::JobQuestion) -> Result<Value, String> {
+            Ok(json!({ "asked": format!("{question:?}") }))
+        }
+    }
+
     impl Source for Fake {
         async fn status(&self) -> Option<Value> {
             self.up.then(|| json!({ "node": "n" }))
@@ -654,7 +662,8 @@ mod tests {
             let answer = with(headers);
             assert!(answer.contains(" 403 ") && !answer.contains("\"T\""), "{answer}");
         }
-        for path in ["/verify", "/backup", "/forget", "/size", "/merge", "/unsubscribe", "/users"] {
+        for path in ["/verify", "/backup", "/forget", "/size", "/merge", "/unsubscribe", "/users", "/policies", "/jobs"]
+        {
             for headers in ["Host: evil.example\n", "Host: 127.0.0.1\nOrigin: http://evil.example\n"] {
                 let request = format!("POST {path} HTTP/1.1\n{headers}Content-Length: 0\nConnection: close\n\n");
                 assert!(ask(true, &request).contains(" 403 "), "{path} {headers}");

@@ -7,7 +7,9 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{bench, config, limits::LimitArgs, listen::ListenArgs, policies::PolicyCommand, users::UserCommand};
+use crate::{
+    bench, config, jobs::JobCommand, limits::LimitArgs, listen::ListenArgs, policies::PolicyCommand, users::UserCommand,
+};
 
 const ABOUT: &str = "A leaderless message broker: every node takes messages, keeps copies of the others', and delivers \
     them when others die.\n\nClients speak STOMP (1.0, 1.1 or 1.2).";
@@ -161,6 +163,9 @@ pub(crate) enum Command {
     /// Policies: what holds for the messages of destinations, such as how long they live and what becomes of bad ones
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Jobs: messages that are sent again at times of their own; see which there are, and end one
+    #[command(subcommand)]
+    Job(JobCommand),
     /// Measure this machine: durable commits and replication, each beside its limit
     #[command(subcommand)]
     Bench(bench::BenchCommand),

@@ -11,6 +11,7 @@ mod data_dir;
 mod door;
 mod drain;
 mod findings;
+mod jobs;
 mod limits;
 mod listen;
 mod lives;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         }
         Command::User(command) => users::run(&command),
         Command::Policy(command) => policies::run(&command),
+        Command::Job(command) => jobs::run(&command),
         Command::Bench(command) => bench::run(&command),
     };
     match done {

@@ -128,7 +128,7 @@ fn time(text: &str) -> Result<u64, String> {
 }
 
 /// The longest unit in which it is a whole number.
-fn show_time(ms: u64) -> String {
+pub(crate) fn show_time(ms: u64) -> String {
     let unit = UNITS.iter().find(|(_, unit)| ms >= *unit && ms.is_multiple_of(*unit));
     unit.map_or_else(|| format!("{ms}ms"), |(name, unit)| format!("{}{name}", ms / unit))
 }

@@ -20,7 +20,7 @@ use rhizomq_net::{
     trusted_networks,
 };
 use rhizomq_stomp::{
-    Backlog, Broker, BrokerConfig, DrainingStatus, StoreStatus, UnaccountedStatus,
+    Backlog, Broker, BrokerConfig, DrainingStatus, JobQuestion, StoreStatus, UnaccountedStatus,
     policies::PolicyChange,
     rim::{Driver, DriverConfig, DriverError, Handle},
     users::UserChange,
@@ -37,7 +37,7 @@ use crate::{
     config::{ConfigError, Settings},
     console::{Console, Ready},
     data_dir::{self, DataDir, DataDirError},
-    findings,
+    findings, jobs,
     limits::OWN_FILES,
     listen::{Doors, ListenError},
     lives::Attempts,
@@ -500,6 +500,14 @@ impl policies::Source for Source {
             return Err("the change is not on disk after 10 s; it may be later".to_owned());
         }
         Ok(json!({ "pattern": pattern }))
+    }
+}
+
+impl jobs::Source for Source {
+    async fn jobs(&self, question: JobQuestion) -> Result<Value, String> {
+        let answer = self.handle()?.ask_jobs(question).await.ok_or("the node is stopping")?;
+        // Plain data always has a JSON form.
+        Ok(serde_json::to_value(answer.map_err(|error| error.to_string())?).unwrap_or_default())
     }
 }
 

@@ -45,9 +45,13 @@ pub mod topic;
 pub mod transport;
 pub mod users;
 
-pub use broker::{Backlog, Backlogs, Broker, BrokerConfig, ChangeId, ConnId, LoginCheck, Output, Verdict};
+pub use broker::{
+    Backlog, Backlogs, Broker, BrokerConfig, ChangeId, ConnId, JobAskId, JobError, JobQuestion, LoginCheck, Output,
+    Verdict,
+};
 pub use dispatch::TakeoverTiming;
 pub use status::{
-    DamageStatus, DrainingStatus, MemoryStatus, MergingStatus, NodeStatus, PolicyStatus, QueueStatus, SplittingStatus,
-    Status, StoreStatus, StrayedStatus, SubscriptionStatus, UnaccountedStatus, UserAccess, UserStatus,
+    DamageStatus, DrainingStatus, JobStatus, JobsStatus, MemoryStatus, MergingStatus, NodeStatus, PolicyStatus,
+    QueueStatus, SplittingStatus, Status, StoreStatus, StrayedStatus, SubscriptionStatus, UnaccountedStatus,
+    UserAccess, UserStatus,
 };

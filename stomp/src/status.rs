@@ -76,6 +76,41 @@ pub struct SubscriptionStatus {
     pub selectors: Vec<String>,
 }
 
+/// A message that is to be sent at times of its own, or to a topic later on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct JobStatus {
+    /// 16 hex digits; the same from its first time to its last. What comes of a `cron` entry with a delay or period has ids of
+    /// its own, one for each time of the entry.
+    pub id: String,
+    /// Where its message goes.
+    pub destination: String,
+    /// When it is due next, in ms since 1970.
+    pub next_ms: u64,
+    /// Whether those who have it can read it. If not, the rest is `null`.
+    pub readable: bool,
+    /// That of its message.
+    pub priority: Option<u8>,
+    /// ms between one time and the next; `null` if it is not repeated.
+    pub period_ms: Option<u64>,
+    /// How often it is repeated after the next time, or after each time of `cron`; `null`: for ever.
+    pub repeat: Option<u64>,
+    /// The entry that tells its times; `null` without one.
+    pub cron: Option<String>,
+    /// Nodes that said they have it.
+    pub holders: Vec<String>,
+}
+
+/// Jobs of all nodes that were heard.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct JobsStatus {
+    /// The first one that is due comes first.
+    pub jobs: Vec<JobStatus>,
+    /// About so many more wait.
+    pub more: u64,
+    /// Nodes of the cluster that were not heard: jobs may wait there that nobody else has.
+    pub unheard: Vec<String>,
+}
+
 /// A policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PolicyStatus {

@@ -14,6 +14,7 @@ mod disk;
 mod drain;
 mod durable;
 mod foreign;
+mod jobs;
 mod lanes;
 mod merge;
 mod observers;

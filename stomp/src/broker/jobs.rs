@@ -13,9 +13,8 @@ use crate::{
     destination::Destination,
     expiry,
     lane::{self, JobName},
-    schedule::Job,
+    schedule::{Job, ask::JobId},
     session::Send,
-    spread,
 };
 
 /// Jobs that are carried out at a time.
@@ -94,7 +93,7 @@ impl Broker {
                     let dot = Dot { segment, slot };
                     let is_taken = self.jobs.busy.contains(&dot) || self.jobs.left_alone.contains(&dot);
                     if !is_taken && !self.node.engine().is_removed(dot) {
-                        if self.is_superseded(&inbox, name, dot) {
+                        if self.is_superseded(&inbox, name, dot) || self.job_asks.has_ended(name.chain, dot) {
                             self.fired(now, dot, &[]);
                         } else {
                             self.fire(now, dot, name.chain, &destination);
@@ -141,7 +140,7 @@ impl Broker {
             self.jobs.left_alone.insert(dot);
             return;
         };
-        job.chain = chain.or_else(|| Some(spread::hash_of(&dot.to_string())));
+        job.chain = Some(JobId::of(chain, dot).0);
         // What is over for good is not repeated any more.
         if expiry::is_over(&head, now.wall_ms) {
             return self.fired(now, dot, &[]);

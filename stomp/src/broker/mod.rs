@@ -16,6 +16,7 @@
 //! - `policies.rs`: what operators do about policies, and what of them holds where
 //! - `moves.rs`: messages that leave their queues: dead letters
 //! - `jobs.rs`: what is sent again, at times of its own
+//! - `job_asks.rs`: what operators ask about these
 //! - `sweep.rs`: messages that nobody will ever consume
 //!
 //! What always holds:
@@ -31,6 +32,7 @@ mod durable;
 mod flow;
 mod forward;
 mod incoming;
+mod job_asks;
 mod jobs;
 mod logins;
 mod moves;
@@ -57,6 +59,7 @@ use self::{
     drain::Drain,
     durable::Durables,
     incoming::Incoming,
+    job_asks::JobAsks,
     jobs::Jobs,
     logins::Logins,
     moves::{Leaver, Moves},
@@ -66,6 +69,7 @@ use self::{
     users::Changes,
 };
 pub use self::{
+    job_asks::{JobAskId, JobError, JobQuestion},
     logins::{LoginCheck, Verdict},
     users::ChangeId,
 };
@@ -77,9 +81,10 @@ use crate::{
     frame::decode_routed_head,
     lane,
     policies::Book as Policies,
+    schedule::ask::JobsMsg,
     session::{Delivery, Session, SessionConfig},
     status::{
-        DamageStatus, DrainingStatus, MembersStatus, MemoryStatus, MergingStatus, NodeStatus, PartedStatus,
+        DamageStatus, DrainingStatus, JobsStatus, MembersStatus, MemoryStatus, MergingStatus, NodeStatus, PartedStatus,
         QueueStatus, SiteStatus, SplittingStatus, Status, StoreStatus, StrayedStatus,
     },
     transport::Peer,
@@ -184,6 +189,13 @@ pub enum Output {
         /// Whether it is on disk here. If not, it may be later.
         is_kept: bool,
     },
+    /// What came of [`Broker::ask_jobs`].
+    Jobs {
+        /// Which question.
+        ask: JobAskId,
+        /// The jobs; of one that was removed, that.
+        answer: Result<JobsStatus, JobError>,
+    },
     /// After [`Broker::shutdown`] or [`Broker::drain`]: all is done, the process may end.
     Stopped,
 }
@@ -212,6 +224,7 @@ pub struct Broker {
     acks: AckQueue,
     durables: Durables,
     jobs: Jobs,
+    job_asks: JobAsks,
     logins: Logins,
     changes: Changes,
     policies: Policies,
@@ -249,6 +262,7 @@ impl Broker {
             acks: AckQueue::default(),
             durables: Durables::default(),
             jobs: Jobs::default(),
+            job_asks: JobAsks::default(),
             logins: Logins::default(),
             changes: Changes::default(),
             policies: Policies::default(),
@@ -386,6 +400,9 @@ impl Broker {
         if now.mono_ms >= self.jobs.deadline() {
             self.fire_jobs(now);
         }
+        if now.mono_ms >= self.job_asks.deadline() {
+            self.proceed_with_job_asks(now);
+        }
         let due: Vec<_> = self.deadlines.range(..=(now.mono_ms, ConnId(u64::MAX))).copied().collect();
         for (deadline, conn) in due {
             self.deadlines.remove(&(deadline, conn));
@@ -413,6 +430,7 @@ impl Broker {
             .min(self.moves.deadline())
             .min(self.sweep_at)
             .min(self.jobs.deadline())
+            .min(self.job_asks.deadline())
     }
 
     /// What the driver is to do next.
@@ -607,11 +625,13 @@ impl Broker {
                 self.met.insert(peer);
                 self.dispatch.handle_link_up(now, &self.node, peer);
                 self.forward_link_up(peer);
+                self.job_asks_link_up(now, peer);
             }
             Event::LinkDown(peer) => {
                 self.dispatch.handle_link_down(now, peer);
                 self.outbox.link_down(now.mono_ms, peer);
                 self.durables.link_down(peer);
+                self.job_asks_link_down(now, peer);
             }
             Event::Liveness { node, alive } => {
                 self.dispatch.handle_liveness(now);
@@ -619,6 +639,7 @@ impl Broker {
                     self.forward_held_dead(node);
                 }
             }
+            Event::App { from, payload } if JobsMsg::is_one(&payload) => self.handle_jobs_msg(now, from, &payload),
             Event::App { from, payload } if ForwardMsg::is_one(&payload) => self.handle_forward(now, from, &payload),
             Event::App { from, payload } => self.handle_peer(now, from, &payload),
             Event::Confirmed { publish, copies } => {
@@ -638,6 +659,7 @@ impl Broker {
             Event::Arrived { segment, slots } => {
                 self.dispatch.handle_arrived(now, &self.node, segment, &slots);
                 self.jobs_arrived(now);
+                self.job_asks.arrived(now);
             }
             Event::Removed { segment, slots } => self.dispatch.handle_removed(segment, &slots),
             Event::Dropped { segment } => self.dispatch.handle_dropped(now, segment),

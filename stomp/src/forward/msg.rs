@@ -5,8 +5,8 @@ use bytes::{Bytes, BytesMut};
 use rhizomq_engine::{Dot, Entry, Unit};
 use serde::{Deserialize, Serialize};
 
-/// Versions of dispatch stay below 128, those of forwarding begin at 129: the first byte tells the two apart. With a new
-/// one, raise the version of the protocol between nodes and add a fixture (`net/fixtures/README.md`).
+/// Versions of dispatch stay below 128, those of forwarding begin at 129, and those of [questions about
+/// jobs](crate::schedule::ask) at 193: the first byte tells them apart. With a new one, raise the version of the protocol between nodes and add a fixture (`net/fixtures/README.md`).
 pub(crate) const VERSION: u8 = 129;
 
 /// One message.

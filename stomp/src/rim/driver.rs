@@ -29,8 +29,8 @@ use super::{
     writer::{Writer, Written},
 };
 use crate::{
-    Backlogs, Broker, ChangeId, ConnId, MemoryStatus, Output, PolicyStatus, Status, StoreStatus, SubscriptionStatus,
-    UserStatus, Verdict,
+    Backlogs, Broker, ChangeId, ConnId, JobAskId, JobError, JobQuestion, JobsStatus, MemoryStatus, Output,
+    PolicyStatus, Status, StoreStatus, SubscriptionStatus, UserStatus, Verdict,
     policies::{PolicyChange, PolicyError},
     users::{UserChange, UserError},
 };
@@ -115,6 +115,7 @@ enum Question {
     ChangeUser(UserChange, oneshot::Sender<Result<bool, UserError>>),
     Policies(oneshot::Sender<Vec<PolicyStatus>>),
     ChangePolicy(PolicyChange, oneshot::Sender<Result<bool, PolicyError>>),
+    Jobs(JobQuestion, oneshot::Sender<Result<JobsStatus, JobError>>),
 }
 
 /// Asks the core questions from other tasks. Cheap to clone.
@@ -206,6 +207,13 @@ impl Handle {
         done.await.ok()
     }
 
+    /// Asks all nodes within reach about jobs; `None` when the core has stopped. See [`Broker::ask_jobs`].
+    pub async fn ask_jobs(&self, question: JobQuestion) -> Option<Result<JobsStatus, JobError>> {
+        let (answer, done) = oneshot::channel();
+        self.questions.send(Question::Jobs(question, answer)).await.ok()?;
+        done.await.ok()
+    }
+
     /// Begins to leave the cluster for good, or tells how far that is; `None` when the core has stopped or is stopping.
     pub async fn drain(&self) -> Option<DrainStatus> {
         let (answer, done) = oneshot::channel();
@@ -259,6 +267,8 @@ pub struct Driver {
     checked: mpsc::Receiver<Checked>,
     /// Who waits for a change of users or policies to be on disk.
     changes: BTreeMap<ChangeId, Box<dyn FnOnce(bool) + Send>>,
+    /// Who waits for an answer about jobs.
+    job_asks: BTreeMap<JobAskId, oneshot::Sender<Result<JobsStatus, JobError>>>,
     client_inputs: mpsc::Receiver<ClientInput>,
     accepting: tokio::task::JoinHandle<()>,
     /// Dropped when no more clients are to come in.
@@ -315,6 +325,7 @@ impl Driver {
             ended: BTreeSet::new(),
             checked,
             changes: BTreeMap::new(),
+            job_asks: BTreeMap::new(),
             client_inputs,
             accepting,
             stop_accepting: Some(stop_accepting),
@@ -557,6 +568,16 @@ impl Driver {
         }
     }
 
+    fn ask_jobs(&mut self, question: JobQuestion, answer: oneshot::Sender<Result<JobsStatus, JobError>>) {
+        if let JobQuestion::Remove(called) = &question {
+            tracing::warn!(?called, "an operator removes a job");
+        }
+        match self.broker.ask_jobs(now(self.started), question) {
+            Ok(ask) => _ = self.job_asks.insert(ask, answer),
+            Err(error) => drop(answer.send(Err(error))),
+        }
+    }
+
     fn handle_question(&mut self, question: Question) {
         match question {
             Question::Forget(node, answer) => {
@@ -591,6 +612,7 @@ impl Driver {
                 let _ = answer.send(self.broker.policies());
             }
             Question::ChangePolicy(change, answer) => self.change_policy(&change, answer),
+            Question::Jobs(question, answer) => self.ask_jobs(question, answer),
             Question::Drain(answer) => {
                 if self.broker.node().drain_stage() == DrainStage::No {
                     tracing::warn!("an operator drains this node: it leaves the cluster for good");
@@ -686,6 +708,11 @@ impl Driver {
                 Output::Changed { change, is_kept } => {
                     if let Some(answer) = self.changes.remove(&change) {
                         answer(is_kept);
+                    }
+                }
+                Output::Jobs { ask, answer } => {
+                    if let Some(waiting) = self.job_asks.remove(&ask) {
+                        let _ = waiting.send(answer);
                     }
                 }
                 Output::Stopped => self.stopped = true,

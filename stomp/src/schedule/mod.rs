@@ -15,6 +15,7 @@
 //! twice that time. What follows each other is a *chain*; where two jobs of one are known, the earlier one is dropped when its time comes,
 //! and so the two chains become one.
 
+pub(crate) mod ask;
 mod cron;
 
 use std::fmt;

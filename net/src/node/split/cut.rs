@@ -168,7 +168,9 @@ impl Node {
         let Some(&id) = self.splits.gone.get(&node) else { return true };
         match wire::decode(bytes.clone()) {
             // Of the orders that are known here: nobody else's word takes this cluster apart.
-            Ok(Wire::Control(Control::Parted(order))) if self.knows_order(&order) => self.take_parted(now, node, &order),
+            Ok(Wire::Control(Control::Parted(order))) if self.knows_order(&order) => {
+                self.take_parted(now, node, &order)
+            }
             Ok(Wire::Control(Control::Healed(split))) => self.take_healed(split),
             Ok(Wire::Control(message)) => {
                 self.take_consumed(node, id, message);

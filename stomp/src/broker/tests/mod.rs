@@ -5,6 +5,7 @@ mod cheap;
 mod durable;
 mod exclusive;
 mod groups;
+mod jobs;
 mod lanes;
 mod parts;
 mod policies;
@@ -20,10 +21,11 @@ use rhizomq_net::{
     LinkId, Node, NodeConfig, Output as NetOutput, PeerHello, Proven, SwimConfig, Timing, rim::NetworkSecret,
 };
 
-use super::{Broker, BrokerConfig, ChangeId, ConnId, LoginCheck, Output, Verdict};
+use super::{Broker, BrokerConfig, ChangeId, ConnId, JobAskId, JobError, LoginCheck, Output, Verdict};
 use crate::{
     frame::{Command, Decoder, Frame, Version, encode},
     limits::Limits,
+    status::JobsStatus,
 };
 
 struct Host {
@@ -61,6 +63,8 @@ struct Mesh {
     checks: VecDeque<(usize, ConnId, LoginCheck)>,
     /// Changes of users that are done, by host; false: not on disk.
     changes: BTreeMap<(usize, ChangeId), bool>,
+    /// What came of questions about jobs, by host.
+    jobs: BTreeMap<(usize, JobAskId), Result<JobsStatus, JobError>>,
     /// Clients that are not read from.
     paused: BTreeSet<ConnId>,
     require_login: bool,
@@ -91,6 +95,7 @@ impl Mesh {
             holds_checks: false,
             checks: VecDeque::new(),
             changes: BTreeMap::new(),
+            jobs: BTreeMap::new(),
             paused: BTreeSet::new(),
             require_login: false,
         };
@@ -237,6 +242,7 @@ impl Mesh {
                 }
             }
             Output::Changed { change, is_kept } => drop(self.changes.insert((host, change), is_kept)),
+            Output::Jobs { ask, answer } => drop(self.jobs.insert((host, ask), answer)),
             Output::ClientPause { conn } => drop(self.paused.insert(conn)),
             Output::ClientResume { conn } => drop(self.paused.remove(&conn)),
             _ => {}
