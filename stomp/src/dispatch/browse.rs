@@ -9,6 +9,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -30,6 +31,9 @@ use crate::{
 
 /// Pages that an edge has asked for at a time; other browsers wait.
 const MAX_ASKED: usize = 64;
+
+/// Pages that are asked for in one millisecond, of all browsers of a node.
+const PAGES_AT_ONCE: usize = 4;
 /// Messages in a page, and their bytes, unless a single one has more.
 const PAGE_MESSAGES: usize = 64;
 const PAGE_BYTES: usize = 256 << 10;
@@ -64,6 +68,10 @@ pub(crate) struct Browsers {
     browsers: BTreeMap<ConsumerId, Browser>,
     asked: BTreeMap<u64, ConsumerId>,
     last: u64,
+    /// Who asked last: the next one's turn is next.
+    served: Option<ConsumerId>,
+    /// Pages that were asked for in this millisecond.
+    pages: (u64, usize),
     /// Those that may be able to go on.
     ready: BTreeSet<ConsumerId>,
 }
@@ -128,11 +136,17 @@ impl Browsers {
         self.ready.insert(id);
     }
 
-    /// Asks for what can be shown now.
-    pub(crate) fn proceed(&mut self, is_busy: impl Fn(ConnId) -> bool, out: &mut Vec<Effect>) {
-        while self.asked.len() < MAX_ASKED
-            && let Some(id) = self.ready.pop_first()
+    /// Asks for what can be shown now, in turns, and no more than that in a millisecond: a page may show nothing, and all other
+    /// clients wait as long as it takes to look through it.
+    pub(crate) fn proceed(&mut self, now_ms: u64, is_busy: impl Fn(ConnId) -> bool, out: &mut Vec<Effect>) {
+        if self.pages.0 != now_ms {
+            self.pages = (now_ms, 0);
+        }
+        while self.is_ready(now_ms)
+            && let Some(id) = self.next_ready()
         {
+            self.ready.remove(&id);
+            self.served = Some(id);
             let Some(browser) = self.browsers.get_mut(&id) else { continue };
             // Whoever is busy now is called again.
             if browser.asked.is_some() || is_busy(id.conn) {
@@ -147,14 +161,27 @@ impl Browsers {
             let (number, inbox) = (self.last, Name::from(&browser.name));
             browser.asked = Some(number);
             self.asked.insert(number, id);
+            self.pages.1 += 1;
             let message = DispatchMsg::Browse { number, inbox, after: browser.after.clone(), left: browser.left };
             out.push(Effect::Send { to, message });
         }
     }
 
     /// Whether [`Browsers::proceed`] has something to do.
-    pub(crate) fn is_ready(&self) -> bool {
-        !self.ready.is_empty() && self.asked.len() < MAX_ASKED
+    pub(crate) fn is_ready(&self, now_ms: u64) -> bool {
+        let has_room = self.pages.0 != now_ms || self.pages.1 < PAGES_AT_ONCE;
+        !self.ready.is_empty() && self.asked.len() < MAX_ASKED && has_room
+    }
+
+    /// When it goes on by itself, in monotonic ms.
+    pub(crate) fn deadline(&self) -> u64 {
+        if self.ready.is_empty() || self.asked.len() >= MAX_ASKED { u64::MAX } else { self.pages.0 + 1 }
+    }
+
+    fn next_ready(&self) -> Option<ConsumerId> {
+        let behind =
+            self.served.and_then(|served| self.ready.range((Bound::Excluded(served), Bound::Unbounded)).next());
+        behind.or_else(|| self.ready.first()).copied()
     }
 
     #[cfg(test)]

@@ -40,9 +40,11 @@ pub(super) fn bucket_of(stored_head: &[u8]) -> Option<u16> {
 
 /// Whether this message is the last of its group.
 pub(super) fn closes_group(stored_head: &[u8]) -> bool {
-    let sequence =
-        stored_header(stored_head, SEQUENCE).and_then(|text| std::str::from_utf8(text).ok()?.trim().parse().ok());
-    sequence.is_some_and(|number: i64| number < 0)
+    let sequence = stored_header(stored_head, SEQUENCE).and_then(|text| std::str::from_utf8(text).ok());
+    // However many digits it has.
+    sequence.and_then(|text| text.trim().strip_prefix('-')).is_some_and(|digits| {
+        digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.bytes().any(|byte| byte != b'0')
+    })
 }
 
 /// Who of these consumers is to hold a bucket: the same for all who know the same.

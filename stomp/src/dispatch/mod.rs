@@ -221,7 +221,8 @@ impl Dispatch {
 
     /// When [`Dispatch::handle_timeout`] is wanted, on the monotonic clock.
     pub(crate) fn deadline(&self) -> u64 {
-        self.takeover.deadline().min(self.census.deadline()).min(self.syncs.deadline()).min(self.owner.deadline())
+        let due = self.takeover.deadline().min(self.census.deadline()).min(self.syncs.deadline());
+        due.min(self.owner.deadline()).min(self.browsers.deadline())
     }
 
     /// Time passed.
@@ -467,7 +468,7 @@ impl Dispatch {
             let mut out = Vec::new();
             self.edge.grant(&mut out);
             let edge = &self.edge;
-            self.browsers.proceed(|conn| edge.is_busy(conn), &mut out);
+            self.browsers.proceed(now.mono_ms, |conn| edge.is_busy(conn), &mut out);
             self.absorb(out);
             // What was dispatched is written first: that shows which sockets are behind, and more credit waits for it.
             let is_written = |effect: &Effect| matches!(effect, Effect::Deliver { .. } | Effect::Browsed { .. });
@@ -487,7 +488,7 @@ impl Dispatch {
             || !self.local.is_empty()
             || self.owner.is_dirty()
             || self.edge.is_dirty()
-            || self.browsers.is_ready()
+            || self.browsers.is_ready(self.now.mono_ms)
     }
 
     /// What the broker is to do next.

@@ -15,7 +15,7 @@ use super::{
 
 /// Headers which belong to one hop and are not stored: those that speak to this broker about the SEND, and those that
 /// the broker writes itself into a MESSAGE (a producer must not be able to forge them).
-pub const HOP_HEADERS: [&str; 23] = [
+pub const HOP_HEADERS: [&str; 24] = [
     "destination",
     "receipt",
     "transaction",
@@ -28,6 +28,7 @@ pub const HOP_HEADERS: [&str; 23] = [
     "expires",
     "expiration",
     "delivery-count",
+    "browser",
     "dead-letter-reason",
     "dead-letter-from",
     "dead-letter-id",

@@ -40,7 +40,10 @@ pub(super) fn prefetch(frame: &Frame, limits: &Limits) -> Result<Option<u32>, Se
     let max = limits.max_prefetch;
     let read = |header, least, expected| {
         let Some(value) = frame.headers.get(header) else { return Ok(None) };
-        match value.trim().parse::<u64>() {
+        let digits = value.trim();
+        match digits.parse::<u64>() {
+            // More than fits is more than there may be.
+            Err(_) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => Ok(Some(max)),
             Ok(count) if count < least => Err(bad_header(frame, header, value, expected)),
             Ok(0) => Ok(Some(max)),
             // Cut to fit, so the conversion can't fail.
@@ -48,7 +51,8 @@ pub(super) fn prefetch(frame: &Frame, limits: &Limits) -> Result<Option<u32>, Se
             Err(_) => Err(bad_header(frame, header, value, expected)),
         }
     };
-    let given = read(PREFETCH, 0, "it is a number of messages")?;
-    let classic = read(CLASSIC_PREFETCH, 1, "it is a number of messages, 1 or more: nobody can pull over STOMP")?;
-    Ok(given.or(classic))
+    match read(PREFETCH, 0, "it is a number of messages")? {
+        None => read(CLASSIC_PREFETCH, 1, "it is a number of messages, 1 or more: nobody can pull over STOMP"),
+        given => Ok(given),
+    }
 }

@@ -13,8 +13,12 @@ impl Mesh {
 
     /// What a browser has been shown since the last call.
     fn seen(&mut self, conn: ConnId) -> (Vec<String>, bool) {
-        let mut frames: Vec<_> =
-            std::iter::from_fn(|| Some(self.take(conn)).filter(|some| !some.is_empty())).flatten().collect();
+        // Only so many pages are looked through in a millisecond.
+        let more = || {
+            self.pass(5);
+            Some(self.take(conn)).filter(|some| !some.is_empty())
+        };
+        let mut frames: Vec<_> = std::iter::from_fn(more).flatten().collect();
         assert!(frames.iter().all(|frame| frame.command == Command::Message), "{frames:?}");
         let is_end = |frame: &Frame| frame.headers.get("browser") == Some("end");
         let is_over = frames.pop_if(|frame| is_end(frame)).is_some();
@@ -86,6 +90,7 @@ fn it_goes_page_by_page_at_the_clients_pace_and_ends_however_much_comes() {
     assert_eq!(mesh.clients[&looker].frames.len(), first);
     let (mut seen, mut rounds) = (0, 0);
     loop {
+        mesh.pass(5);
         let frames = mesh.take(looker);
         let is_over = frames.last().is_some_and(|frame| frame.headers.get("browser") == Some("end"));
         seen += frames.len() - usize::from(is_over);
@@ -121,4 +126,20 @@ fn a_browser_whose_owner_dies_goes_on_with_the_next_and_one_that_has_gone_leaves
     mesh.settle();
     let books = mesh.hosts[2].broker.dispatch.remembered();
     assert!(books.contains(&("browsers", 0)), "{books:?}");
+}
+
+/// A page may show nothing, however long it takes to look through it: meanwhile others have to be served.
+#[test]
+fn only_so_many_pages_are_looked_through_at_once_and_all_browsers_have_their_turn() {
+    let mut mesh = Mesh::new(1);
+    let sender = mesh.connect(1, 0, &[]);
+    mesh.send(sender, "/queue/q", "x");
+    let lookers: Vec<_> = (2..14).map(|conn| mesh.connect(conn, 0, &[])).collect();
+    lookers
+        .iter()
+        .for_each(|&conn| mesh.subscribe(conn, "b", "/queue/q", &[("browser", "true"), ("selector", "n = 1")]));
+    let ended = |mesh: &mut Mesh| lookers.iter().filter(|&&conn| !mesh.clients[&conn].frames.is_empty()).count();
+    assert!(ended(&mut mesh) < 5, "{} have been served at once", ended(&mut mesh));
+    mesh.pass(20);
+    assert_eq!(ended(&mut mesh), 12);
 }
