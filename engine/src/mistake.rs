@@ -34,6 +34,10 @@ pub enum Mistake {
     ServeGone,
     /// A node is ready for a split at once, whatever it holds of the other part and the other of it.
     ReadyAtOnce,
+    /// Who has missed how its part left dispatches all the same.
+    ServeAstray,
+    /// What was consumed out of sight of a split is not told to the part that left.
+    PartSilently,
     /// Whenever other nodes would be chosen today to hold a segment than hold it, they are named.
     PlaceAnew,
     /// When a link falls, an owner takes all that is in flight for lost, at whichever edge.

@@ -210,8 +210,9 @@ fn merging(seed: u64, printed: bool) -> World {
 fn clusters_that_merge_amid_mixed_faults_keep_every_promise() {
     let count = runs::number_from_env("RHIZOMQ_SIM_SEEDS").unwrap_or(300);
     let outcomes = runs::expect_clean("merges amid faults", &merging, 0..count);
-    let merged = outcomes.iter().filter(|outcome| outcome.figures[1] > 0).count();
-    assert!(merged > 0 || outcomes.is_empty(), "nothing was confirmed in any world");
+    // That all are one cluster in the end is a promise; there has to be something to promise for.
+    let at_work = outcomes.iter().filter(|outcome| outcome.figures[1] > 0).count();
+    assert!(at_work * 2 > outcomes.len() || outcomes.len() < 100, "nothing was confirmed in most worlds");
 }
 
 #[test]

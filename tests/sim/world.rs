@@ -101,6 +101,8 @@ pub(crate) struct World {
     pub(crate) seats: Seats,
     /// How the cluster is split, if it is.
     pub(crate) parting: Option<Parting>,
+    /// The story was told to its end: what it is about has happened.
+    pub(crate) is_told: bool,
     /// When its parts last merged again.
     pub(crate) mended_at: Option<u64>,
     /// Identities that hosts lost with their disks.
@@ -135,6 +137,7 @@ impl World {
             hindered_at: 0,
             seats: Seats::default(),
             parting: None,
+            is_told: false,
             mended_at: None,
             lost: Vec::new(),
             probes: BTreeMap::new(),

@@ -117,7 +117,7 @@ impl Broker {
     /// Whether this node dispatches nothing: what it holds is given up, or it may be consumed elsewhere long since.
     pub(super) fn is_retired(&self) -> bool {
         let is_leaving = matches!(self.drain, Drain::Empty | Drain::Left(_));
-        is_leaving && self.node.drain_stage() >= DrainStage::Leaving || self.node.has_strayed()
+        is_leaving && self.node.drain_stage() >= DrainStage::Leaving || !self.node.may_serve()
     }
 
     /// Whether nobody waits for an answer of this node.

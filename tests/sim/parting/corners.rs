@@ -2,16 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use rhizomq_engine::Mistake;
 use rhizomq_net::Size;
 
 use super::{
     super::{
         faults::{Fault, group_ways},
+        ledger::Kind,
         members::SETTLED_MS,
-        runs::expect_clean,
+        runs::{expect_caught, expect_clean, expect_told},
         world::World,
     },
-    NEVER, PARTED_MS, SEEDS, any_host, cluster, consume, staying, traffic,
+    NEVER, PARTED_MS, SEEDS, any_host, cluster, cluster_with, consume, staying, traffic,
 };
 
 impl World {
@@ -119,43 +121,52 @@ fn who_was_down_and_comes_back_alone_learns_of_the_split_from_the_other_part() {
 
 #[test]
 fn what_was_consumed_where_nobody_had_heard_of_the_split_is_known_to_both_parts() {
-    let script = |seed, printed| {
-        let (mut world, leaving) = cluster(seed, printed);
-        let stay = staying(&world, &leaving);
-        if stay.len() < 2 {
-            return world;
-        }
-        let away = world.rng.pick(&stay);
-        let groups: Vec<_> = (0..world.hosts.len()).map(|host| usize::from(host == away)).collect();
-        world.strike(Fault::Cut { ways: group_ways(&groups), last: NEVER });
-        world.run_for(5_000);
-        consume(&mut world, away, 0);
-        world.run_for(5_000);
-        let consumed: Vec<_> = world.ledger.msgs().filter(|(_, msg)| msg.acked.is_some()).map(|(id, _)| id).collect();
-        let host = *stay.iter().find(|&&host| host != away).expect("two stay");
-        world.split(host, &leaving, None);
-        world.parting.iter_mut().for_each(|parting| _ = parting.away.insert(away));
-        world.run_for(PARTED_MS);
-        let is_cut = world.hosts[host].broker.as_ref().is_some_and(|broker| broker.node().gone().next().is_some());
-        if !is_cut {
-            // What it took may have too few copies inside its part without it: it is waited for.
-            return world;
-        }
-        world.nothing_crosses();
-        world.uncut_all();
-        world.run_for(SETTLED_MS);
-        leaving.iter().for_each(|&host| consume(&mut world, host, 0));
-        world.run_for(10_000);
-        for id in consumed {
-            let deliveries = world.ledger.msg(id).deliveries;
-            world.require(deliveries == 1, &format!("m{id} was consumed at h{away} and came {deliveries} times"));
-        }
-        world.mended_at = Some(world.now);
-        let with = *leaving.iter().next().expect("one left");
-        world.merge(away, with);
-        end_as_one(world)
-    };
-    expect_clean("consumed out of sight of a split", &script, 0..4 * SEEDS);
+    expect_told("consumed out of sight of a split", &|seed, printed| out_of_sight(seed, printed, None), 0..4 * SEEDS);
+}
+
+#[test]
+fn mistake_part_silently() {
+    let script = |seed, printed| out_of_sight(seed, printed, Some(Mistake::PartSilently));
+    expect_caught("parting silently", &script, &[Kind::Members]);
+}
+
+/// One that stays is cut off, and consumes all that it has, before anybody has ordered the split.
+fn out_of_sight(seed: u64, printed: bool, mistake: Option<Mistake>) -> World {
+    let (mut world, leaving) = cluster_with(seed, printed, mistake);
+    let stay = staying(&world, &leaving);
+    if stay.len() < 2 {
+        return world;
+    }
+    let away = world.rng.pick(&stay);
+    let groups: Vec<_> = (0..world.hosts.len()).map(|host| usize::from(host == away)).collect();
+    world.strike(Fault::Cut { ways: group_ways(&groups), last: NEVER });
+    world.run_for(5_000);
+    consume(&mut world, away, 0);
+    world.run_for(5_000);
+    let consumed: Vec<_> = world.ledger.msgs().filter(|(_, msg)| msg.acked.is_some()).map(|(id, _)| id).collect();
+    let host = *stay.iter().find(|&&host| host != away).expect("two stay");
+    world.split(host, &leaving, None);
+    world.parting.iter_mut().for_each(|parting| _ = parting.away.insert(away));
+    world.run_for(PARTED_MS);
+    let is_cut = world.hosts[host].broker.as_ref().is_some_and(|broker| broker.node().gone().next().is_some());
+    if !is_cut {
+        // What it took may have too few copies inside its part without it: it is waited for.
+        return world;
+    }
+    world.nothing_crosses();
+    world.uncut_all();
+    world.run_for(SETTLED_MS);
+    leaving.iter().for_each(|&host| consume(&mut world, host, 0));
+    world.run_for(10_000);
+    for &id in &consumed {
+        let deliveries = world.ledger.msg(id).deliveries;
+        world.require(deliveries == 1, &format!("m{id} was consumed at h{away} and came {deliveries} times"));
+    }
+    world.mended_at = Some(world.now);
+    let with = *leaving.iter().next().expect("one left");
+    world.merge(away, with);
+    world.is_told = !consumed.is_empty();
+    end_as_one(world)
 }
 
 #[test]

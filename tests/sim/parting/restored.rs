@@ -3,9 +3,17 @@
 
 use std::collections::BTreeSet;
 
+use rhizomq_engine::Mistake;
+
 use super::{
-    super::{faults::Fault, ledger::MsgId, members::SETTLED_MS, runs::expect_clean, world::World},
-    NEVER, PARTED_MS, SEEDS, any_host, cluster, consume, produce, staying, traffic,
+    super::{
+        faults::Fault,
+        ledger::{Kind, MsgId},
+        members::SETTLED_MS,
+        runs::{expect_caught, expect_told},
+        world::World,
+    },
+    NEVER, PARTED_MS, SEEDS, any_host, cluster_with, consume, produce, staying, traffic,
 };
 
 /// When the copy is taken.
@@ -26,8 +34,11 @@ enum Down {
 
 /// A cluster whose parts have consumed everything since a copy was taken of one that left; which one that is. Nothing, if too
 /// few leave for anybody else to remember what was consumed.
-fn parted_and_consumed(seed: u64, printed: bool, taken: Taken) -> (World, BTreeSet<usize>, Option<usize>) {
-    let (mut world, leaving) = cluster(seed, printed);
+fn parted_and_consumed(
+    (seed, printed, mistake): (u64, bool, Option<Mistake>),
+    taken: Taken,
+) -> (World, BTreeSet<usize>, Option<usize>) {
+    let (mut world, leaving) = cluster_with(seed, printed, mistake);
     if leaving.len() < 2 || world.settings.copies < 2 {
         return (world, leaving, None);
     }
@@ -89,8 +100,8 @@ fn check_straying(world: &mut World, host: usize) {
     world.require(is_right, &format!("h{host} lacks the secret: {lacks}; confirmed, deliveries: {msgs:?}"));
 }
 
-fn restored(seed: u64, printed: bool, taken: Taken, down: Down) -> World {
-    let (mut world, leaving, lost) = parted_and_consumed(seed, printed, taken);
+fn restored(run: (u64, bool, Option<Mistake>), taken: Taken, down: Down) -> World {
+    let (mut world, leaving, lost) = parted_and_consumed(run, taken);
     let Some(lost) = lost else { return world };
     let before = deliveries(&world);
     let away: Vec<_> = match down {
@@ -113,6 +124,7 @@ fn restored(seed: u64, printed: bool, taken: Taken, down: Down) -> World {
     let again = deliveries(&world).into_iter().zip(before).find(|(now, before)| now != before);
     world.require(again.is_none(), &format!("delivered again after it had been consumed: {again:?}"));
     check_service(&mut world, lost);
+    world.is_told = true;
     world.mend();
     world.run_for(SETTLED_MS);
     world.heal_and_rest();
@@ -124,8 +136,8 @@ fn one_restored_from_before_the_split_comes_into_its_part_and_brings_nothing_bac
     for (name, down) in
         [("all are there", Down::Nobody), ("its part comes later", Down::ItsPart), ("alone", Down::TheOthers)]
     {
-        let script = |seed, printed| restored(seed, printed, Taken::BeforeTheOrder, down);
-        expect_clean(&format!("restored from before the order, {name}"), &script, 0..2 * SEEDS);
+        let script = |seed, printed| restored((seed, printed, None), Taken::BeforeTheOrder, down);
+        expect_told(&format!("restored from before the order, {name}"), &script, 0..2 * SEEDS);
     }
 }
 
@@ -134,7 +146,14 @@ fn one_restored_from_between_order_and_cut_comes_into_its_part_and_brings_nothin
     for (name, down) in
         [("all are there", Down::Nobody), ("its part comes later", Down::ItsPart), ("alone", Down::TheOthers)]
     {
-        let script = |seed, printed| restored(seed, printed, Taken::BeforeTheCut, down);
-        expect_clean(&format!("restored from before the cut, {name}"), &script, 0..2 * SEEDS);
+        let script = |seed, printed| restored((seed, printed, None), Taken::BeforeTheCut, down);
+        expect_told(&format!("restored from before the cut, {name}"), &script, 0..2 * SEEDS);
     }
+}
+
+#[test]
+fn mistake_serve_astray() {
+    let mistake = Some(Mistake::ServeAstray);
+    let script = |seed, printed| restored((seed, printed, mistake), Taken::BeforeTheOrder, Down::ItsPart);
+    expect_caught("one that has strayed serves", &script, &[Kind::Members, Kind::Resurrected, Kind::Crossed]);
 }

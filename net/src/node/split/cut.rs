@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use rhizomq_engine::{NodeId, Now, Value};
+use rhizomq_engine::{Mistake, NodeId, Now, Value};
 
 use super::{
     Node, Split, SplitId, State,
@@ -109,7 +109,8 @@ impl Node {
     /// tell it: it is told now, and the link is closed when it has had time to read that. Before that comes what is known
     /// here to be consumed of what the other part took: by clients of a node that was out of sight when all were ready.
     fn part_from(&mut self, now: Now, (node, link): (NodeId, LinkId), id: SplitId) {
-        if self.splits.order(id).is_some_and(|split| self.was_out_of_sight(split, self.id())) {
+        let is_silent = self.config.planted.is(Mistake::PartSilently);
+        if !is_silent && self.splits.order(id).is_some_and(|split| self.was_out_of_sight(split, self.id())) {
             for message in self.consumed_of_gone() {
                 self.outputs.push_back(Output::Send { link, bytes: wire::control(&message) });
             }

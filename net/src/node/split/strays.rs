@@ -9,7 +9,7 @@
 //! healed. Who proves one of those and no other, is of the roster, and is listed by the split as one that leaves, is told
 //! the orders and the new secret over that link, and nothing else; it comes again with that. All others are sent away.
 
-use rhizomq_engine::{NodeId, Now, Value};
+use rhizomq_engine::{Mistake, NodeId, Now, Value};
 
 use super::{
     Node, Split, State,
@@ -50,6 +50,11 @@ impl Node {
     /// Whether this node was not there when its part left, and has not met it since: then it dispatches nothing.
     pub fn has_strayed(&self) -> bool {
         !self.splits.strayed.is_empty()
+    }
+
+    /// Whether this node may deliver what it holds, as far as splits go.
+    pub fn may_serve(&self) -> bool {
+        !self.has_strayed() || self.config.planted.is(Mistake::ServeAstray)
     }
 
     /// Whether this node was not there when its part left, and lacks its secret: then it takes no messages.
