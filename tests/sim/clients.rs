@@ -278,10 +278,9 @@ impl World {
                 let is_drained = text.contains("draining") && host.is_some_and(|host| self.hosts[host].has_drained);
                 // An observer's client whose member is gone hears what a client of that member would.
                 let is_orphaned = text.contains("keeps your messages") && self.excused;
+                // By the time that this arrives the node may have found its part.
                 let is_astray = text.contains("part of the cluster left without it")
-                    && host
-                        .and_then(|host| self.hosts[host].broker.as_ref())
-                        .is_some_and(|broker| broker.node().lacks_network());
+                    && (self.parting.is_some() || self.mended_at.is_some());
                 if !text.contains("full") && !is_told && !is_drained && !is_orphaned && !is_astray {
                     self.ledger.violate(self.now, Kind::ClientError, format!("c{client}: {text}"));
                 }
