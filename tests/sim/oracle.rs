@@ -168,7 +168,8 @@ impl World {
         let (excused, mark_excused) = (self.excused, self.excused || self.marks_excused);
         // Whoever may have delivered it before lives on and could be asked: its owner knows that it is not the first.
         let recalled = self.crashed_at.unwrap_or(0);
-        let known = self.all_joined_since(RECALLED_MS) || self.is_first_known(id, now.saturating_sub(RECALLED_MS));
+        let known =
+            self.all_joined_since(RECALLED_MS) || self.is_first_known(id, host, now.saturating_sub(RECALLED_MS));
         let auto = self.is_auto(client);
         let life = self.hosts[host].life;
         let settled = self.is_meshed() || self.is_linked_with_owners(id, host, now);

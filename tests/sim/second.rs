@@ -13,6 +13,9 @@ use super::{
 /// milliseconds after a link came up that joins them.
 const GIVEN_IN_MS: u64 = 6_000;
 
+/// What was sent over a link before it broke has arrived, or never will, after so many milliseconds.
+const FALLEN_MS: u64 = 1_000;
+
 /// A consumption is known to all who keep the message within so many milliseconds of their links' coming up.
 const TOLD_MS: u64 = 6_000;
 
@@ -49,7 +52,11 @@ impl World {
         let was_meshed = self.living().all(|host| self.hosts[host].meshed_at < since);
         // One of two owners may have died since; the other gives in no later than this.
         let is_alone = settled || self.now >= since + GIVEN_IN_MS;
-        if is_alone && (was_meshed && self.is_meshed() || self.is_linked_with_owners(id, edge, since)) {
+        // What was on its way over a link that broke is nobody's fault.
+        let came_over = since.saturating_sub(FALLEN_MS);
+        let owners = self.may_dispatch(id);
+        let has_links = owners.iter().all(|&other| other == host || self.net.joined_since(host, other, came_over));
+        if is_alone && has_links && (was_meshed && self.is_meshed() || self.is_linked_with_owners(id, edge, since)) {
             self.violate(Kind::NeedlessDuplicate, format!("m{id} again, at h{host}, although {owner} at h{edge}"));
         }
     }
@@ -80,14 +87,14 @@ impl World {
         }
     }
 
-    /// Whether the host that first wrote a message to a client is linked with all that run and may dispatch it, as these are
+    /// Whether the host that first wrote a message to a client, and the one that does it again, are linked with all that run and may dispatch it, as these are
     /// with each other, since that time, whatever happens elsewhere.
-    pub(crate) fn is_first_known(&self, id: MsgId, since: u64) -> bool {
+    pub(crate) fn is_first_known(&self, id: MsgId, host: usize, since: u64) -> bool {
         let Some((_, msg)) = self.ledger.msgs().nth(id as usize) else { return false };
         let Some((first, _)) = msg.first_by.filter(|&(host, life)| self.hosts[host].life == life) else {
             return false;
         };
-        let group: BTreeSet<_> = self.may_dispatch(id).into_iter().chain([first]).collect();
+        let group: BTreeSet<_> = self.may_dispatch(id).into_iter().chain([first, host]).collect();
         let joined = |a: usize| group.iter().all(|&b| a == b || self.net.joined_since(a, b, since));
         self.hosts[first].is_up() && !self.is_gone_for_any(first) && group.iter().all(|&host| joined(host))
     }

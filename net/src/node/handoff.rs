@@ -169,7 +169,7 @@ impl Node {
     }
 
     pub(super) fn take_proof(&mut self, from: NodeId, segment: SegmentId, nonce: u64) {
-        let mut needed = (self.config.copies as usize).min(self.holders_beside_me(segment)).max(1);
+        let mut needed = self.needed_beside_me(segment);
         let is_foreign = self.is_foreign(segment, self.id());
         if is_foreign {
             needed = self.copies_inside(segment);
@@ -189,15 +189,14 @@ impl Node {
         }
     }
 
-    /// How many others are to hold it: who is on the list. Where bodies lie with somebody who is not, as after a merge that heals
-    /// a split, and the list is short, its first node will name more; until they have it this copy counts.
-    fn holders_beside_me(&self, segment: SegmentId) -> usize {
-        let me = self.id();
-        if self.holders.has(segment, me) || self.engine.waiting_in(segment).is_empty() {
-            return self.holders.of(segment).iter().filter(|&&node| node != me).count();
-        }
-        let may = |node: &NodeId| *node != me && !self.is_draining(*node) && !self.is_foreign(segment, *node);
-        self.roster_ids().iter().filter(|node| may(node)).count()
+    /// How many others have to have it: all on the list, up to the wanted number. Where bodies lie with somebody who is not on
+    /// it, as after a merge that heals a split, the list may be short, and its first node will name more, this one perhaps:
+    /// until so many have it as are wanted this copy counts.
+    fn needed_beside_me(&self, segment: SegmentId) -> usize {
+        let (me, copies) = (self.id(), self.config.copies as usize);
+        let is_listed = self.holders.has(segment, me) || self.engine.waiting_in(segment).is_empty();
+        let others = self.holders.of(segment).iter().filter(|&&node| node != me).count();
+        if is_listed { copies.min(others).max(1) } else { copies.max(1) }
     }
 
     /// Whether those that vouch are on the sites, too, that the holders are to be on.
