@@ -265,3 +265,29 @@ fn who_is_leaving_takes_no_consumptions_from_questions_for_proofs_and_vouches_fo
     assert_eq!(ask(&mut world, slot.clone()), 0);
     assert!(!world.host(3).node.engine().is_removed(dot), "it would be news");
 }
+
+/// Nobody has said so to the one that keeps it: others may yet be named, or it itself.
+#[test]
+fn a_copy_with_somebody_who_is_on_no_list_stays_while_too_few_others_have_it() {
+    let mut world = World::new(2);
+    for index in 1..=2 {
+        world.start(index, MemoryStore::new());
+        world.join(index);
+    }
+    world.run(1_000);
+    world.publish(1, "x");
+    world.run(500);
+    let segment = world.waiting(1)[0].0.segment;
+    let now = world.now;
+    let node = &mut world.host(1).node;
+    node.strike_out(placement::holders_key(segment), id(2));
+    node.finish(now);
+    world.drain();
+    world.freeze(1);
+    world.run(2_500);
+    assert!(!world.host(2).node.holders.has(segment, id(2)), "it has heard that");
+    assert_eq!(world.waiting(2).len(), 1);
+    world.thaw(1);
+    world.run(2_500);
+    assert!(world.host(2).node.holders.has(segment, id(2)) && world.waiting(2).len() == 1);
+}
