@@ -208,7 +208,8 @@ impl Takeover {
         let mut first_since = BTreeMap::new();
         let mut due = self.ripe_doubts(now_ms);
         for id in view.segments() {
-            if self.is_own_life(id) || self.owned.contains(&id) || self.claims.contains_key(&id) {
+            // Also what this life wrote, if another one was let have it: it may have been denied that by a third.
+            if self.is_kept(id) || self.owned.contains(&id) || self.claims.contains_key(&id) {
                 continue;
             }
             let is_first = || view.candidates(id).into_iter().find(|node| view.is_alive(*node)) == Some(self.me);

@@ -228,6 +228,28 @@ fn what_is_given_back_while_an_owner_asks_is_marked_and_not_forgotten() {
 }
 
 #[test]
+fn a_writer_that_stays_after_all_dispatches_again_what_it_let_go_and_nobody_took() {
+    for seed in 0..20 {
+        let mut world = World::new(seed);
+        [(0, 1), (0, 2), (1, 2)].into_iter().for_each(|(a, b)| world.link(a, b));
+        (0..4).for_each(|_| world.publish(0));
+        world.settle_links();
+        // Node 2 has not heard that node 0 leaves: it denies what that one grants.
+        let writer = id_of(0);
+        (0..2).for_each(|index| _ = world.hosts[index].paper.leaving.insert(writer));
+        (0..2).for_each(|_| world.pass_time(150));
+        world.settle_links();
+        let segment = world.published.first().unwrap().segment;
+        assert!((0..3).all(|index| !world.hosts[index].dispatch.takeover.owns(segment)), "let go, and denied");
+        (0..2).for_each(|index| _ = world.hosts[index].paper.leaving.remove(&writer));
+        world.subscribe_to_both(2, 10);
+        world.let_time_pass(600);
+        assert!(world.hosts[0].dispatch.takeover.owns(segment));
+        assert_eq!(world.deliveries.len(), 4);
+    }
+}
+
+#[test]
 fn an_answer_is_void_when_its_link_is_lost() {
     for seed in 0..20 {
         let (mut world, _) = contested(seed, 20);

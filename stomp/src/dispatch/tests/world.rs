@@ -25,6 +25,8 @@ pub(super) struct Paper {
     linked: BTreeSet<NodeId>,
     near: BTreeSet<NodeId>,
     split_off: BTreeSet<NodeId>,
+    /// Who is about to leave, as this node knows: it is no candidate.
+    pub(super) leaving: BTreeSet<NodeId>,
     messages: BTreeMap<Dot, Arc<str>>,
     /// What was dropped because all of it is consumed.
     over: BTreeSet<SegmentId>,
@@ -64,7 +66,7 @@ impl View for Paper {
     }
     fn candidates(&self, segment: SegmentId) -> Vec<NodeId> {
         let others = (0..NODES).map(id_of).filter(|id| *id != segment.node);
-        [segment.node].into_iter().chain(others).collect()
+        [segment.node].into_iter().chain(others).filter(|id| !self.leaving.contains(id)).collect()
     }
     fn segments(&self) -> Vec<SegmentId> {
         let all: BTreeSet<_> =
@@ -229,6 +231,7 @@ impl World {
                 linked: BTreeSet::new(),
                 near: BTreeSet::new(),
                 split_off: BTreeSet::new(),
+                leaving: BTreeSet::new(),
                 messages: BTreeMap::new(),
                 over: BTreeSet::new(),
                 removed: BTreeMap::new(),
