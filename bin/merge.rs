@@ -13,6 +13,10 @@ use crate::{
 /// How often the node is asked how it goes.
 const PACE: Duration = Duration::from_millis(200);
 
+/// Two that are linked know of each other's clusters so long after; under load they may never be of one mind about all that
+/// comes in.
+const MET: Duration = Duration::from_secs(2);
+
 /// See the module docs.
 pub(crate) fn run(args: &MergeArgs) -> Result<String, ClientError> {
     let admin = args.node.admin;
@@ -20,10 +24,20 @@ pub(crate) fn run(args: &MergeArgs) -> Result<String, ClientError> {
     let begun = ask(admin, "POST", "/merge", Some(body), Some(TIMEOUT))?;
     let id = begun["node"].as_str().unwrap_or_default();
     let deadline = Instant::now() + Duration::from_secs(args.wait);
+    let mut linked_since = None;
     loop {
         let status = ask(admin, "GET", "/status", None, Some(TIMEOUT))?;
         let is_late = Instant::now() >= deadline;
-        let told = match progress(&status, id) {
+        let mut progress = progress(&status, id);
+        if matches!(progress, Progress::Linked) {
+            let since = *linked_since.get_or_insert_with(Instant::now);
+            if is_late || since.elapsed() >= MET {
+                progress = Progress::Merged;
+            }
+        } else {
+            linked_since = None;
+        }
+        let told = match progress {
             Progress::Merged if is_late || has_size(&status, args) => {
                 Some(Ok(told(&status, id, begun["already"] == true, args)))
             }
@@ -57,6 +71,8 @@ pub(crate) fn run(args: &MergeArgs) -> Result<String, ClientError> {
 enum Progress {
     /// The node of the ticket is in the roster, linked, and of one mind with the asked one.
     Merged,
+    /// It is in the roster and linked, and what comes in meanwhile is still on its way between the two.
+    Linked,
     /// It is in the roster, which is all that a merge comes to, but it can't be reached at present.
     Away,
     /// Not in the roster, and one of the two has refused the other.
@@ -68,7 +84,11 @@ enum Progress {
 fn progress(status: &Value, id: &str) -> Progress {
     let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
     if let Some(node) = nodes.iter().find(|node| node["id"] == id) {
-        return if node["in_sync"] == true { Progress::Merged } else { Progress::Away };
+        return match (&node["in_sync"], &node["linked"]) {
+            (Value::Bool(true), _) => Progress::Merged,
+            (Value::Bool(false), Value::Bool(true)) => Progress::Linked,
+            _ => Progress::Away,
+        };
     }
     let merging = status["merging"].as_array().map_or(&[][..], Vec::as_slice);
     let refused = merging.iter().find(|target| target["node"] == id).and_then(|target| target["refused"].as_str());
@@ -127,6 +147,16 @@ fn addresses(begun: &Value) -> String {
 mod tests {
     use super::*;
     use crate::cli::AdminArgs;
+
+    #[test]
+    fn who_is_linked_and_at_work_is_not_away() {
+        let of =
+            |in_sync: Value, linked: bool| json!({ "nodes": [{ "id": "a", "in_sync": in_sync, "linked": linked }] });
+        assert!(matches!(progress(&of(json!(true), true), "a"), Progress::Merged));
+        assert!(matches!(progress(&of(json!(false), true), "a"), Progress::Linked));
+        assert!(matches!(progress(&of(Value::Null, false), "a"), Progress::Away));
+        assert!(matches!(progress(&of(json!(true), true), "b"), Progress::Unheard));
+    }
 
     #[test]
     fn who_was_a_member_and_is_away_is_none() {

@@ -35,12 +35,11 @@ pub(crate) fn run(args: &SplitArgs) -> Result<String, ClientError> {
     let leaving = leaving(&status, &name, &args.nodes);
     // A script may repeat the command: what is done is done, and what is under way is waited for.
     if !args.dry_run {
-        if let Some(parted) = list(&status["parted"]).iter().find(|parted| is_done(&status, parted, &name, &args.nodes))
-        {
-            return Ok(ended(args, parted, true));
-        }
-        if is_this(&status["splitting"], &name, &leaving) {
-            return wait(args, &status["splitting"]);
+        let done = list(&status["parted"]).iter().find(|parted| is_done(&status, parted, &name, &args.nodes));
+        let under_way = Some(&status["splitting"]).filter(|splitting| is_this(splitting, &name, &leaving));
+        if let Some(split) = done.or(under_way) {
+            check_size(split, args.size).map_err(|reason| ClientError::Refused { admin, reason })?;
+            return if done.is_some() { Ok(ended(args, split, true)) } else { wait(args, split) };
         }
     }
     let leaving = leaving.map_err(|reason| ClientError::Refused { admin, reason })?;
@@ -69,12 +68,24 @@ fn is_this(splitting: &Value, name: &str, leaving: &Result<Vec<String>, String>)
         && leaving.as_ref().is_ok_and(|leaving| leaving.iter().map(String::as_str).collect::<BTreeSet<_>>() == ids())
 }
 
-/// Whether a split that is done is what is asked for. Those who stayed don't know the others by name any more.
+/// The number of members of a part is ordered with the split, and not when the command is repeated.
+fn check_size(split: &Value, size: Option<u32>) -> Result<(), String> {
+    let Some(size) = size.filter(|size| split["size"] != *size) else { return Ok(()) };
+    Err(format!(
+        "this split was ordered without `--size {size}`, which can't be added to it; run `rhizomq size {size}` on a node of the \
+         part that leaves when it is done"
+    ))
+}
+
+/// Whether a split that is done is what is asked for. Those who stayed know the others by the order alone; orders of former
+/// versions have no names.
 fn is_done(status: &Value, parted: &Value, name: &str, named: &[String]) -> bool {
     let (has_left, left) = (list(&parted["leaving"]).contains(&status["node"]), list(&parted["leaving"]));
-    let is_meant = |called: &String| match find(&known(status), called) {
+    let name_at_the_time = |id: &Value| parted["names"][id.as_str().unwrap_or_default()].as_str();
+    let at_the_time: Vec<_> = left.iter().filter_map(|id| Some((id.as_str()?, name_at_the_time(id)?))).collect();
+    let is_meant = |called: &String| match find(&known(status), called).or_else(|_| find(&at_the_time, called)) {
         Ok(id) => left.contains(&json!(id)),
-        Err(_) => !has_left,
+        Err(_) => !has_left && at_the_time.is_empty(),
     };
     let is_site = || match leaving(status, name, &[]) {
         Ok(ids) => ids.iter().all(|id| left.contains(&json!(id))),
@@ -118,6 +129,13 @@ fn told(plan: &Value, status: &Value) -> String {
             "\nShort of copies, of what the asked node looks after: these are made first, and the split waits for them. Other \
              nodes know of theirs.",
         );
+    }
+    let merging = list(&status["merging"]).iter().map(|target| &target["node"]);
+    if merging.clone().next().is_some() {
+        text.push_str(&format!(
+            "\nA merge is under way with {}: if it has not come about when the two part, it goes on with those who stay.",
+            names_of(status, merging)
+        ));
     }
     if is_some(&plan["out_of_reach_segments"]) {
         text.push_str(&format!(
@@ -205,7 +223,9 @@ fn progress(status: &Value) -> String {
 pub(crate) fn remedy(status: &Value) -> Option<String> {
     let splitting = &status["splitting"];
     let of_parts = || list(&splitting["leaving"]).iter().chain(list(&splitting["staying"]));
-    let dead: Vec<_> = of_parts().filter(|id| node(status, id).is_some() && !is_alive(status, id)).collect();
+    let out_of_reach = of_parts().filter(|id| node(status, id).is_some() && !is_alive(status, id));
+    // Who was away when it was ordered is not waited for.
+    let (away, dead): (Vec<_>, Vec<_>) = out_of_reach.partition(|id| list(&splitting["away"]).contains(id));
     let cut_off: Vec<_> = of_parts().filter(|id| node(status, id).is_some_and(is_cut_off)).collect();
     let mut ways = Vec::new();
     if !dead.is_empty() {
@@ -213,6 +233,13 @@ pub(crate) fn remedy(status: &Value) -> Option<String> {
         ways.push(format!(
             "out of reach: {names}. The split waits for what may lie there alone, and for copies that are to lie there. Start \
              it again; or, if it never comes back, `rhizomq node forget NODE`"
+        ));
+    }
+    if !away.is_empty() {
+        let names = named_with_ids(status, away);
+        ways.push(format!(
+            "away since before the order: {names}. The split does not wait for them, but for copies that would lie on too few \
+             disks without them"
         ));
     }
     if !cut_off.is_empty() {
@@ -282,6 +309,9 @@ mod tests {
             assert_eq!(text.ends_with(way_back), waits_for == "bb", "{text}");
             assert_eq!(text.contains("--cancel"), waits_for == "bb", "{text}");
         }
+        let away = json!({ "nodes": [{ "id": "bb", "alive": false, "name": "berta" }],
+            "splitting": { "leaving": [], "staying": ["bb"], "away": ["bb"], "waits_for": [] } });
+        assert!(remedy(&away).is_some_and(|text| text.starts_with("away since") && !text.contains("forget")));
         let cut_off = json!({ "nodes": [{ "id": "aa", "alive": true, "linked": false, "name": "anna" }],
             "splitting": { "leaving": ["aa"], "staying": [], "waits_for": ["aa"] } });
         assert!(remedy(&cut_off).is_some_and(|text| text.contains("no link from the asked node to anna (aa)")));
@@ -336,5 +366,17 @@ mod tests {
         assert!(is_done("bb", "west", &["a", "z"]) && is_done("bb", "west", &["z"]));
         assert!(!is_done("bb", "west", &["cc"]) && !is_done("bb", "east", &["a"]), "another split");
         assert!(!is_done("aa", "west", &[]), "a node of that site was not of the split");
+
+        let parted =
+            json!({ "name": "west", "leaving": ["aa", "zz"], "staying": ["bb"], "names": { "aa": "a", "zz": "z" } });
+        let at_b = json!({ "node": "bb", "nodes": [{ "id": "bb", "name": "b" }] });
+        let is_done = |named: &[&str]| {
+            super::is_done(&at_b, &parted, "west", &named.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert!(is_done(&["a", "z"]) && is_done(&["zz"]) && !is_done(&["a", "y"]) && !is_done(&["b"]));
+
+        assert_eq!(check_size(&json!({ "size": 2 }), Some(2)), Ok(()));
+        assert_eq!(check_size(&json!({ "size": 2 }), None), Ok(()));
+        assert!(check_size(&json!({ "size": null }), Some(2)).is_err_and(|why| why.contains("rhizomq size 2")));
     }
 }

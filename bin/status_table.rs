@@ -135,7 +135,14 @@ fn splitting(out: &mut String, status: &Value) {
         let _ = writeln!(out, "  {}", text(&strayed["advice"]));
     }
     if !list(&status["split_off"]).is_empty() {
-        let _ = writeln!(out, "split off from this cluster: {}", shorts(&status["split_off"]));
+        let names =
+            |id: &Value| list(&status["parted"]).iter().find_map(|parted| parted["names"][id.as_str()?].as_str());
+        let called = |id: &Value| match names(id).filter(|name| !name.is_empty()) {
+            Some(name) => format!("{} ({})", harmless(name), short(&text(id))),
+            None => short(&text(id)),
+        };
+        let who: Vec<_> = list(&status["split_off"]).iter().map(called).collect();
+        let _ = writeln!(out, "split off from this cluster: {}", who.join(", "));
     }
     if status["kept_of_split_off"].as_u64() > Some(0) {
         let _ = writeln!(

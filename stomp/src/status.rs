@@ -1,6 +1,6 @@
 //! What `rhizomq status --json` shows: one object. Its names are a contract that tools rely on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use rhizomq_engine::{NodeId, Unaccounted};
@@ -182,6 +182,10 @@ pub struct SplittingStatus {
     pub leaving: Vec<String>,
     /// Ids of those that stay.
     pub staying: Vec<String>,
+    /// Ids of those of them that were out of reach when it was ordered: they are not waited for.
+    pub away: Vec<String>,
+    /// Members of the part that leaves, if the order says so.
+    pub size: Option<u32>,
     /// Ids of those that are not ready.
     pub waits_for: Vec<String>,
     /// Ids of those of them that can take it back (`rhizomq split --cancel`) when they are asked.
@@ -201,6 +205,8 @@ impl From<SplitStatus> for SplittingStatus {
         Self {
             leaving: ids(&status.leaving),
             staying: ids(&status.staying),
+            away: ids(&status.away),
+            size: status.size,
             waits_for: ids(&status.waits_for),
             revocable_at: ids(&status.revocable_at),
             name: status.name,
@@ -269,11 +275,17 @@ pub struct PartedStatus {
     pub leaving: Vec<String>,
     /// Ids of those that were to stay.
     pub staying: Vec<String>,
+    /// Members of the part that left, if the order said so.
+    pub size: Option<u32>,
+    /// What all these were called, by id.
+    pub names: BTreeMap<String, String>,
 }
 
 impl From<Parted> for PartedStatus {
     fn from(parted: Parted) -> Self {
-        Self { name: parted.name, leaving: ids(&parted.leaving), staying: ids(&parted.staying) }
+        let names = parted.names.into_iter().map(|(node, name)| (node.to_string(), name)).collect();
+        let (leaving, staying) = (ids(&parted.leaving), ids(&parted.staying));
+        Self { name: parted.name, leaving, staying, size: parted.size, names }
     }
 }
 

@@ -280,7 +280,7 @@ impl World {
                 let is_orphaned = text.contains("keeps your messages") && self.excused;
                 // By the time that this arrives the node may have found its part.
                 let is_astray = text.contains("part of the cluster left without it")
-                    && (self.parting.is_some() || self.mended_at.is_some());
+                    && (self.parting.is_some() || self.mended_at.is_some() || self.splits_at_random());
                 if !text.contains("full") && !is_told && !is_drained && !is_orphaned && !is_astray {
                     self.ledger.violate(self.now, Kind::ClientError, format!("c{client}: {text}"));
                 }

@@ -1,5 +1,7 @@
 //! Bad luck: what can happen to hosts, disks, clocks and the network, and random plans of it.
 
+use std::collections::BTreeSet;
+
 use rhizomq_net::Size;
 
 use super::{agenda::Happening, rng::Rng, world::World};
@@ -41,6 +43,12 @@ pub(crate) enum Fault {
     Size { host: usize, size: Size },
     /// An operator asks a host to merge its cluster with that of another host, whose ticket he has.
     Merge { host: usize, with: usize, size: Option<Size> },
+    /// An operator asks a host to split others off.
+    Split { host: usize, leaving: BTreeSet<usize>, size: Option<u32> },
+    /// An operator asks a host to take that back.
+    TakeBack { host: usize },
+    /// An operator has a host merge with who has left its cluster.
+    Heal { host: usize },
 }
 
 /// How often each kind of fault comes, relative to the others.
@@ -62,6 +70,7 @@ pub(crate) struct FaultMix {
     pub(crate) drains: u32,
     /// Where there are several networks.
     pub(crate) merges: u32,
+    pub(crate) splits: u32,
     /// The mean time between two faults, in milliseconds.
     pub(crate) every_ms: u64,
 }
@@ -86,11 +95,12 @@ impl FaultMix {
             sizes: some(2),
             drains: some(1),
             merges: 0,
+            splits: 0,
             every_ms: rng.pick(&[700, 2_000, 5_000]),
         }
     }
 
-    fn weights(&self) -> [u32; 15] {
+    fn weights(&self) -> [u32; 16] {
         let network = [self.cuts, self.one_way_cuts, self.groups, self.resets];
         let [cuts, one_way, groups, resets] = network;
         let disks = [self.wipes, self.restores, self.full_disks, self.slow_disks];
@@ -111,6 +121,7 @@ impl FaultMix {
             self.sizes,
             self.drains,
             self.merges,
+            self.splits,
         ]
     }
 
@@ -178,9 +189,28 @@ fn draw_fault(rng: &mut Rng, kind: usize, hosts: usize) -> Vec<(u64, Fault)> {
             let size = rng.chance(0.3).then(|| rng.pick(&["1", "2", "4", "preset 1-3:all, 4+:3"]));
             Fault::Merge { host: a, with: b, size: size.map(|size| size.parse().expect("a lawful size")) }
         }
+        15 if hosts < 2 => return Vec::new(),
+        15 => return draw_split(rng, (host, a, b), hosts),
         _ => Fault::Clock { host, by_ms: rng.within(0, 7_200_000) as i64 - 3_600_000 },
     };
     vec![(0, fault)]
+}
+
+/// A split, of which some are taken back, and most are healed after a while. One of `a` and `b` leaves, and the other stays.
+fn draw_split(rng: &mut Rng, (host, a, b): (usize, usize, usize), hosts: usize) -> Vec<(u64, Fault)> {
+    let leaving = (0..hosts).filter(|&host| host == a || host != b && rng.chance(0.4)).collect();
+    let size = rng.chance(0.3).then(|| rng.within(1, 3) as u32);
+    let mut faults = vec![(0, Fault::Split { host, leaving, size })];
+    if rng.chance(0.3) {
+        let after = rng.pick(&[20, 300, 2_000]);
+        faults.push((after, Fault::TakeBack { host: rng.below(hosts) }));
+    }
+    let mut after = rng.within(2_000, 15_000);
+    for _ in 0..rng.within(0, 3) {
+        faults.push((after, Fault::Heal { host: rng.below(hosts) }));
+        after += rng.within(0, 4_000);
+    }
+    faults
 }
 
 /// All directions between hosts of different groups; `groups[host]` is the host's group.
@@ -247,6 +277,9 @@ impl World {
             Fault::Drain { host, cancel: false } => self.drain(host),
             Fault::Drain { host, cancel: true } => self.cancel_drain(host),
             Fault::Merge { host, with, size } => self.merge_to(host, with, size.as_ref()),
+            Fault::Split { host, leaving, size } => self.try_split(host, &leaving, size),
+            Fault::TakeBack { host } => _ = self.try_taking_back(host),
+            Fault::Heal { host } => self.try_healing(host),
             Fault::Clock { host, by_ms } => {
                 self.clocks_jumped = true;
                 self.hosts[host].wall_offset_ms += by_ms;

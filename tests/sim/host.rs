@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
 };
 
-use rhizomq_engine::{Engine, Epoch, NodeId, Now, Planted, store::Store as _};
+use rhizomq_engine::{Engine, Epoch, Key, NodeId, Now, Planted, store::Store as _};
 use rhizomq_net::{
     CommitError, LinkId, Node, NodeConfig, Output as NetOutput, PeerHello, Proven,
     rim::{Keyring, NetworkSecret},
@@ -159,13 +159,14 @@ impl World {
         let (epoch, seed, zero) = (Epoch(self.rng.bits()), self.rng.bits(), self.rng.within(0, 1 << 40));
         let now = self.now;
         let planted = Planted::new(self.settings.mistake);
+        // Whoever starts a node afresh gives it a ticket of today.
+        let joins = self.hosts[index].ticket.map(|other| self.hosts[other].secret.clone());
         let host = &mut self.hosts[index];
         host.life += 1;
         host.stays_since = host.stays_since.map(|since| since.min(now));
         host.mono_offset_ms = zero;
         host.wake_at = u64::MAX;
         host.stopping = None;
-        host.trusted = Keyring::from(host.secret.clone());
         let clocks = host.clocks(now);
         let opened = Engine::open(host.disk.store.reader(), host.identity, epoch, clocks, planted);
         let (mut engine, report) = match opened {
@@ -176,6 +177,12 @@ impl World {
             let text = format!("h{index} lost on opening: {:?} {:?}", report.losses, report.damaged_rows);
             self.ledger.violate(now, Kind::BadOpen, text);
         }
+        if engine.set_members(&Key::set("roster")).is_empty()
+            && let Some(secret) = joins
+        {
+            host.secret = secret;
+        }
+        host.trusted = Keyring::from(host.secret.clone());
         host.epoch = engine.epoch();
         engine.set_segment_limits(self.settings.roll.0, self.settings.roll.1);
         let config = NodeConfig {
@@ -244,11 +251,13 @@ impl World {
         let identity = self.new_identity();
         let is_fellow = |&other: &usize| other != index && self.hosts[other].secret == self.hosts[index].secret;
         let fellow = (0..self.hosts.len()).find(is_fellow);
+        let count = self.hosts.len();
         let host = &mut self.hosts[index];
         let lost = std::mem::replace(&mut host.identity, identity);
         host.disk = Disk::default();
         host.copies.clear();
-        host.ticket = host.ticket.or(fellow);
+        host.ticket = host.ticket.or(fellow).or((count > 1).then_some((index + 1) % count));
+        (host.next_secret, host.former_secrets) = (None, Vec::new());
         self.lost.push(lost);
         self.replaced_at = Some(self.now);
         self.ledger.replace_disk(index, std::iter::empty());
@@ -365,7 +374,11 @@ impl World {
             NetOutput::Send { link, bytes } => self.send(index, link, bytes),
             NetOutput::Datagram { link, bytes } => self.send_datagram(index, link, bytes),
             // That is no fault: a node that was split off tries to come back.
-            NetOutput::Close { link, reason } if reason.contains("was split") => self.close_link(index, link),
+            NetOutput::Close { link, reason }
+                if ["was split", "is being split"].iter().any(|why| reason.contains(why)) =>
+            {
+                self.close_link(index, link);
+            }
             NetOutput::Close { link, reason } => {
                 self.ledger.violate(self.now, Kind::Malformed, format!("h{index} closes a link: {reason}"));
                 self.close_link(index, link);

@@ -40,11 +40,15 @@ impl World {
         self.merge_to(host, with, None);
     }
 
+    pub(crate) fn ticket_of(&self, index: usize) -> Ticket {
+        let host = &self.hosts[index];
+        let address = std::net::SocketAddr::from(([10, 0, 0, index as u8], 7000));
+        Ticket { secret: host.secret.clone(), node: host.identity, addresses: vec![address] }
+    }
+
     /// The same with a wish for the number of members.
     pub(crate) fn merge_to(&mut self, host: usize, with: usize, size: Option<&Size>) {
-        let other = &self.hosts[with];
-        let address = std::net::SocketAddr::from(([10, 0, 0, with as u8], 7000));
-        let ticket = Ticket { secret: other.secret.clone(), node: other.identity, addresses: vec![address] };
+        let ticket = self.ticket_of(with);
         let clocks = self.hosts[host].clocks(self.now);
         let Some(broker) = &mut self.hosts[host].broker else { return };
         let result = broker.merge(clocks, &ticket, size);

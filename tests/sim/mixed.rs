@@ -215,6 +215,24 @@ fn clusters_that_merge_amid_mixed_faults_keep_every_promise() {
     assert!(at_work * 2 > outcomes.len() || outcomes.len() < 100, "nothing was confirmed in most worlds");
 }
 
+/// The same with a cluster that operators split at any time.
+fn splitting(seed: u64, printed: bool) -> World {
+    let world = random_world(seed, printed, None, |settings| {
+        settings.hosts = settings.hosts.max(2 + (seed % 4) as usize);
+        settings.faults.splits = 1 + (seed % 4) as u32;
+        settings.faults.every_ms = settings.faults.every_ms.max(700);
+    });
+    work_and_rest(world)
+}
+
+#[test]
+fn clusters_that_are_split_amid_mixed_faults_keep_every_promise() {
+    let count = runs::number_from_env("RHIZOMQ_SIM_SEEDS").unwrap_or(300);
+    let outcomes = runs::expect_clean("splits amid faults", &splitting, 0..count);
+    let at_work = outcomes.iter().filter(|outcome| outcome.figures[1] > 0).count();
+    assert!(at_work * 2 > outcomes.len() || outcomes.len() < 100, "nothing was confirmed in most worlds");
+}
+
 #[test]
 fn a_seed_fixes_the_run() {
     for seed in 0..6 {

@@ -235,7 +235,8 @@ impl World {
             // What others had proven to hold may have gone a moment ago, with their disks.
             let left = self.ledger.msg(id).disks.clone();
             let others = left.len();
-            let (others, enough) = self.copies_inside(dot).unwrap_or((others, self.copies_before_leaving(host)));
+            let wanted = self.copies_before_leaving(host);
+            let (others, enough) = self.copies_inside(dot, wanted).unwrap_or((others, wanted));
             if self.knows_removed(host, dot) {
                 self.violate(Kind::RemovedUnconsumed, format!("m{id} {dot:?} is taken for consumed at h{host}"));
             } else if others < enough && self.replaced_at.is_none_or(|at| at + UNDER_WAY_MS < now) {
@@ -318,7 +319,7 @@ impl World {
         }
         let diverged = |text: String| Some((Kind::Diverged, text));
         if !self.all_joined() {
-            return diverged("not all are linked".to_owned());
+            return diverged(format!("not all are linked; {}", self.split_states()));
         }
         let mut common = None;
         for host in 0..self.hosts.len() {

@@ -4,6 +4,7 @@
 mod corners;
 mod plans;
 mod planted;
+mod random;
 mod restored;
 
 use std::collections::BTreeSet;
@@ -11,6 +12,7 @@ use std::collections::BTreeSet;
 use rhizomq_engine::{Dot, Mistake, NodeId};
 use rhizomq_net::{SplitOrder, rim::NetworkSecret};
 
+pub(crate) use self::random::Operators;
 use super::{
     clients::{Producer, Role},
     consumers::Consumer,
@@ -74,7 +76,7 @@ impl World {
 
     /// Hosts of the part that a host is in, if a split was ordered.
     pub(crate) fn part_size(&self, host: usize) -> usize {
-        let Some(parting) = &self.parting else { return self.hosts.len() };
+        let Some(parting) = &self.parting else { return self.always_with(host) };
         let leaves = |host: &usize| parting.leaving.contains(host);
         let part = parting.whole.iter().filter(|other| leaves(other) == leaves(&host));
         part.filter(|other| !parting.forgotten.contains(other)).count()
@@ -90,7 +92,10 @@ impl World {
     }
 
     /// Disks of its own part on which a message lies, and how many there must be before one of the other part drops it.
-    pub(crate) fn copies_inside(&mut self, dot: Dot) -> Option<(usize, usize)> {
+    pub(crate) fn copies_inside(&mut self, dot: Dot, wanted: usize) -> Option<(usize, usize)> {
+        if self.splits_at_random() {
+            return self.copies_amid_splits(dot, wanted);
+        }
         if self.mended_at.is_some_and(|at| self.now < at + SETTLED_MS) {
             // A node that was away may have brought copies to nodes that are on no list: these go again.
             let disks = self.ledger.msgs().find(|(_, msg)| msg.dot == Some(dot)).map(|(_, msg)| msg.disks.len())?;
@@ -130,11 +135,13 @@ impl World {
     }
 
     /// How far each is, for people.
-    fn split_states(&self) -> String {
+    pub(crate) fn split_states(&self) -> String {
         let state = |(index, host): (usize, &super::host::Host)| {
             let node = host.broker.as_ref()?.node();
             let status = node.split_status().map(|status| (status.waits_for, status.foreign, status.lacks_secret));
-            Some(format!("h{index} {:?} gone {:?} open {status:?}", node.id(), node.gone().collect::<Vec<_>>()))
+            let strayed = node.strayed().map(|strayed| strayed.lacks_secret);
+            let (id, gone, network) = (node.id(), node.gone().collect::<Vec<_>>(), host.secret.as_bytes()[0]);
+            Some(format!("h{index} {id:?} of {network} gone {gone:?} open {status:?} lacks secret {strayed:?}"))
         };
         self.hosts.iter().enumerate().filter_map(state).collect::<Vec<_>>().join("; ")
     }

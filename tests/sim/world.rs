@@ -16,7 +16,7 @@ use super::{
     ledger::{Kind, Ledger},
     members::Seats,
     network::Network,
-    parting::Parting,
+    parting::{Operators, Parting},
     rng::Rng,
     sessions::Connection,
     topics::{Listener, Publisher, Topics},
@@ -101,6 +101,8 @@ pub(crate) struct World {
     pub(crate) seats: Seats,
     /// How the cluster is split, if it is.
     pub(crate) parting: Option<Parting>,
+    /// Who splits it at random.
+    pub(crate) operators: Operators,
     /// The story was told to its end: what it is about has happened.
     pub(crate) is_told: bool,
     /// When its parts last merged again.
@@ -137,6 +139,7 @@ impl World {
             hindered_at: 0,
             seats: Seats::default(),
             parting: None,
+            operators: Operators::default(),
             is_told: false,
             mended_at: None,
             lost: Vec::new(),
@@ -264,7 +267,8 @@ impl World {
             self.cancel_drains();
             chatter = self.net.arrived - before;
             self.merge_all();
-            if forgets && self.all_joined() {
+            self.end_splits();
+            if forgets && self.all_joined() && self.merges_have_settled() {
                 self.forget_lost();
             }
             unrest = self.unrest();
@@ -288,6 +292,7 @@ impl World {
         let mut lacking = self.lacking_copies();
         while lacking.is_some() && self.now < deadline && self.ledger.violation.is_none() {
             self.run_for(LOOK_MS);
+            self.end_splits();
             lacking = self.lacking_copies();
         }
         if let Some(text) = lacking.filter(|_| self.ledger.violation.is_none()) {
@@ -303,6 +308,14 @@ impl World {
         // Who is still taken for alive comes next time; who has never got as far as the roster needs no forgetting.
         self.lost
             .retain(|&node| matches!(broker.forget(clocks, node), Err(ForgetError::Alive(_) | ForgetError::CutOff(_))));
+        self.settle(host);
+    }
+
+    /// The same, of those whom a host waits for.
+    pub(crate) fn forget_lost_at(&mut self, host: usize) {
+        let clocks = self.hosts[host].clocks(self.now);
+        let Some(broker) = &mut self.hosts[host].broker else { return };
+        self.lost.iter().for_each(|&node| _ = broker.forget(clocks, node));
         self.settle(host);
     }
 

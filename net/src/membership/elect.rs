@@ -86,9 +86,13 @@ pub(crate) fn elect(election: Election<'_>, me: NodeId) -> View {
         ballot.unreached.iter().for_each(|node| *against.entry(*node).or_default() += 1);
         ballot.unsteady.iter().for_each(|node| *unsteady.entry(*node).or_default() += 1);
     }
-    let mut proposals: Vec<_> = votes.iter().map(|ballot| ballot.proposal).collect();
+    // Who leaves for good does not count, unless all do.
+    let stays: Vec<_> = component.iter().filter(|node| !election.draining.contains(node)).collect();
+    let stays = if stays.is_empty() { component.iter().collect() } else { stays };
+    let ballots = stays.iter().filter_map(|node| election.ballots.get(node));
+    let mut proposals: Vec<_> = ballots.map(|ballot| ballot.proposal).collect();
     // A node whose own ballot is on its way proposes nothing, and counts.
-    proposals.resize(component.len(), u32::MAX);
+    proposals.resize(stays.len(), u32::MAX);
     let size = election.size.wanted(&mut proposals);
 
     let is_more_than_half = |count: usize| count * 2 > component.len();

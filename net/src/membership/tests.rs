@@ -328,3 +328,14 @@ fn who_leaves_for_good_is_not_elected_while_anybody_stays() {
     cluster.draining.extend([node(2), node(3)]);
     assert_eq!(cluster.elect(node(2)).members.len(), 3, "somebody must be");
 }
+
+#[test]
+fn rules_for_sizes_count_those_who_stay() {
+    let mut cluster = Cluster::whole(4, "preset 1-3:all, 4+:2".parse().unwrap());
+    assert_eq!(cluster.elect(node(2)).size, 2);
+    cluster.draining = BTreeSet::from([node(0)]);
+    let view = cluster.elect(node(2));
+    assert_eq!((view.size, view.members.len()), (3, 3));
+    cluster.draining = (0..4).map(node).collect();
+    assert_eq!(cluster.elect(node(2)).size, 2, "if all leave they count");
+}

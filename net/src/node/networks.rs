@@ -242,8 +242,11 @@ impl Node {
         self.trust_networks();
     }
 
-    /// Of all networks only this node's is left.
+    /// Of all networks only this node's is left. Merges that were ordered before are the other part's.
     pub(super) fn replace_networks(&mut self) {
+        for target in self.engine.set_members(&merging_key()) {
+            self.strike_target(&target);
+        }
         let own = self.config.network.as_bytes().to_vec();
         for secret in self.engine.set_members(&networks_key()) {
             if secret != own && self.engine.set_remove(networks_key(), &secret).is_ok() {
@@ -262,7 +265,8 @@ impl Node {
         }
     }
 
-    /// A node has the same registry as this one: what this one was to set when they are one cluster is set now.
+    /// A node has the same registry as this one: what this one was to set when they are one cluster is set now. If who was
+    /// asked has left for good meanwhile, somebody else does it.
     pub(super) fn set_size_of_merge(&mut self, now: Now, with: NodeId) {
         let targets = self.targets();
         if targets.is_empty() {
@@ -271,7 +275,8 @@ impl Node {
         let (me, network) = (self.id(), self.published_network(with));
         let is_due = |target: &Target| {
             let is_of_its = target.network.is_some() && target.network == network;
-            target.is_for(me) && (target.node == with || is_of_its && self.is_in_roster(target.node))
+            let is_mine = target.is_for(me) || self.inherits(target);
+            is_mine && (target.node == with || is_of_its && self.is_in_roster(target.node))
         };
         for target in targets.into_iter().filter(is_due).collect::<Vec<_>>() {
             if let Some((size, _)) = &target.size {
@@ -279,6 +284,12 @@ impl Node {
             }
             self.strike_target(&target.encode());
         }
+    }
+
+    /// Whether this node has to see to the wish of one that is on the roster no more: the first that is alive has.
+    fn inherits(&self, target: &Target) -> bool {
+        let is_heir = || self.roster_ids().into_iter().find(|node| self.is_alive(*node)) == Some(self.id());
+        target.size.as_ref().is_some_and(|(_, asked)| !self.is_in_roster(*asked)) && is_heir()
     }
 
     /// An operator has said a newer word about the size than those that merges were ordered with.
@@ -297,12 +308,8 @@ impl Node {
         if members.is_empty() {
             return;
         }
-        let roster = self.roster_ids();
         let is_over = |member: &Vec<u8>| {
-            Target::decode(member).is_none_or(|target| {
-                let is_waited_for = target.size.is_some_and(|(_, asked)| roster.contains(&asked));
-                self.is_met(target.node) && !is_waited_for
-            })
+            Target::decode(member).is_none_or(|target| self.is_met(target.node) && target.size.is_none())
         };
         let over: Vec<_> = members.iter().filter(|member| is_over(member)).collect();
         over.into_iter().for_each(|member| self.strike_target(member));

@@ -191,9 +191,7 @@ impl Node {
         for (node, addresses) in self.merging() {
             targets.entry(node).or_insert_with(Vec::new).extend(addresses);
         }
-        // By where it was last dialled: of the other part of a split nothing is known any more.
-        let to_tell = self.dialled.iter().filter(|(node, _)| self.is_to_be_told(**node));
-        targets.extend(to_tell.map(|(node, addresses)| (*node, addresses.clone())));
+        targets.extend(self.to_be_told().into_iter().filter(|(_, addresses)| !addresses.is_empty()));
         if targets != self.dialled {
             self.dialled.clone_from(&targets);
             self.outputs.push_back(Output::Dial(targets.into_iter().collect()));
@@ -208,7 +206,7 @@ impl Node {
         *key == roster_key() || *key == merging_key() || record_of(key).is_some_and(is_moved)
     }
 
-    fn published_addresses(&self, node: NodeId) -> Vec<SocketAddr> {
+    pub(super) fn published_addresses(&self, node: NodeId) -> Vec<SocketAddr> {
         self.record(node).map(|record| record.addresses).unwrap_or_default()
     }
 

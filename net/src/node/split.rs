@@ -117,6 +117,10 @@ pub struct SplitStatus {
     pub leaving: BTreeSet<NodeId>,
     /// Who stays.
     pub staying: BTreeSet<NodeId>,
+    /// Of these, who was out of reach when it was ordered, and is not waited for.
+    pub away: BTreeSet<NodeId>,
+    /// Members of the part that leaves, as ordered.
+    pub size: Option<u32>,
     /// Who is not ready.
     pub waits_for: BTreeSet<NodeId>,
     /// Those of them that may still take the order back, see [`Node::cancel_split`].
@@ -139,7 +143,9 @@ impl Node {
         let staying: BTreeSet<_> = self.roster_ids().into_iter().filter(|node| !leaving.contains(node)).collect();
         let is_away = |node: &&NodeId| **node != self.id() && !self.is_linked(**node);
         let away = staying.iter().filter(is_away).copied().collect();
-        let split = Split { id: secret.name(), name, leaving, staying, away, size };
+        let called = |node: NodeId| (node, (self.who(node).name, self.published_addresses(node)));
+        let records = self.roster_ids().into_iter().map(called).collect();
+        let split = Split { id: secret.name(), name, leaving, staying, away, size, records };
         // Also if it stays: until one who leaves has it, nobody else does.
         self.splits.secret = Some(secret.clone());
         self.outputs.push_back(Output::Keep(Some(secret)));
@@ -205,6 +211,8 @@ impl Node {
             name: split.name.clone(),
             leaving: split.leaving.clone(),
             staying: split.staying.clone(),
+            away: split.away.clone(),
+            size: split.size,
             revocable_at: self.revocable_at(split),
             waits_for: self.waits_for(split),
             foreign,

@@ -51,7 +51,7 @@ impl Node {
             Control::Prove { segment, nonce, state } => self.answer_prove(from, segment, nonce, &state),
             Control::Proof { segment, nonce } => self.take_proof(from, segment, nonce),
             Control::Parted(order) => self.take_parted(now, from, &order),
-            Control::Healed(split) => self.take_healed(split),
+            Control::Healed(split) => self.take_healed(from, split),
             Control::Readmitted { orders, secret } => {
                 self.take_readmission(now, from, &orders, NetworkSecret::from_bytes(secret.0));
             }

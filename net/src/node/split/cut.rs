@@ -1,6 +1,9 @@
 //! The cut itself: what a part forgets of the other, how each hears that all were ready, and what a merge does about it.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use bytes::Bytes;
 use rhizomq_engine::{Mistake, NodeId, Now, Value};
@@ -38,6 +41,10 @@ pub struct Parted {
     pub leaving: BTreeSet<NodeId>,
     /// Who was to stay.
     pub staying: BTreeSet<NodeId>,
+    /// Members of the part that left, as ordered.
+    pub size: Option<u32>,
+    /// What these nodes were called, as far as the order tells.
+    pub names: BTreeMap<NodeId, String>,
 }
 
 const UNKNOWN: &str = "the cluster is being split, and this node has just joined it: it comes again";
@@ -50,6 +57,8 @@ impl Node {
             name: split.name.clone(),
             leaving: split.leaving.clone(),
             staying: split.staying.clone(),
+            size: split.size,
+            names: split.records.iter().map(|(node, (name, _))| (*node, name.clone())).collect(),
         })
     }
 
@@ -90,7 +99,7 @@ impl Node {
                     self.cut(&split);
                     self.note_if_strayed(&split, false);
                 }
-                State::Cut => self.change_network(&split, false),
+                State::Cut => self.change_network(&split, false, true),
                 State::Open | State::TakenBack => {}
             }
         }
@@ -134,6 +143,17 @@ impl Node {
         })
     }
 
+    /// Whom of the part that left this node is to tell, and where such a one was last dialled, or was when the split was
+    /// ordered: it is on no roster any more.
+    pub(in crate::node) fn to_be_told(&self) -> Vec<(NodeId, Vec<SocketAddr>)> {
+        let place = |node: NodeId, id: &SplitId| {
+            let ordered = || self.splits.order(*id)?.records.get(&node).map(|(_, addresses)| addresses.clone());
+            self.dialled.get(&node).cloned().or_else(ordered)
+        };
+        let gone = self.splits.gone.iter().filter(|(node, _)| self.is_to_be_told(**node));
+        gone.filter_map(|(node, id)| Some((*node, place(*node, id)?))).collect()
+    }
+
     /// Whether a node stayed without having said that it was ready: it may have something to tell.
     fn was_out_of_sight(&self, split: &Split, node: NodeId) -> bool {
         !split.leaving.contains(&node) && !self.splits.is_ready(split, node)
@@ -172,7 +192,7 @@ impl Node {
             Ok(Wire::Control(Control::Parted(order))) if self.knows_order(&order) => {
                 self.take_parted(now, node, &order)
             }
-            Ok(Wire::Control(Control::Healed(split))) => self.take_healed(split),
+            Ok(Wire::Control(Control::Healed(split))) => self.take_healed(node, split),
             Ok(Wire::Control(message)) => {
                 self.take_consumed(node, id, message);
                 return true;
@@ -210,17 +230,22 @@ impl Node {
         let Ok(order) = Value::decode(order) else { return };
         let Some(split) = Split::of(&order) else { return };
         if !self.is_healed(split.id) && self.is_merging_with(from) {
-            // It has nothing to do with the split, but its cluster has merged with the other part since: by the order to merge
-            // with that cluster all are one.
-            self.heal(split.id);
+            // Its cluster has merged with the other part since: by the order to merge with that cluster all are one. One that
+            // was of the split itself says whether it agrees: who knows its part's secret wants to be shown that.
+            if split.knows(from) {
+                self.tell_healed(from, split.id);
+            } else {
+                self.heal(split.id);
+            }
         }
         if self.is_healed(split.id) {
-            self.send_control(from, &Control::Healed(split.id));
+            self.tell_healed(from, split.id);
             return;
         }
         if self.splits.order(split.id).is_none() {
-            // This node was away when it was ordered, or died before it had it.
-            if !split.knows(self.id()) || split.leaving.contains(&self.id()) == split.leaving.contains(&from) {
+            // This node was away when it was ordered, or died before it had it. Who came later is of the part that it came to.
+            let is_of_mine = split.knows(from) && split.leaving.contains(&self.id()) == split.leaving.contains(&from);
+            if !split.knows(self.id()) || is_of_mine {
                 return;
             }
             self.engine.merge_registry(split.key(), &order);
@@ -234,13 +259,22 @@ impl Node {
         }
     }
 
+    /// Also if the two have parted by another split, which the other one may not know.
+    fn tell_healed(&mut self, to: NodeId, id: SplitId) {
+        let parting = self.splits.parting.iter().find(|(_, farewell)| farewell.node == to).map(|(link, _)| *link);
+        if let Some(link) = self.peers.get(&to).map(|peer| peer.link).or(parting) {
+            self.outputs.push_back(Output::Send { link, bytes: wire::control(&Control::Healed(id)) });
+        }
+    }
+
     /// A node that this one does not see any more knows of a merge. That counts for one that stayed; and for one that was to
     /// leave and never got the secret of its part: nobody could show it that he knows it.
-    pub(in crate::node) fn take_healed(&mut self, id: SplitId) {
+    pub(in crate::node) fn take_healed(&mut self, from: NodeId, id: SplitId) {
         let is_gone = self.splits.gone.values().any(|of| *of == id);
         let has_left = self.splits.order(id).is_some_and(|split| self.has_left_by(split));
         if is_gone && !(has_left && self.has_network_of_a_part()) {
             self.heal(id);
+            self.tell_healed(from, id);
         }
     }
 
@@ -256,6 +290,8 @@ impl Node {
     pub(super) fn cut(&mut self, split: &Split) {
         let leaves = split.leaving.contains(&self.id());
         let is_first = self.splits.state(split.id) != State::Cut;
+        // What this part has done since another one of it cut is not undone.
+        let is_led = self.splits.has_marks(split.id, !leaves);
         let listed = if leaves { &split.staying } else { &split.leaving };
         let roster = self.roster_ids().into_iter().filter(|node| split.leaving.contains(node) != leaves);
         let others: BTreeSet<_> = roster.chain(listed.iter().copied()).collect();
@@ -282,7 +318,7 @@ impl Node {
         void.iter().for_each(|other| self.take_back(other));
         self.look_at_orders();
         self.members.mark_dirty();
-        self.change_network(split, is_first);
+        self.change_network(split, is_first, is_led);
         self.part_from_unknown();
     }
 
@@ -297,7 +333,7 @@ impl Node {
     }
 
     /// Whoever leaves is of the new network now. An earlier life may have come as far as the new secret, and no further.
-    fn change_network(&mut self, split: &Split, is_first: bool) {
+    fn change_network(&mut self, split: &Split, is_first: bool, is_led: bool) {
         if let Some(secret) = self.next_secret(split).cloned() {
             self.splits.secret = None;
             if !split.leaving.contains(&self.id()) {
@@ -308,7 +344,11 @@ impl Node {
         } else if !is_first || self.config.network.name() != split.id {
             return;
         }
-        self.replace_networks();
+        if is_led {
+            self.enter_network();
+        } else {
+            self.replace_networks();
+        }
         self.keep_size_of(split);
     }
 
@@ -335,8 +375,9 @@ impl Node {
     /// the other one says so, and not when a merge is ordered: until then nobody dispatches what is the other's.
     pub(in crate::node) fn lets_in(&mut self, now: Now, link: LinkId, hello: &PeerHello) -> bool {
         if let Some(&id) = self.splits.gone.get(&hello.node) {
-            let has_left = self.has_left(hello.node) && self.has_network_of_a_part();
-            if !has_left || hello.proven != Proven::Own {
+            // Also one that came later to those who left.
+            let has_left = self.splits.order(id).is_some_and(|split| self.has_left_by(split));
+            if !has_left || !self.has_network_of_a_part() || hello.proven != Proven::Own {
                 self.part_from(now, (hello.node, link), id);
                 return false;
             }

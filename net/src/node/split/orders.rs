@@ -1,6 +1,9 @@
 //! What this node knows of splits: the orders, what became of each, and on which side of them it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 use rhizomq_engine::{Key, NodeId, Value};
 use serde::{Deserialize, Serialize};
@@ -26,7 +29,13 @@ pub(super) struct Split {
     /// Of those that stay, who is not waited for while it is away.
     pub(super) away: BTreeSet<NodeId>,
     pub(super) size: Option<u32>,
+    /// Who they all were, since each part strikes the other one's records. Orders of former versions end before it.
+    #[serde(skip)]
+    pub(super) records: BTreeMap<NodeId, Called>,
 }
+
+/// A node when a split was ordered: its name, and where it was reached.
+pub(super) type Called = (String, Vec<SocketAddr>);
 
 pub(super) fn order_key(id: SplitId) -> Key {
     Key::register(&format!("{ORDER}{id:016x}"))
@@ -58,13 +67,14 @@ impl Split {
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        // Ids and a name of bounded length always encode.
-        postcard::to_stdvec(self).unwrap_or_default()
+        // Ids, addresses and names always encode.
+        postcard::to_stdvec(&(self, &self.records)).unwrap_or_default()
     }
 
     /// Reads the register's content.
     pub(super) fn of(value: &Value) -> Option<Self> {
-        postcard::from_bytes(value.content()?).ok()
+        let (split, rest) = postcard::take_from_bytes::<Self>(value.content()?).ok()?;
+        Some(Self { records: postcard::from_bytes(rest).unwrap_or_default(), ..split })
     }
 }
 
@@ -255,6 +265,7 @@ pub(crate) fn example_order() -> Vec<u8> {
         staying: [node(2), node(3)].into(),
         away: [node(3)].into(),
         size: Some(1),
+        records: [(node(3), ("c".to_owned(), vec![([127, 0, 0, 1], 7).into()]))].into(),
     };
     rhizomq_engine::fuzzing::example_register(split.encode()).encode().to_vec()
 }

@@ -112,10 +112,9 @@ fn a_merge_heals_a_split_when_it_reaches_the_other_part_and_not_before() {
     world.run(6_000);
     assert_eq!(world.host(2).node.gone().collect::<Vec<_>>(), [id(4)]);
     let parted: Vec<_> = world.host(2).node.parted().collect();
-    assert_eq!(
-        parted,
-        [Parted { name: "off".to_owned(), leaving: [id(4)].into(), staying: (1..=3).map(id).collect() }]
-    );
+    let names = (1..=4).map(|index| (id(index), format!("n{index}"))).collect();
+    let staying = (1..=3).map(id).collect();
+    assert_eq!(parted, [Parted { name: "off".to_owned(), leaving: [id(4)].into(), staying, size: None, names }]);
     drop(world.kill(4));
     let now = world.now;
     let addresses = vec![SocketAddr::from(([127, 0, 0, 1], 4))];
@@ -131,6 +130,45 @@ fn a_merge_heals_a_split_when_it_reaches_the_other_part_and_not_before() {
     assert_eq!(world.host(2).node.forget(now, id(4)), Err(ForgetError::SplitOff(id(4))));
     world.run(1_000);
     assert!(world.host(1).node.merging().is_empty());
+}
+
+/// One that was ordered before a split, and whose node was never reached, goes on with those who stay.
+#[test]
+fn a_merge_that_has_not_come_about_is_none_of_the_part_that_leaves() {
+    let mut world = World::new(3);
+    for index in 1..=4 {
+        world.start(index, MemoryStore::new());
+        world.join(index);
+    }
+    world.run(2_000);
+    let ticket = |byte, index| {
+        let addresses = vec![SocketAddr::from(([127, 0, 0, 1], 9))];
+        Ticket { secret: NetworkSecret::from_bytes([byte; 32]), node: id(index), addresses }
+    };
+    let now = world.now;
+    world.host(4).node.merge(now, &ticket(8, 8), None).expect("begins");
+    world.run(2_000);
+    let order = SplitOrder { leaving: [id(3), id(4)].into(), ..order("off", 3) };
+    let now = world.now;
+    world.host(1).node.split(now, order, NetworkSecret::from_bytes([7; 32])).expect("taken");
+    world.freeze(3);
+    world.run(100);
+    // What its part orders when one of it has cut, and another one has not, is not undone by that one.
+    let mut is_ordered = false;
+    world.thaw(3);
+    for _ in 0..800 {
+        world.run(10);
+        let [first, last] = [4, 3].map(|index| gone(&world, index).len());
+        if first > 0 && last == 0 && !is_ordered {
+            let now = world.now;
+            world.host(4).node.merge(now, &ticket(9, 9), None).expect("begins");
+            is_ordered = true;
+        }
+    }
+    let merging = |index: u8| world.hosts[&index].node.merging().into_iter().map(|(node, _)| node).collect::<Vec<_>>();
+    assert_eq!((merging(1), merging(2)), (vec![id(8)], vec![id(8)]));
+    let ours = if is_ordered { vec![id(9)] } else { vec![] };
+    assert_eq!((merging(3), merging(4)), (ours.clone(), ours));
 }
 
 /// Each waits for copies that the other does not count; the split comes first.
@@ -236,16 +274,16 @@ fn gone(world: &World, index: u8) -> Vec<NodeId> {
 #[test]
 fn the_word_of_a_merge_heals_a_split_for_those_who_stayed_and_for_who_left_without_a_secret() {
     let (mut world, told, split) = parted();
-    world.host(1).node.take_healed(split + 1);
+    world.host(1).node.take_healed(id(3), split + 1);
     world.run(1_000);
     assert_eq!(gone(&world, 1), [id(3)], "another split");
     assert!(!world.host(1).node.engine().registry().keys().any(|key| key.set_name() == Some("split/over")));
     // The driver goes on with the secret that it was given.
     assert_eq!(world.host(3).node.config.network.name(), split);
-    world.host(3).node.take_healed(split);
+    world.host(3).node.take_healed(id(1), split);
     world.run(1_000);
     assert_eq!(gone(&world, 3), [id(1), id(2)], "it left");
-    world.host(1).node.take_healed(split);
+    world.host(1).node.take_healed(id(3), split);
     world.run(1_000);
     assert_eq!((gone(&world, 1), gone(&world, 2)), (vec![], vec![]), "one of those who stayed tells the other");
 
@@ -257,7 +295,7 @@ fn the_word_of_a_merge_heals_a_split_for_those_who_stayed_and_for_who_left_witho
     late.host(3).node.take_parted(now, id(1), &told);
     late.run(100);
     assert_eq!(gone(&late, 3), [id(1), id(2)]);
-    late.host(3).node.take_healed(split);
+    late.host(3).node.take_healed(id(1), split);
     late.run(100);
     assert_eq!(gone(&late, 3), [], "nobody could show it more");
 }
@@ -265,22 +303,23 @@ fn the_word_of_a_merge_heals_a_split_for_those_who_stayed_and_for_who_left_witho
 /// A cluster merges with one that has merged with the part that left: nobody of that has to know this node's secret.
 #[test]
 fn who_is_told_of_a_split_by_one_that_it_merges_with_takes_it_for_healed_and_says_so() {
-    for is_merging in [false, true] {
+    // Node 9 is of the other cluster; node 3 left, and lets in who knows its secret.
+    for (with, is_healed) in [(None, false), (Some(3), false), (Some(9), true)] {
         let (mut world, told, split) = parted();
-        if is_merging {
-            let addresses = vec![SocketAddr::from(([127, 0, 0, 1], 3))];
-            let ticket = Ticket { secret: NetworkSecret::from_bytes([7; 32]), node: id(3), addresses };
+        if let Some(with) = with {
+            let addresses = vec![SocketAddr::from(([127, 0, 0, 1], u16::from(with)))];
+            let ticket = Ticket { secret: NetworkSecret::from_bytes([7; 32]), node: id(with), addresses };
             let now = world.now;
             world.host(1).node.merge(now, &ticket, None).expect("begins");
             world.drain();
         }
         let now = world.now;
-        world.host(1).node.take_parted(now, id(3), &told);
+        world.host(1).node.take_parted(now, id(with.unwrap_or(3)), &told);
         world.run(1_000);
-        assert_eq!(gone(&world, 1).is_empty(), is_merging);
-        assert_eq!(gone(&world, 2).is_empty(), is_merging, "as it hears from node 1");
+        assert_eq!(gone(&world, 1).is_empty(), is_healed);
+        assert_eq!(gone(&world, 2).is_empty(), is_healed, "as it hears from node 1");
         let over = world.host(1).node.engine().set_members(&rhizomq_engine::Key::set("split/over"));
-        assert_eq!(over.contains(&split.to_le_bytes().to_vec()), is_merging);
+        assert_eq!(over.contains(&split.to_le_bytes().to_vec()), is_healed);
     }
 }
 
