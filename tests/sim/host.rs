@@ -65,6 +65,8 @@ pub(crate) struct Host {
     pub(crate) gone: bool,
     /// Since when it stays, if it was leaving or had left before; the end of all times while it has not come back.
     pub(crate) stays_since: Option<u64>,
+    /// When its disk was last replaced by an older or empty one.
+    pub(crate) replaced_at: Option<u64>,
     /// The earliest wake-up on the agenda.
     wake_at: u64,
     epoch: Epoch,
@@ -103,6 +105,7 @@ impl Host {
             comes_back: false,
             gone: false,
             stays_since: None,
+            replaced_at: None,
             wake_at: u64::MAX,
             epoch: Epoch(0),
         }
@@ -260,6 +263,7 @@ impl World {
         (host.next_secret, host.former_secrets) = (None, Vec::new());
         self.lost.push(lost);
         self.replaced_at = Some(self.now);
+        self.hosts[index].replaced_at = Some(self.now);
         self.ledger.replace_disk(index, std::iter::empty());
     }
 
@@ -292,6 +296,7 @@ impl World {
         host.former_secrets.clone_from(&old.former_secrets);
         let bodies: Vec<_> = host.disk.bodies().collect();
         self.replaced_at = Some(self.now);
+        self.hosts[index].replaced_at = Some(self.now);
         self.ledger.replace_disk(index, bodies.into_iter());
     }
 

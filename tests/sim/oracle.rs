@@ -239,7 +239,7 @@ impl World {
             let (others, enough) = self.copies_inside(dot, wanted).unwrap_or((others, wanted));
             if self.knows_removed(host, dot) {
                 self.violate(Kind::RemovedUnconsumed, format!("m{id} {dot:?} is taken for consumed at h{host}"));
-            } else if others < enough && self.replaced_at.is_none_or(|at| at + UNDER_WAY_MS < now) {
+            } else if others < enough && !self.was_replaced_since(id, now.saturating_sub(UNDER_WAY_MS)) {
                 let text = format!("m{id} {dot:?} was dropped at h{host}, copies are left on {left:?}");
                 self.violate(Kind::DroppedTooEarly, text);
             }
@@ -311,6 +311,11 @@ impl World {
 
     /// What keeps the healed cluster from being at rest in equal states with everything delivered; `None` when it is.
     pub(crate) fn unrest(&mut self) -> Option<(Kind, String)> {
+        let is_gone = |id, msg: &Msg| is_unconsumed(msg) && msg.disks.is_empty() && !self.was_replaced_since(id, 0);
+        if let Some((id, msg)) = self.ledger.msgs().find(|(id, msg)| is_gone(*id, msg)) {
+            let text = format!("m{id} {:?} was confirmed, lay on {:?}, and lies nowhere", msg.dot, msg.ever);
+            return Some((Kind::Lost, text));
+        }
         if let Some((id, msg)) = self.ledger.msgs().find(|(_, msg)| is_missing(msg)) {
             return Some((
                 Kind::Lost,
@@ -368,6 +373,12 @@ impl World {
         self.unrest_of_status().or_else(|| self.unbounded()).or(seats)
     }
 
+    /// Whether a disk on which a message ever lay was replaced by an older or empty one, at that time or later.
+    fn was_replaced_since(&self, id: MsgId, since: u64) -> bool {
+        let Some((_, msg)) = self.ledger.msgs().nth(id as usize) else { return false };
+        msg.ever.iter().any(|&host| self.hosts[host].replaced_at.is_some_and(|at| at >= since))
+    }
+
     fn registry_difference(&self, host: usize) -> String {
         let (Some(mine), Some(first)) = (self.engine(host), self.engine(0)) else { return String::new() };
         let keys = mine.registry().keys().chain(first.registry().keys());
@@ -422,6 +433,10 @@ impl World {
 
 /// Confirmed, on a disk that never went away, and no client ever got it.
 fn is_missing(msg: &super::ledger::Msg) -> bool {
-    let kept = msg.persistent && !msg.disks.is_empty();
-    msg.confirmed.is_some() && kept && !msg.arrived && msg.consumed.is_none()
+    is_unconsumed(msg) && !msg.disks.is_empty()
+}
+
+/// Confirmed, and no client ever got it.
+fn is_unconsumed(msg: &super::ledger::Msg) -> bool {
+    msg.persistent && msg.confirmed.is_some() && !msg.arrived && msg.consumed.is_none()
 }

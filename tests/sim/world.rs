@@ -268,7 +268,7 @@ impl World {
             chatter = self.net.arrived - before;
             self.merge_all();
             self.end_splits();
-            if forgets && self.all_joined() && self.merges_have_settled() {
+            if forgets && self.all_joined() && self.is_settled_as_one() {
                 self.forget_lost();
             }
             unrest = self.unrest();
@@ -306,8 +306,12 @@ impl World {
         let clocks = self.hosts[host].clocks(self.now);
         let Some(broker) = &mut self.hosts[host].broker else { return };
         // Who is still taken for alive comes next time; who has never got as far as the roster needs no forgetting.
-        self.lost
-            .retain(|&node| matches!(broker.forget(clocks, node), Err(ForgetError::Alive(_) | ForgetError::CutOff(_))));
+        let (now, trace) = (self.now, &mut self.trace);
+        self.lost.retain(|&node| {
+            let result = broker.forget(clocks, node);
+            trace.note(now, "forget", &[host as u64], format_args!("{node:?} at h{host}: {result:?}"));
+            matches!(result, Err(ForgetError::Alive(_) | ForgetError::CutOff(_)))
+        });
         self.settle(host);
     }
 

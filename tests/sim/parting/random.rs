@@ -88,10 +88,10 @@ impl World {
         }
     }
 
-    /// Whether nobody has ordered a merge for so long that all have heard of the last one: who hears of it enters whom it knows
-    /// anew, also whom an operator forgets at that moment.
-    pub(crate) fn merges_have_settled(&self) -> bool {
-        self.mended_at.is_none_or(|at| self.now >= at + SETTLED_MS)
+    /// Whether no split is under way, and nobody has ordered a merge for so long that all have heard of the last one: who
+    /// hears of that enters whom it knows anew, also whom the other part has forgotten.
+    pub(crate) fn is_settled_as_one(&self) -> bool {
+        self.operators.waits_since.is_none() && self.mended_at.is_none_or(|at| self.now >= at + SETTLED_MS)
     }
 
     fn try_merge(&mut self, host: usize, with: usize) {
