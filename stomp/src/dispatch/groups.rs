@@ -111,6 +111,7 @@ impl Sharing {
             }
             None => self.holders.remove(&bucket),
         };
+        self.has_changed(bucket);
         let (since, reader) = before?;
         if self.holder(bucket) != Some(&reader)
             && let Some(buckets) = self.by_reader.get_mut(&reader)
@@ -120,7 +121,6 @@ impl Sharing {
                 self.by_reader.remove(&reader);
             }
         }
-        self.has_changed(bucket);
         Some(since)
     }
 
