@@ -11,10 +11,13 @@ use crate::{
     wire::{self, Control},
 };
 
+/// A unit, and what its confirmation waits for.
+type Waiting = (PublishId, Confirm);
+
 /// Units that wait for backups, and what each node is known to have on its disk.
 #[derive(Debug, Default)]
 pub(super) struct Confirms {
-    waiting: BTreeMap<(SegmentId, Slot), (BlockRef, Vec<(PublishId, Confirm)>)>,
+    waiting: BTreeMap<(SegmentId, Slot), (BlockRef, Vec<Waiting>)>,
     /// Units that are not committed yet and wait for all disks that are configured.
     strict: BTreeSet<PublishId>,
     stored: BTreeMap<NodeId, (Epoch, BTreeMap<SegmentId, RangeSet>)>,
