@@ -92,7 +92,8 @@ impl Broker {
                 };
                 let all_lawful = unit.entries.iter().flat_map(|entry| &entry.inboxes).all(is_lawful);
                 let published = if all_lawful {
-                    self.node.publish(now, unit).map_err(|error| error.to_string())
+                    let wish = self.wish(&unit.entries);
+                    self.node.publish_with(now, unit, wish).map_err(|error| error.to_string())
                 } else {
                     Err("a destination is none".to_owned())
                 };

@@ -17,9 +17,11 @@
 //! Credit is counted in totals since the link came up: the owner may send until it has sent `limit` messages, and the
 //! edge knows how many it received. Grants can be lowered while deliveries are under way, and the books still agree.
 //!
-//! A consumer may read several inboxes at once, see [`several`]; where there are message groups it does, see [`members`].
+//! A consumer may read several inboxes at once, see [`several`]; where there are message groups it does, see [`members`]. What they
+//! have for places is kept as sums, see [`places`]: so what a message costs does not depend on the number of consumers.
 
 mod members;
+mod places;
 mod several;
 
 use std::{
@@ -32,9 +34,12 @@ use rhizomq_engine::{Dot, NodeId, RangeSet, SegmentId, Slot};
 use super::{
     Effect,
     msg::{Content, DispatchMsg, Name, Return},
+    steps::Steps,
     supply::Inbox,
 };
-use crate::{broker::ConnId, lane, session::SubKey};
+use crate::{broker::ConnId, session::SubKey};
+pub(super) use places::Readers;
+use places::Reading;
 
 /// An owner hears how much has arrived each time that so many bytes more have.
 const RECEIVED_STEP: u64 = 1 << 20;
@@ -69,10 +74,16 @@ pub(crate) enum Refusal {
 }
 
 struct Consumer {
-    /// Mostly one.
-    inboxes: Vec<Arc<str>>,
+    /// Mostly one. The one comes first of which it has had nothing for longest.
+    readings: Vec<Reading>,
     prefetch: u64,
     used: u64,
+}
+
+impl Consumer {
+    fn inboxes(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.readings.iter().map(|reading| &reading.inbox)
+    }
 }
 
 /// In flight here.
@@ -104,12 +115,14 @@ pub(crate) struct Edge {
     by_conn: BTreeMap<ConnId, BTreeSet<Dot>>,
     /// Inboxes whose grants are to be looked at.
     dirty: BTreeSet<Arc<str>>,
-    /// Consumers that read several inboxes.
+    /// Consumers that read several queues or durable subscriptions.
     several: BTreeSet<ConsumerId>,
     /// This node's name among readers.
     me: String,
     /// What is asked for here in which there are message groups.
     grouped: BTreeSet<Arc<str>>,
+    last_starved: u64,
+    steps: Steps,
 }
 
 impl Edge {
@@ -126,7 +139,7 @@ impl Edge {
     pub(crate) fn link_up(&mut self, owner: NodeId, out: &mut Vec<Effect>) {
         self.owners.insert(owner, Link::default());
         let interest: Vec<_> =
-            self.inboxes.iter().map(|(name, inbox)| (Name::from(name), inbox.consumers.len() as u32)).collect();
+            self.inboxes.iter().map(|(name, inbox)| (Name::from(name), inbox.readers.len() as u32)).collect();
         for chunk in interest.chunks(INTEREST_CHUNK) {
             let some: Vec<_> = chunk.iter().filter(|(_, count)| *count > 0).cloned().collect();
             if !some.is_empty() {
@@ -138,19 +151,24 @@ impl Edge {
     /// Its credit is void; what it sent stays with the consumers.
     pub(crate) fn link_down(&mut self, owner: NodeId) {
         self.owners.remove(&owner);
-        for (name, inbox) in &mut self.inboxes {
-            if inbox.supplies.remove(&owner).is_some() {
-                self.dirty.insert(Arc::clone(name));
-            }
+        let had_supply =
+            self.inboxes.iter_mut().filter_map(|(name, inbox)| inbox.supplies.remove(&owner).map(|_| name));
+        for name in had_supply.cloned().collect::<Vec<_>>() {
+            self.dirty_siblings(&name);
+            self.dirty.insert(name);
         }
         self.dirty_several();
         self.inboxes.retain(|_, inbox| !inbox.is_idle());
+        for id in self.consumers.keys().copied().collect::<Vec<_>>() {
+            self.recount(id);
+        }
     }
 
     pub(crate) fn subscribe(&mut self, id: ConsumerId, inbox: &Arc<str>, prefetch: u32, out: &mut Vec<Effect>) {
-        let consumer = Consumer { inboxes: vec![Arc::clone(inbox)], prefetch: u64::from(prefetch.max(1)), used: 0 };
+        let consumer = Consumer { readings: vec![Reading::new(inbox)], prefetch: u64::from(prefetch.max(1)), used: 0 };
         self.consumers.insert(id, consumer);
         self.enter(id, inbox, out);
+        self.recount(id);
         if self.grouped.contains(inbox) {
             self.attend(id, &[Arc::clone(inbox)], out);
         }
@@ -160,24 +178,27 @@ impl Edge {
     pub(crate) fn unsubscribe(&mut self, id: ConsumerId, out: &mut Vec<Effect>) {
         let Some(consumer) = self.consumers.remove(&id) else { return };
         self.several.remove(&id);
-        consumer.inboxes.iter().for_each(|inbox| self.leave(id, inbox, out));
+        consumer.readings.into_iter().for_each(|reading| self.leave(id, reading, out));
     }
 
     fn enter(&mut self, id: ConsumerId, inbox: &Arc<str>, out: &mut Vec<Effect>) {
-        self.inboxes.entry(Arc::clone(inbox)).or_default().consumers.push_back(id);
+        self.inboxes.entry(Arc::clone(inbox)).or_default();
+        self.go_behind(id, inbox);
         // An owner that has been asked for this inbox before has nothing to say to this; its messages may wait for places.
         self.dirty.insert(Arc::clone(inbox));
         self.announce(inbox, out);
     }
 
-    fn leave(&mut self, id: ConsumerId, name: &Arc<str>, out: &mut Vec<Effect>) {
-        if let Some(inbox) = self.inboxes.get_mut(name) {
-            inbox.consumers.retain(|other| *other != id);
-            if inbox.consumers.is_empty() {
-                self.grouped.remove(name);
+    fn leave(&mut self, id: ConsumerId, mut reading: Reading, out: &mut Vec<Effect>) {
+        if let Some(inbox) = self.inboxes.get_mut(&reading.inbox) {
+            inbox.readers.leave(id, &mut reading);
+            if inbox.readers.is_empty() {
+                self.grouped.remove(&reading.inbox);
                 inbox.supplies.values_mut().for_each(|supply| supply.closing = true);
             }
         }
+        let name = &reading.inbox;
+        self.forget_starved(name);
         self.dirty.insert(Arc::clone(name));
         self.announce(name, out);
         if self.inboxes.get(name).is_some_and(Inbox::is_idle) {
@@ -201,12 +222,17 @@ impl Edge {
 
     /// Tells whether the connection's socket keeps up.
     pub(crate) fn set_busy(&mut self, conn: ConnId, busy: bool) {
-        if busy {
-            self.busy.insert(conn);
-        } else if self.busy.remove(&conn) {
-            let first = ConsumerId { conn, sub: SubKey(0) };
-            let last = ConsumerId { conn, sub: SubKey(u32::MAX) };
-            self.dirty.extend(self.consumers.range(first..=last).flat_map(|(_, consumer)| consumer.inboxes.clone()));
+        let has_changed = if busy { self.busy.insert(conn) } else { self.busy.remove(&conn) };
+        if !has_changed {
+            return;
+        }
+        let first = ConsumerId { conn, sub: SubKey(0) };
+        let last = ConsumerId { conn, sub: SubKey(u32::MAX) };
+        for id in self.consumers.range(first..=last).map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.recount(id);
+            if !busy {
+                self.dirty.extend(self.consumers.get(&id).into_iter().flat_map(Consumer::inboxes).cloned());
+            }
         }
     }
 
@@ -279,7 +305,7 @@ impl Edge {
 
     pub(crate) fn on_backlog(&mut self, from: NodeId, name: Name, waiting: u64, round: u32) {
         let Some(inbox) = self.inboxes.get_mut(&name.0) else { return };
-        if inbox.consumers.is_empty() || !self.owners.contains_key(&from) {
+        if inbox.readers.is_empty() || !self.owners.contains_key(&from) {
             return;
         }
         let supply = inbox.supplies.entry(from).or_default();
@@ -288,6 +314,7 @@ impl Edge {
             supply.round = round;
             supply.limit = supply.received;
         }
+        self.recount_reader_of(&name.0);
         self.dirty_siblings(&name.0);
         self.dirty.insert(name.0);
     }
@@ -299,6 +326,7 @@ impl Edge {
         if inbox.is_idle() {
             self.inboxes.remove(&name.0);
         }
+        self.recount_reader_of(&name.0);
         self.dirty_siblings(&name.0);
     }
 
@@ -343,6 +371,12 @@ impl Edge {
         }
     }
 
+    /// Steps whose number is not to grow with the number of consumers.
+    #[cfg(test)]
+    pub(crate) fn steps(&self) -> u64 {
+        self.steps.number()
+    }
+
     /// Whether [`Edge::grant`] has something to look at.
     pub(crate) fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
@@ -375,7 +409,7 @@ impl Edge {
     }
 
     fn announce(&self, name: &Arc<str>, out: &mut Vec<Effect>) {
-        let count = self.inboxes.get(name).map_or(0, |inbox| inbox.consumers.len() as u32);
+        let count = self.inboxes.get(name).map_or(0, |inbox| inbox.readers.len() as u32);
         for &to in self.owners.keys() {
             out.push(Effect::Send { to, message: DispatchMsg::Interest(vec![(Name::from(name), count)]) });
         }
@@ -396,9 +430,11 @@ impl Edge {
     }
 
     fn free_place(&mut self, by: Option<ConsumerId>) {
-        if let Some(consumer) = by.and_then(|id| self.consumers.get_mut(&id)) {
+        let Some(id) = by else { return };
+        if let Some(consumer) = self.consumers.get_mut(&id) {
             consumer.used = consumer.used.saturating_sub(1);
-            self.dirty.extend(consumer.inboxes.iter().cloned());
+            self.dirty.extend(consumer.inboxes().cloned());
+            self.recount(id);
         }
     }
 
@@ -414,50 +450,58 @@ impl Edge {
         if let Some(inbox) = self.inboxes.get_mut(&arrival.inbox.0) {
             inbox.count_received(from, size);
             self.dirty.insert(Arc::clone(&arrival.inbox.0));
+            self.recount_reader_of(&arrival.inbox.0);
             self.dirty_siblings(&arrival.inbox.0);
         }
     }
 
-    /// The next consumer with a free place, whose socket keeps up if there is a choice.
+    /// The next consumer with a free place, which is one less then.
     fn next_consumer(&mut self, name: &Arc<str>) -> Option<ConsumerId> {
-        let inbox = self.inboxes.get(name)?;
-        let has_room = |id: &ConsumerId, kept: u64| {
-            self.consumers.get(id).is_some_and(|consumer| consumer.used + kept < consumer.prefetch)
-        };
-        // A place that is granted to what is meant for one consumer alone is not for what anybody may have.
-        let can_spare = |id: &ConsumerId| has_room(id, self.granted_to_member(*id, name));
-        let mut consumers = inbox.consumers.iter();
-        let place = consumers
-            .position(|id| can_spare(id) && !self.busy.contains(&id.conn))
-            .or_else(|| inbox.consumers.iter().position(can_spare))
-            .or_else(|| inbox.consumers.iter().position(|id| has_room(id, 0)))?;
-        let inbox = self.inboxes.get_mut(name)?;
-        let id = inbox.consumers.remove(place)?;
-        inbox.consumers.push_back(id);
-        if let Some(consumer) = self.consumers.get_mut(&id) {
-            consumer.used += 1;
-        }
+        let id = self.inboxes.get(name)?.readers.next()?;
+        self.consumers.get_mut(&id)?.used += 1;
+        self.go_behind(id, name);
+        self.recount(id);
         Some(id)
     }
 
     fn grant_inbox(&mut self, name: &Arc<str>, out: &mut Vec<Effect>) {
-        let elsewhere = self.granted_elsewhere(name);
-        let shared = lane::asked_by_member(name).map(|asked| self.room_beside(asked, name));
+        // What is asked for by all and by one alone takes turns, where both want places.
+        let inbox = self.inboxes.get_mut(name).filter(|inbox| !inbox.starved.is_empty());
+        let starved_first = inbox.map(|inbox| {
+            inbox.starved_first = !inbox.starved_first;
+            inbox.starved_first
+        });
+        if starved_first == Some(true) {
+            self.grant_starved(name, out);
+        }
+        self.grant_one(name, out);
+        if starved_first == Some(false) {
+            self.grant_starved(name, out);
+        }
+    }
+
+    fn grant_one(&mut self, name: &Arc<str>, out: &mut Vec<Effect>) {
+        self.steps.count();
+        let (free, ready) = self.room(name);
         let Some(inbox) = self.inboxes.get_mut(name) else { return };
-        let (mut free, mut ready) = (0, 0);
-        for id in &inbox.consumers {
-            let taken = elsewhere.get(id).copied().unwrap_or(0);
-            let room =
-                self.consumers.get(id).map_or(0, |consumer| consumer.prefetch.saturating_sub(consumer.used + taken));
-            let room = room.min(shared.unwrap_or(room));
-            free += room;
-            ready += if self.busy.contains(&id.conn) { 0 } else { room };
-        }
         let changed = inbox.balance(free, ready);
-        for to in changed {
-            let Some(supply) = inbox.supplies.get(&to).filter(|supply| !supply.closing) else { continue };
+        for to in &changed {
+            let Some(supply) = inbox.supplies.get(to).filter(|supply| !supply.closing) else { continue };
             let message = DispatchMsg::Grant { inbox: Name::from(name), limit: supply.limit, round: supply.round };
-            out.push(Effect::Send { to, message });
+            out.push(Effect::Send { to: *to, message });
         }
+        if !changed.is_empty() {
+            self.recount_reader_of(name);
+        }
+    }
+
+    /// Free places for an inbox, and how many of these may be granted anew.
+    fn room(&mut self, name: &Arc<str>) -> (u64, u64) {
+        if let Some(room) = self.room_of_member(name) {
+            return room;
+        }
+        let Some(inbox) = self.inboxes.get(name) else { return (0, 0) };
+        let sums = inbox.readers.sums;
+        if sums.read_others == 0 { (sums.spare, sums.ready) } else { self.room_of_several(name) }
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Flights {
     by_dot: BTreeMap<Dot, Flight>,
     counts: BTreeMap<Arc<str>, u64>,
     readers: BTreeMap<Arc<str>, u64>,
+    /// Readers with which nothing is in flight any more.
+    freed: Vec<Arc<str>>,
 }
 
 /// One more.
@@ -28,14 +30,15 @@ fn count(counts: &mut BTreeMap<Arc<str>, u64>, name: &Arc<str>) {
     *counts.entry(Arc::clone(name)).or_insert(0) += 1;
 }
 
-/// One less.
-fn discount(counts: &mut BTreeMap<Arc<str>, u64>, name: &Arc<str>) {
-    if let Some(count) = counts.get_mut(name) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(name);
-        }
+/// One less. Whether that was the last one.
+fn discount(counts: &mut BTreeMap<Arc<str>, u64>, name: &Arc<str>) -> bool {
+    let Some(count) = counts.get_mut(name) else { return false };
+    *count -= 1;
+    let is_last = *count == 0;
+    if is_last {
+        counts.remove(name);
     }
+    is_last
 }
 
 impl Flights {
@@ -63,7 +66,7 @@ impl Flights {
     pub(super) fn remove(&mut self, dot: Dot) -> Option<Arc<str>> {
         let Flight { inbox, reader, .. } = self.by_dot.remove(&dot)?;
         discount(&mut self.counts, &inbox);
-        reader.iter().for_each(|reader| discount(&mut self.readers, reader));
+        reader.into_iter().for_each(|reader| self.discount_reader(reader));
         Some(inbox)
     }
 
@@ -87,8 +90,19 @@ impl Flights {
     /// Later messages don't wait for this one any more.
     pub(super) fn let_pass(&mut self, dot: Dot) {
         if let Some(reader) = self.by_dot.get_mut(&dot).and_then(|flight| flight.reader.take()) {
-            discount(&mut self.readers, &reader);
+            self.discount_reader(reader);
         }
+    }
+
+    fn discount_reader(&mut self, reader: Arc<str>) {
+        if discount(&mut self.readers, &reader) {
+            self.freed.push(reader);
+        }
+    }
+
+    /// Readers with which nothing is in flight any more, since this was last asked.
+    pub(super) fn take_freed(&mut self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.freed)
     }
 
     /// Whether anything is in flight with a consumer that asks for this.

@@ -13,7 +13,7 @@
 //! What consumers with a selector ask for is shared out among those with the same selector.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
@@ -66,13 +66,22 @@ pub(crate) struct Holding {
 type Place = (Lane, bool, Dot);
 
 /// How the groups of what consumers ask for are shared out among them.
+///
+/// It notes what may have become possible, by bucket, and who may have to hear of it: so that no turn looks at all of either.
 #[derive(Default)]
 pub(super) struct Sharing {
     holders: BTreeMap<u16, (u64, Arc<str>)>,
+    by_reader: BTreeMap<Arc<str>, BTreeSet<u16>>,
     parked: BTreeMap<u16, BTreeMap<Place, Arc<str>>>,
     dots: BTreeMap<Dot, (u16, Place)>,
     /// Messages that came back, with their lanes, and were not looked at.
     returned: BTreeMap<Dot, Arc<str>>,
+    /// Buckets of which something may be sent that could not be before.
+    ripe: BTreeSet<u16>,
+    /// Consumers for which something else may wait than before.
+    untold: BTreeSet<Arc<str>>,
+    /// Whether these consumers may get nothing, since there is an exclusive one.
+    is_barred: bool,
 }
 
 impl Sharing {
@@ -82,14 +91,85 @@ impl Sharing {
 
     /// From now on. Returns what others are to be told.
     pub(super) fn hold(&mut self, bucket: u16, since: u64, reader: &Arc<str>) -> Holding {
-        self.holders.insert(bucket, (since, Arc::clone(reader)));
+        self.set_holder(bucket, Some((since, Arc::clone(reader))));
         Holding { bucket, since, reader: Some(Name::from(reader)) }
     }
 
     /// The groups in a bucket are over. Returns what others are to be told.
     pub(super) fn close(&mut self, bucket: u16, now_ms: u64) -> Holding {
-        let since = self.holders.remove(&bucket).map_or(now_ms, |(since, _)| now_ms.max(since));
+        let since = self.set_holder(bucket, None).map_or(now_ms, |since| now_ms.max(since));
         Holding { bucket, since, reader: None }
+    }
+
+    /// Returns since when the former one has held it.
+    fn set_holder(&mut self, bucket: u16, holder: Option<(u64, Arc<str>)>) -> Option<u64> {
+        self.has_changed(bucket);
+        let before = match holder {
+            Some((since, reader)) => {
+                self.by_reader.entry(Arc::clone(&reader)).or_default().insert(bucket);
+                self.holders.insert(bucket, (since, reader))
+            }
+            None => self.holders.remove(&bucket),
+        };
+        self.has_changed(bucket);
+        let (since, reader) = before?;
+        if self.holder(bucket) != Some(&reader)
+            && let Some(buckets) = self.by_reader.get_mut(&reader)
+        {
+            buckets.remove(&bucket);
+            if buckets.is_empty() {
+                self.by_reader.remove(&reader);
+            }
+        }
+        Some(since)
+    }
+
+    /// Something is parked or not any more, or somebody else is to get it.
+    fn has_changed(&mut self, bucket: u16) {
+        self.untold.extend(self.holders.get(&bucket).map(|(_, reader)| Arc::clone(reader)));
+        if self.parked.contains_key(&bucket) {
+            self.ripe.insert(bucket);
+        }
+    }
+
+    /// A consumer may have places, or is gone.
+    pub(super) fn stir(&mut self, reader: &Arc<str>) {
+        self.untold.insert(Arc::clone(reader));
+        let buckets = self.by_reader.get(reader).into_iter().flatten();
+        self.ripe.extend(buckets.filter(|bucket| self.parked.contains_key(bucket)));
+    }
+
+    /// Anything may have become possible, for all consumers.
+    pub(super) fn stir_all(&mut self) {
+        self.untold.extend(self.by_reader.keys().cloned());
+        self.ripe.extend(self.parked.keys());
+    }
+
+    /// Whether these consumers may get nothing.
+    pub(super) fn set_barred(&mut self, is_barred: bool) {
+        if self.is_barred != is_barred {
+            self.is_barred = is_barred;
+            self.stir_all();
+        }
+    }
+
+    /// A bucket to look at.
+    pub(super) fn pop_ripe(&mut self) -> Option<u16> {
+        self.ripe.pop_first()
+    }
+
+    /// A bucket is being looked at.
+    pub(super) fn pick(&mut self, bucket: u16) {
+        self.ripe.remove(&bucket);
+    }
+
+    pub(super) fn take_untold(&mut self) -> BTreeSet<Arc<str>> {
+        std::mem::take(&mut self.untold)
+    }
+
+    /// Buckets that a consumer holds.
+    pub(super) fn buckets_of(&self, reader: &Arc<str>) -> impl Iterator<Item = u16> {
+        self.by_reader.get(reader).into_iter().flatten().copied()
     }
 
     /// All that is held.
@@ -109,25 +189,21 @@ impl Sharing {
         if u64::from(bucket) >= BUCKETS {
             return None;
         }
-        let mut entry = match self.holders.entry(bucket) {
-            Entry::Occupied(entry) => entry,
-            Entry::Vacant(entry) => {
-                if let Some(reader) = reader {
-                    entry.insert((since, reader.0));
-                }
-                return None;
+        let Some((mine_since, mine)) = self.holders.get(&bucket).cloned() else {
+            if let Some(reader) = reader {
+                self.set_holder(bucket, Some((since, reader.0)));
             }
+            return None;
         };
-        let (mine_since, mine) = entry.get().clone();
         let Some(reader) = reader else {
             if mine_since <= since {
-                entry.remove();
+                self.set_holder(bucket, None);
             }
             return None;
         };
         let is_mine_there = is_there(&mine);
         if reader.0 == mine || !is_mine_there || ((since, &reader.0) < (mine_since, &mine) && is_there(&reader.0)) {
-            entry.insert((since, reader.0));
+            self.set_holder(bucket, Some((since, reader.0)));
             return None;
         }
         let is_mine_better = (mine_since, &mine) < (since, &reader.0);
@@ -140,6 +216,7 @@ impl Sharing {
         let place = (at, is_own_life, dot);
         self.parked.entry(bucket).or_default().insert(place, Arc::clone(lane));
         self.dots.insert(dot, (bucket, place));
+        self.has_changed(bucket);
     }
 
     /// A message waits again, that may be of a group.
@@ -159,14 +236,26 @@ impl Sharing {
                 entry.remove();
             }
         }
+        self.has_changed(bucket);
     }
 
-    /// These slots of a segment are consumed, or not dispatched here any more.
-    pub(super) fn unpark_between(&mut self, segment: SegmentId, first: Slot, last: Slot) {
-        let range = Dot { segment, slot: first }..=Dot { segment, slot: last };
+    /// A message is consumed, or is to leave the queue.
+    pub(super) fn forget(&mut self, dot: Dot) {
+        self.unpark(dot);
+        self.returned.remove(&dot);
+    }
+
+    /// A segment is not dispatched here any more.
+    pub(super) fn give_up(&mut self, segment: SegmentId) {
+        let range = Dot { segment, slot: 0 }..=Dot { segment, slot: Slot::MAX };
         let dots: Vec<_> = self.dots.range(range).map(|(dot, _)| *dot).collect();
         dots.into_iter().for_each(|dot| self.unpark(dot));
-        self.returned.retain(|dot, _| dot.segment != segment || !(first..=last).contains(&dot.slot));
+        self.returned.retain(|dot, _| dot.segment != segment);
+    }
+
+    /// All messages that are remembered here.
+    pub(super) fn noted(&self) -> impl Iterator<Item = Dot> {
+        self.dots.keys().chain(self.returned.keys()).copied()
     }
 
     pub(super) fn is_parked(&self, dot: Dot) -> bool {
@@ -178,14 +267,14 @@ impl Sharing {
         self.dots.len() >= MAX_PARKED
     }
 
-    /// Buckets of which messages are parked.
-    pub(super) fn buckets(&self) -> Vec<u16> {
-        self.parked.keys().copied().collect()
-    }
-
     /// What is parked of a bucket, the first to be served first, each with its lane.
     pub(super) fn parked(&self, bucket: u16) -> impl Iterator<Item = (Dot, &Arc<str>)> {
         self.parked.get(&bucket).into_iter().flatten().map(|((_, _, dot), lane)| (*dot, lane))
+    }
+
+    /// How much that is.
+    pub(super) fn count_parked(&self, bucket: u16) -> u64 {
+        self.parked.get(&bucket).map_or(0, |parked| parked.len() as u64)
     }
 
     #[cfg(test)]
@@ -269,12 +358,38 @@ mod tests {
         let slots = |sharing: &Sharing| sharing.parked(5).map(|(dot, _)| dot.slot).collect::<Vec<_>>();
         assert_eq!(slots(&sharing), [9, 1, 2, 3]);
         sharing.unpark(dot(1));
-        sharing.unpark_between(dot(1).segment, 3, 4);
-        assert_eq!((slots(&sharing), sharing.buckets()), (vec![9, 2], vec![5]));
+        [3, 4].into_iter().for_each(|slot| sharing.forget(dot(slot)));
+        assert_eq!((slots(&sharing), sharing.count_parked(5), sharing.count_parked(6)), (vec![9, 2], 2, 0));
         assert!(sharing.is_parked(dot(2)) && !sharing.is_parked(dot(3)));
-        sharing.unpark_between(dot(1).segment, 0, Slot::MAX);
+        sharing.give_up(dot(1).segment);
         assert_eq!(sharing.remembered(), 0);
         (0..MAX_PARKED as Slot).for_each(|slot| sharing.park(1, &lane, true, dot(slot + 1)));
         assert!(sharing.is_full());
+    }
+
+    #[test]
+    fn only_what_may_have_changed_is_looked_at() {
+        let (mut sharing, lane, readers) = (Sharing::default(), "q".into(), ["a".into(), "b".into()]);
+        let mut look = |change: &dyn Fn(&mut Sharing)| {
+            change(&mut sharing);
+            let ripe: Vec<_> = std::iter::from_fn(|| sharing.pop_ripe()).collect();
+            (ripe, sharing.take_untold().into_iter().map(|name| name.to_string()).collect::<Vec<_>>().concat())
+        };
+        for bucket in [1, 2, 3] {
+            sharing_of(&mut look, bucket, &readers[usize::from(bucket == 3)]);
+        }
+        assert_eq!(look(&|it| it.park(1, &lane, true, dot(1))), (vec![1], "a".into()));
+        assert_eq!(look(&|it| it.park(3, &lane, true, dot(3))), (vec![3], "b".into()));
+        assert_eq!(look(&|it| it.stir(&readers[0])), (vec![1], "a".into()));
+        assert_eq!(look(&|it| it.set_barred(true)), (vec![1, 3], "ab".into()));
+        assert_eq!(look(&|it| it.set_barred(true)), (vec![], String::new()));
+        assert_eq!(look(&|it| drop(it.hold(1, 9, &readers[1]))), (vec![1], "ab".into()));
+        assert_eq!(look(&|it| it.stir(&readers[0])), (vec![], "a".into()), "it is not his any more");
+        assert_eq!(look(&|it| it.forget(dot(1))), (vec![], "b".into()));
+        assert_eq!(look(&|it| drop(it.close(3, 9))), (vec![3], "b".into()));
+    }
+
+    fn sharing_of(look: &mut impl FnMut(&dyn Fn(&mut Sharing)) -> (Vec<u16>, String), bucket: u16, reader: &Arc<str>) {
+        assert_eq!(look(&|it| drop(it.hold(bucket, 1, reader))), (vec![], reader.to_string()));
     }
 }

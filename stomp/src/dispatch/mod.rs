@@ -26,6 +26,7 @@ mod owner;
 mod returns;
 mod search;
 mod standins;
+mod steps;
 mod supply;
 mod syncs;
 mod takeover;
@@ -209,7 +210,7 @@ impl Dispatch {
     /// Messages are known to be consumed.
     pub(crate) fn handle_removed(&mut self, segment: SegmentId, slots: &RangeSet) {
         self.edge.removed(segment, slots);
-        self.owner.removed(segment, slots);
+        self.owner.removed(segment, slots, self.takeover.owns(segment));
     }
 
     /// This node keeps no replica of the segment any more.
@@ -386,6 +387,12 @@ impl Dispatch {
     /// Whether this node dispatches nothing any more: it is about to leave.
     pub(crate) fn retire(&mut self, retired: bool) {
         self.owner.retire(retired);
+    }
+
+    /// Steps whose number is not to grow with the number of consumers, or of queues with groups.
+    #[cfg(test)]
+    pub(crate) fn steps(&self) -> u64 {
+        self.owner.steps() + self.edge.steps()
     }
 
     /// What is remembered, and how much of it.

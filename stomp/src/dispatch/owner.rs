@@ -45,6 +45,7 @@ use super::{
     msg::{Content, Depth, DispatchMsg, Name, Return},
     returns::{Fate, Leave, Returns, Rulebook},
     search::{Found, Ground, Search, Walk},
+    steps::Steps,
     takeover::Takeover,
 };
 use crate::{
@@ -94,6 +95,9 @@ pub(crate) struct Owner {
     specials: usize,
     /// What is asked for in which there are message groups.
     grouped: BTreeSet<Arc<str>>,
+    /// Which of these have noted a message: it is parked there, or has come back.
+    noted: BTreeMap<Dot, Vec<Arc<str>>>,
+    steps: Steps,
     turn_cost: usize,
     planted: Planted,
     /// Dispatched before; true: perhaps even delivered, because a link was lost.
@@ -126,6 +130,8 @@ impl Owner {
             unfinished_since: 0,
             specials: 0,
             grouped: BTreeSet::new(),
+            noted: BTreeMap::new(),
+            steps: Steps::default(),
             turn_cost: TURN_COST,
             planted,
             again: BTreeMap::new(),
@@ -183,6 +189,9 @@ impl Owner {
                 self.interested.entry(Arc::clone(&name.0)).or_default().push_back(from);
                 if lane::exclusive_since(&name.0).is_some() {
                     self.touch(&name.0, |_| {});
+                }
+                if is_member {
+                    self.sharing_of_member(&name.0).into_iter().for_each(Sharing::stir_all);
                 }
                 if self.grouped.contains(&name.0) {
                     out.push(Effect::Send { to: from, message: DispatchMsg::Grouped { inbox: name.clone() } });
@@ -283,8 +292,8 @@ impl Owner {
         }
     }
 
-    /// Messages are known to be consumed.
-    pub(crate) fn removed(&mut self, segment: SegmentId, slots: &RangeSet) {
+    /// Messages are known to be consumed; `is_owned`: of a segment that is dispatched here.
+    pub(crate) fn removed(&mut self, segment: SegmentId, slots: &RangeSet, is_owned: bool) {
         self.returns.removed(segment, slots);
         self.unstall();
         let landed = self.flights.remove_all(segment, slots);
@@ -298,14 +307,8 @@ impl Owner {
             }
         }
         self.unreadable.retain(|dot| dot.segment != segment || !slots.contains(dot.slot));
-        for name in &self.grouped {
-            let sharing = self.searches.get_mut(name).and_then(|search| search.sharing.as_mut());
-            let ranges = || slots.iter_ranges();
-            sharing.into_iter().for_each(|sharing| {
-                ranges().for_each(|(first, last)| sharing.unpark_between(segment, first, last));
-            });
-        }
-        if found < slots.len() {
+        self.forget_noted(segment, slots);
+        if is_owned && found < slots.len() {
             // Something went that waited here; whoever was told of it may have to hear that nothing is left.
             self.doubt_told();
         }
@@ -337,6 +340,7 @@ impl Owner {
         self.again.retain(|dot, _| dot.segment != segment);
         self.unreadable.retain(|dot| dot.segment != segment);
         self.searches.values_mut().for_each(|search| search.give_up(segment));
+        self.noted.retain(|dot, _| dot.segment != segment);
         self.look_at_all();
     }
 
@@ -394,14 +398,15 @@ impl Owner {
     pub(crate) fn serve(&mut self, turn: Turn<'_>, out: &mut Vec<Effect>) {
         self.judge_returns(turn, out);
         self.peek(turn, out);
+        self.stir_groups_of_freed();
         let Turn { now, view, takeover, .. } = turn;
         let mut unreadable = std::mem::take(&mut self.unreadable);
         let (retired, planted, part) = (self.retired, self.planted, self.turn_cost / SEARCHES);
         let mut ground = Ground { now, view, takeover, unreadable: &mut unreadable, retired, planted, budget: 0, out };
         let mut left = self.turn_cost;
         while let Some(inbox) = self.dirty.pop_first() {
-            if let Some(asked) = lane::asked_by_member(&inbox) {
-                self.dirty.extend(self.searches.get_key_value(asked).map(|(asked, _)| Arc::clone(asked)));
+            if lane::asked_by_member(&inbox).is_some() {
+                self.stir_groups_of(&inbox);
                 continue;
             }
             let Some(mut search) = self.searches.remove(&inbox) else { continue };
@@ -495,6 +500,12 @@ impl Owner {
         self.turn_cost = cost;
     }
 
+    /// Steps whose number is not to grow with the number of consumers, or of queues with groups.
+    #[cfg(test)]
+    pub(crate) fn steps(&self) -> u64 {
+        self.steps.number()
+    }
+
     #[cfg(test)]
     pub(crate) fn in_flight(&self) -> usize {
         self.flights.len()
@@ -512,6 +523,7 @@ impl Owner {
             ("unfinished", self.unfinished.len()),
             ("specials", self.specials),
             ("grouped", self.grouped.len()),
+            ("noted", self.noted.len()),
             ("again", self.again.len()),
             ("unreadable", self.unreadable.len()),
             ("returns", self.returns.remembered()),
@@ -540,7 +552,11 @@ impl Owner {
     /// Room was made for what is to leave.
     fn unstall(&mut self) {
         self.peeks.go_on(self.returns.is_full());
-        self.dirty.extend(self.returns.take_unstalled());
+        for name in self.returns.take_unstalled() {
+            let sharing = self.searches.get_mut(&name).and_then(|search| search.sharing.as_mut());
+            sharing.into_iter().for_each(Sharing::stir_all);
+            self.dirty.insert(name);
+        }
     }
 
     /// A message is to leave its queue, in which it waits in this lane. Until it is consumed nobody gets it.
@@ -550,6 +566,7 @@ impl Owner {
             self.touch(lane, |_| {});
         } else {
             self.flights.insert(dot, Flight { edge: self.me, tag: ASIDE, inbox: Arc::clone(lane), reader: None });
+            self.forget_noted_dot(dot);
         }
         let queue = lane::shared_queue_of(lane);
         self.returns.begin_leave(dot, &queue);
@@ -573,8 +590,10 @@ impl Owner {
     }
 
     fn serve_inbox(&mut self, inbox: &Arc<str>, search: &mut Search, ground: &mut Ground<'_>) {
-        if !self.may_get(inbox) {
-            self.tell_members(inbox, search, true, ground);
+        let is_barred = !self.may_get(inbox);
+        search.sharing.iter_mut().for_each(|sharing| sharing.set_barred(is_barred));
+        if is_barred {
+            self.tell_members(search, true, ground);
             return self.tell(inbox, 0, ground.out);
         }
         self.serve_groups(inbox, search, ground);
@@ -633,7 +652,7 @@ impl Owner {
             }
             self.unfinished.push_back(Arc::clone(inbox));
         }
-        self.tell_members(inbox, search, false, ground);
+        self.tell_members(search, false, ground);
         self.tell(inbox, waiting, ground.out);
     }
 
@@ -726,6 +745,7 @@ impl Owner {
         let planted = self.planted;
         if let Some(lane) = Lane::of(&inbox) {
             self.touch(&inbox, |search| search.put_back(lane, dot, planted));
+            self.note_in_queue(dot, &inbox);
         }
     }
 
@@ -745,6 +765,7 @@ impl Owner {
                 }
                 self.unfinished.retain(|other| other != inbox);
                 if let Some(search) = self.searches.remove(inbox) {
+                    search.sharing.iter().flat_map(Sharing::noted).for_each(|dot| self.unnote(dot, inbox));
                     self.specials -= usize::from(lane::is_special(inbox));
                     if let Some(due) = search.due {
                         self.dues.remove(&(due, Arc::clone(inbox)));

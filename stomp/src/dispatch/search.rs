@@ -136,13 +136,14 @@ impl Search {
         for segments in self.cursors.values_mut() {
             segments.remove(&segment);
         }
-        self.sharing.iter_mut().for_each(|sharing| sharing.unpark_between(segment, 0, Slot::MAX));
+        self.sharing.iter_mut().for_each(|sharing| sharing.give_up(segment));
         self.returned.retain(|(_, dot)| dot.segment != segment);
     }
 
     /// What is dispatched here has changed.
     pub(super) fn look_at_all(&mut self) {
         self.from = Lane::FIRST;
+        self.sharing.iter_mut().for_each(Sharing::stir_all);
     }
 
     /// The first message in the order of service that nobody has.

@@ -1,10 +1,13 @@
 //! An edge's credit: how the free places of an inbox's consumers are shared out among the owners that have messages.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use rhizomq_engine::NodeId;
 
-use super::edge::ConsumerId;
+use super::edge::Readers;
 
 /// Bytes of messages of one inbox that may be under way to its consumers, estimated by the largest seen lately.
 const UNDER_WAY_BYTES: usize = 4 << 20;
@@ -14,13 +17,19 @@ const FIRST_CREDIT: u64 = 4;
 /// One inbox at this edge.
 #[derive(Default)]
 pub(super) struct Inbox {
-    /// The next one to be served is in front.
-    pub(super) consumers: VecDeque<ConsumerId>,
+    pub(super) readers: Readers,
     pub(super) supplies: BTreeMap<NodeId, Supply>,
     /// Bytes of the largest message seen; older ones fade.
     size: usize,
     /// Whose turn it is among the owners.
     turn: usize,
+    /// What is asked for by one of the readers alone and could be granted more if this inbox had not granted so much: the first
+    /// one has waited for longest.
+    pub(super) starved: BTreeMap<u64, Arc<str>>,
+    /// The place among these, of such an inbox.
+    pub(super) starved_at: Option<u64>,
+    /// Whether these come first the next time.
+    pub(super) starved_first: bool,
 }
 
 /// What is agreed with one owner.
@@ -40,12 +49,17 @@ impl Supply {
     fn outstanding(&self) -> u64 {
         self.limit.saturating_sub(self.received)
     }
+
+    /// What it has besides what it was granted.
+    fn wants(&self) -> u64 {
+        if self.closing { 0 } else { self.view.saturating_sub(self.outstanding()) }
+    }
 }
 
 impl Inbox {
     /// Neither consumers nor counters that an owner still relies on.
     pub(super) fn is_idle(&self) -> bool {
-        self.consumers.is_empty() && self.supplies.is_empty()
+        self.readers.is_empty() && self.supplies.is_empty()
     }
 
     /// Granted to all owners, and not used by them.
@@ -70,10 +84,19 @@ impl Inbox {
         if under_way > free {
             self.take_back(under_way - free, &mut changed);
         } else {
-            let cap = UNDER_WAY_BYTES.checked_div(self.size).map_or(FIRST_CREDIT, |many| many.max(1) as u64);
-            self.hand_out(ready.min(cap).saturating_sub(under_way), &mut changed);
+            self.hand_out(ready.min(self.cap()).saturating_sub(under_way), &mut changed);
         }
         changed
+    }
+
+    /// What may be under way, whatever places there are.
+    pub(super) fn cap(&self) -> u64 {
+        UNDER_WAY_BYTES.checked_div(self.size).map_or(FIRST_CREDIT, |many| many.max(1) as u64)
+    }
+
+    /// Whether any owner has more than it was granted.
+    pub(super) fn wants_more(&self) -> bool {
+        self.supplies.values().any(|supply| supply.wants() > 0)
     }
 
     fn take_back(&mut self, mut excess: u64, changed: &mut BTreeSet<NodeId>) {
@@ -89,8 +112,7 @@ impl Inbox {
 
     /// Shares places out among the owners that have more than they were granted, each in turn.
     fn hand_out(&mut self, mut places: u64, changed: &mut BTreeSet<NodeId>) {
-        let wants = |supply: &Supply| if supply.closing { 0 } else { supply.view.saturating_sub(supply.outstanding()) };
-        let mut hungry: Vec<_> = self.supplies.iter_mut().filter(|(_, supply)| wants(supply) > 0).collect();
+        let mut hungry: Vec<_> = self.supplies.iter_mut().filter(|(_, supply)| supply.wants() > 0).collect();
         if hungry.is_empty() || places == 0 {
             return;
         }
@@ -99,7 +121,7 @@ impl Inbox {
         hungry.rotate_left(start);
         let mut left = hungry.len() as u64;
         for (owner, supply) in hungry {
-            let share = places.div_ceil(left).min(wants(supply));
+            let share = places.div_ceil(left).min(supply.wants());
             if share > 0 {
                 supply.limit = supply.limit.max(supply.received) + share;
                 places -= share;

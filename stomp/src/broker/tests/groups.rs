@@ -234,3 +234,71 @@ fn selectors_and_exclusive_consumers_count_more_than_groups() {
     let queues = mesh.hosts[0].broker.status().queues;
     assert_eq!((queues.len(), queues[0].consumers, queues[0].depth), (1, 3, 0), "each consumer counts once");
 }
+
+/// Steps that all nodes take while messages, with groups and without, are sent to a queue and consumed.
+fn steps_of_a_message(mesh: &mut Mesh, sender: ConnId, readers: &[ConnId]) -> u64 {
+    let steps = |mesh: &Mesh| mesh.hosts.iter().map(|host| host.broker.dispatch.steps()).sum::<u64>();
+    let (before, mut got) = (steps(mesh), 0);
+    for n in 0..120 {
+        if n % 3 == 0 {
+            mesh.send_with(sender, "/queue/q", &[], "x");
+        } else {
+            mesh.send_to_group(sender, &format!("{}", n % 40), "x");
+        }
+        if n % 10 == 9 {
+            got += readers.iter().map(|reader| mesh.bodies(*reader).len()).sum::<usize>();
+        }
+    }
+    assert_eq!(got, 120);
+    (steps(mesh) - before) / 120
+}
+
+#[test]
+fn what_a_message_costs_does_not_grow_with_the_number_of_consumers() {
+    let [few, many] = [8_u64, 240].map(|count| {
+        let mut mesh = Mesh::new(2);
+        let sender = mesh.connect(1, 0, &[]);
+        let prefetch = [("prefetch-count", "4")];
+        let readers: Vec<_> = (0..count).map(|n| mesh.member(10 + n, (n % 2) as usize, &prefetch)).collect();
+        // From the first message of a group on all of them ask for what is meant for them alone.
+        mesh.send_to_group(sender, "first", "");
+        readers.iter().for_each(|reader| drop(mesh.bodies(*reader)));
+        steps_of_a_message(&mut mesh, sender, &readers)
+    });
+    assert!(few > 0 && many <= 2 * few, "{few} steps with few, {many} with many");
+}
+
+#[test]
+fn what_a_message_costs_does_not_grow_with_the_number_of_queues_that_have_groups() {
+    let [few, many] = [1_u64, 100].map(|count| {
+        let mut mesh = Mesh::new(2);
+        let sender = mesh.connect(1, 0, &[]);
+        let readers = [mesh.member(2, 0, &[]), mesh.member(3, 1, &[])];
+        for n in 0..count {
+            let (reader, queue) = (mesh.connect(10 + n, 1, &[]), format!("/queue/other{n}"));
+            mesh.subscribe(reader, "m", &queue, &[EACH, ("prefetch-count", "1")]);
+            // The second one waits for its consumer.
+            (0..2).for_each(|_| mesh.send_with(sender, &queue, &[("JMSXGroupID", "a")], ""));
+        }
+        steps_of_a_message(&mut mesh, sender, &readers)
+    });
+    assert!(few > 0 && many <= 2 * few, "{few} steps with few, {many} with many");
+}
+
+#[test]
+fn neither_what_is_for_all_nor_what_is_for_one_waits_for_ever_where_places_are_few() {
+    let mut mesh = Mesh::new(2);
+    let sender = mesh.connect(1, 0, &[]);
+    let readers = [0, 1, 2].map(|n| mesh.member(2 + n, 1, &[("prefetch-count", "1")]));
+    for _ in 0..60 {
+        GROUPS.iter().for_each(|group| mesh.send_to_group(sender, group, ""));
+        (0..12).for_each(|_| mesh.send_with(sender, "/queue/q", &[], "x"));
+    }
+    let (mut plain, mut of_groups) = (0, 0);
+    for n in 0..720 {
+        for frame in mesh.take_and_ack(readers[n % 3]) {
+            *(if &*frame.body == b"x" { &mut plain } else { &mut of_groups }) += 1;
+        }
+    }
+    assert!(plain > 100 && of_groups > 100, "{plain} and {of_groups}");
+}

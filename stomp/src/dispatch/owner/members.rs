@@ -1,8 +1,8 @@
 //! How an owner serves message groups: see [`super::groups`].
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{ops::Bound, sync::Arc};
 
-use rhizomq_engine::{Dot, NodeId};
+use rhizomq_engine::{Dot, NodeId, RangeSet, SegmentId};
 
 use super::{Credit, DispatchMsg, Effect, Leave, Name, Owner};
 use crate::{
@@ -33,6 +33,7 @@ impl Owner {
         }
         let sharing = search.sharing.get_or_insert_default();
         sharing.park(bucket, lane, ground.takeover.is_own_life(dot.segment), dot);
+        self.note(dot, asked);
     }
 
     /// Sends what is parked and can be sent.
@@ -40,16 +41,18 @@ impl Owner {
         let Some(sharing) = &mut search.sharing else { return };
         // What came back goes before later ones of its group, wherever the search is.
         for (dot, lane) in sharing.take_returned() {
+            self.steps.count();
             if let Ok(Some(message)) = ground.view.message(dot)
                 && let Some(bucket) = groups::bucket_of(&message.head)
                 && search.wants(dot, &message.head)
                 && let Some(sharing) = &mut search.sharing
             {
                 sharing.park(bucket, &lane, ground.takeover.is_own_life(dot.segment), dot);
+            } else {
+                self.unnote(dot, asked);
             }
         }
-        let buckets = search.sharing.as_ref().map(Sharing::buckets).unwrap_or_default();
-        for bucket in buckets {
+        while let Some(bucket) = search.sharing.as_mut().and_then(Sharing::pop_ripe) {
             self.serve_bucket(asked, search, bucket, ground);
         }
     }
@@ -57,6 +60,9 @@ impl Owner {
     pub(super) fn serve_bucket(&mut self, asked: &Arc<str>, search: &mut Search, bucket: u16, ground: &mut Ground<'_>) {
         let Some(sharing) = &mut search.sharing else { return };
         loop {
+            self.steps.count();
+            // All that this loop changes it sees.
+            sharing.pick(bucket);
             if self.returns.is_full() {
                 return self.returns.stall(asked);
             }
@@ -65,6 +71,7 @@ impl Owner {
             let Some((dot, lane)) = first.map(|(dot, lane)| (dot, Arc::clone(lane))) else { return };
             if self.flights.contains(dot) || ground.unreadable.contains(&dot) {
                 sharing.unpark(dot);
+                self.unnote(dot, asked);
                 continue;
             }
             if !is_served(dot.segment, ground) {
@@ -72,6 +79,7 @@ impl Owner {
             }
             let Some((reader, edge)) = self.taker(asked, sharing, bucket, ground) else { return };
             sharing.unpark(dot);
+            self.unnote(dot, asked);
             match ground.view.message(dot) {
                 Ok(Some(message)) if expiry::is_over(&message.head, ground.now.wall_ms) => {
                     self.leave(dot, &lane, Leave::Expired, ground.out);
@@ -126,33 +134,88 @@ impl Owner {
         from.map(|(name, _)| name).take_while(move |name| name.starts_with(&prefix))
     }
 
-    /// Keeps each consumer's picture fresh of what is parked for it; nothing if there `is_nothing` to be had.
-    pub(super) fn tell_members(
-        &mut self,
-        asked: &Arc<str>,
-        search: &Search,
-        is_nothing: bool,
-        ground: &mut Ground<'_>,
-    ) {
-        let Some(sharing) = &search.sharing else { return };
-        let waiting = if is_nothing { BTreeMap::new() } else { self.waiting(sharing, ground) };
-        for member in self.members(asked).cloned().collect::<Vec<_>>() {
-            self.tell(&member, waiting.get(&member).copied().unwrap_or(0), ground.out);
+    /// Keeps the consumers' pictures fresh of what is parked for each of them, where that may have changed; nothing if there
+    /// `is_nothing` to be had.
+    pub(super) fn tell_members(&mut self, search: &mut Search, is_nothing: bool, ground: &mut Ground<'_>) {
+        let Some(sharing) = &mut search.sharing else { return };
+        for member in sharing.take_untold() {
+            self.steps.count();
+            let waiting = if is_nothing { 0 } else { self.waiting(&member, sharing, ground) };
+            self.tell(&member, waiting, ground.out);
         }
     }
 
-    /// By consumer, how much it could be sent if it had places.
-    fn waiting(&self, sharing: &Sharing, ground: &Ground<'_>) -> BTreeMap<Arc<str>, u64> {
-        let mut waiting = BTreeMap::new();
-        for bucket in sharing.buckets() {
-            let first = sharing.parked(bucket).find(|(dot, _)| !ground.view.is_removed(*dot));
-            let can_be_sent = first.is_some_and(|(dot, _)| is_served(dot.segment, ground));
-            let reader = sharing.holder(bucket).filter(|reader| can_be_sent && self.interested.contains_key(*reader));
-            if let Some(reader) = reader {
-                *waiting.entry(Arc::clone(reader)).or_insert(0) += sharing.parked(bucket).count() as u64;
+    /// How much a consumer could be sent if it had places.
+    fn waiting(&self, member: &Arc<str>, sharing: &Sharing, ground: &Ground<'_>) -> u64 {
+        let can_be_sent = |bucket: &u16| {
+            let first = sharing.parked(*bucket).find(|(dot, _)| !ground.view.is_removed(*dot));
+            first.is_some_and(|(dot, _)| is_served(dot.segment, ground))
+        };
+        sharing.buckets_of(member).filter(can_be_sent).map(|bucket| sharing.count_parked(bucket)).sum()
+    }
+
+    pub(super) fn sharing_of_member(&mut self, member: &str) -> Option<&mut Sharing> {
+        self.searches.get_mut(lane::asked_by_member(member)?)?.sharing.as_mut()
+    }
+
+    /// A consumer may have places, or is gone: its groups are looked at.
+    pub(super) fn stir_groups_of(&mut self, member: &Arc<str>) {
+        self.sharing_of_member(member).into_iter().for_each(|sharing| sharing.stir(member));
+        let asked = lane::asked_by_member(member).and_then(|asked| self.searches.get_key_value(asked));
+        self.dirty.extend(asked.map(|(asked, _)| Arc::clone(asked)));
+    }
+
+    /// The same of consumers of which nothing is in flight any more: if they are gone, others may have their groups now.
+    pub(super) fn stir_groups_of_freed(&mut self) {
+        for reader in self.flights.take_freed() {
+            if !self.interested.contains_key(&reader) {
+                self.stir_groups_of(&reader);
             }
         }
-        waiting
+    }
+
+    fn note(&mut self, dot: Dot, asked: &Arc<str>) {
+        let names = self.noted.entry(dot).or_default();
+        if !names.contains(asked) {
+            names.push(Arc::clone(asked));
+        }
+    }
+
+    pub(super) fn unnote(&mut self, dot: Dot, asked: &Arc<str>) {
+        if let Some(names) = self.noted.get_mut(&dot) {
+            names.retain(|name| name != asked);
+            if names.is_empty() {
+                self.noted.remove(&dot);
+            }
+        }
+    }
+
+    /// A message that came back is noted by all that is asked for of its queue in which there are groups.
+    pub(super) fn note_in_queue(&mut self, dot: Dot, lane: &str) {
+        let queue = lane::queue_of(lane);
+        let prefix = lane::asked_prefix(queue);
+        let views = self.grouped.range::<str, _>((Bound::Included(&*prefix), Bound::Unbounded));
+        let views = views.take_while(|name| name.starts_with(&prefix));
+        let names: Vec<_> = self.grouped.get(queue).into_iter().chain(views).cloned().collect();
+        names.iter().for_each(|name| self.note(dot, name));
+    }
+
+    /// Messages are consumed: they wait for no consumer any more.
+    pub(super) fn forget_noted(&mut self, segment: SegmentId, slots: &RangeSet) {
+        for (first, last) in slots.iter_ranges() {
+            let range = Dot { segment, slot: first }..=Dot { segment, slot: last };
+            let dots: Vec<_> = self.noted.range(range).map(|(dot, _)| *dot).collect();
+            dots.into_iter().for_each(|dot| self.forget_noted_dot(dot));
+        }
+    }
+
+    pub(super) fn forget_noted_dot(&mut self, dot: Dot) {
+        for asked in self.noted.remove(&dot).unwrap_or_default() {
+            self.steps.count();
+            let sharing = self.searches.get_mut(&asked).and_then(|search| search.sharing.as_mut());
+            sharing.into_iter().for_each(|sharing| sharing.forget(dot));
+            self.dirty.insert(asked);
+        }
     }
 
     fn tell_holding(&self, asked: &Arc<str>, holding: Holding, out: &mut Vec<Effect>) {

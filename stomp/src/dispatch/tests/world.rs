@@ -637,6 +637,7 @@ impl World {
             let host = &mut self.hosts[index];
             let Some(effect) = host.dispatch.poll_effect() else {
                 host.dispatch.run(self.now, &host.paper, &self.rules);
+                host.dispatch.edge.check_sums();
                 if host.dispatch.has_work() {
                     continue;
                 }
