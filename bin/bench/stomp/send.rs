@@ -1,0 +1,189 @@
+//! Producers that send as fast as their window lets them, a receipt for each SEND.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use hdrhistogram::Histogram;
+use rhizomq_stomp::frame::{Command, Frame};
+use tokio::task::JoinSet;
+
+use super::{
+    connection::Connection,
+    figures::histogram,
+    stamp::{Expected, Stamp},
+    subject::Subject,
+};
+
+/// When producers stop.
+#[derive(Clone, Copy)]
+pub(super) enum Stop {
+    After(Duration),
+    Count(u64),
+}
+
+/// What is to be sent.
+#[derive(Clone)]
+pub(super) struct Load {
+    pub(super) destination: String,
+    pub(super) connections: u32,
+    /// SENDs of a connection that may be without their receipts.
+    pub(super) window: u32,
+    pub(super) expected: Expected,
+    pub(super) stop: Stop,
+}
+
+/// What came of it.
+pub(super) struct Sent {
+    pub(super) count: u64,
+    /// From the first SEND to the last receipt.
+    pub(super) elapsed: Duration,
+    /// From a SEND to its receipt, in nanoseconds.
+    pub(super) receipts: Histogram<u64>,
+}
+
+/// Sends all, and waits for all receipts.
+///
+/// # Errors
+/// A receipt comes twice, or was not asked for; the broker says ERROR, or closes. One that never comes is a stall, which
+/// [`Subject::watch`] notices.
+pub(super) async fn send(subject: &Arc<Subject>, load: Load) -> anyhow::Result<Sent> {
+    let mut connections = Vec::new();
+    for _ in 0..load.connections {
+        connections.push(Connection::open(subject.first(), &subject.door).await?);
+    }
+    let numbers = Arc::new(AtomicU64::new(0));
+    let start = Instant::now();
+    let mut producers = JoinSet::new();
+    for connection in connections {
+        let (subject, load, numbers) = (Arc::clone(subject), load.clone(), Arc::clone(&numbers));
+        producers.spawn(produce(connection, subject, load, numbers, start));
+    }
+    let mut sent = Sent { count: 0, elapsed: Duration::ZERO, receipts: histogram() };
+    let mut idle = Vec::new();
+    while let Some(done) = producers.join_next().await {
+        let (asked, end, connection) = done.context("a producer ended")??;
+        sent.count += asked.count();
+        sent.elapsed = sent.elapsed.max(end - start);
+        sent.receipts.add(&asked.times).context("times of receipts")?;
+        idle.push(connection);
+    }
+    for connection in idle {
+        connection.close().await?;
+    }
+    Ok(sent)
+}
+
+async fn produce(
+    mut connection: Connection,
+    subject: Arc<Subject>,
+    load: Load,
+    numbers: Arc<AtomicU64>,
+    start: Instant,
+) -> anyhow::Result<(Receipts, Instant, Connection)> {
+    let mut receipts = Receipts::new();
+    let mut goes_on = true;
+    loop {
+        while goes_on && receipts.waiting() < u64::from(load.window) && !connection.is_full() {
+            goes_on = match load.stop {
+                Stop::After(time) => start.elapsed() < time,
+                Stop::Count(count) => numbers.load(Ordering::Relaxed) < count,
+            };
+            let number = if goes_on { numbers.fetch_add(1, Ordering::Relaxed) } else { break };
+            // Another connection may have taken the last number in between.
+            goes_on = !matches!(load.stop, Stop::Count(count) if number >= count);
+            if goes_on {
+                let stamp = load.expected.stamp(number, Duration::ZERO);
+                put(&mut connection, &subject, &load.destination, &mut receipts, stamp, load.expected.size);
+            }
+        }
+        if receipts.waiting() == 0 {
+            return Ok((receipts, Instant::now(), connection));
+        }
+        connection.turn().await?;
+        while let Some(frame) = connection.frame()? {
+            receipts.take(&frame)?;
+        }
+    }
+}
+
+/// Queues the SEND of a message.
+pub(super) fn put(
+    connection: &mut Connection,
+    subject: &Subject,
+    destination: &str,
+    receipts: &mut Receipts,
+    stamp: Stamp,
+    size: u32,
+) {
+    let noise = &subject.noise[..size as usize];
+    let receipt = receipts.ask();
+    connection.put_send(destination, &receipt, &subject.send_headers, (size, |out| stamp.put(noise, out)));
+}
+
+/// Receipts that were asked for, by their numbers, and how long they took.
+pub(super) struct Receipts {
+    /// When; `None` once it has come.
+    asked: Vec<Option<Instant>>,
+    come: u64,
+    /// In nanoseconds.
+    pub(super) times: Histogram<u64>,
+}
+
+impl Receipts {
+    pub(super) fn new() -> Self {
+        Self { asked: Vec::new(), come: 0, times: histogram() }
+    }
+
+    /// How many were asked for.
+    pub(super) fn count(&self) -> u64 {
+        self.asked.len() as u64
+    }
+
+    /// How many have not come.
+    pub(super) fn waiting(&self) -> u64 {
+        self.count() - self.come
+    }
+
+    fn ask(&mut self) -> String {
+        self.asked.push(Some(Instant::now()));
+        (self.asked.len() - 1).to_string()
+    }
+
+    /// Takes one in.
+    ///
+    /// # Errors
+    /// It is none, or none that is waited for.
+    pub(super) fn take(&mut self, frame: &Frame) -> anyhow::Result<()> {
+        let id = frame.headers.get("receipt-id").filter(|_| frame.command == Command::Receipt);
+        let Some(entry) = id.and_then(|id| self.asked.get_mut(id.parse::<usize>().ok()?)) else {
+            bail!("not asked for: {frame:?}");
+        };
+        let Some(asked) = entry.take() else { bail!("a receipt came twice: {frame:?}") };
+        self.times.saturating_record(u64::try_from(asked.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        self.come += 1;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_receipt_comes_once() {
+        let receipt = |id: &str| Frame::new(Command::Receipt, [("receipt-id", id)]);
+        let mut receipts = Receipts::new();
+        assert_eq!((receipts.ask().as_str(), receipts.ask().as_str()), ("0", "1"));
+        assert!(receipts.take(&receipt("1")).is_ok());
+        assert_eq!((receipts.count(), receipts.waiting()), (2, 1));
+        assert!(receipts.take(&receipt("1")).unwrap_err().to_string().contains("twice"));
+        assert!(receipts.take(&receipt("2")).is_err() && receipts.take(&receipt("x")).is_err());
+        assert!(receipts.take(&Frame::new(Command::Message, [("receipt-id", "0")])).is_err());
+    }
+}

@@ -1,0 +1,176 @@
+//! One measurement of one thing at one broker: what is sent, who reads it, and whether all came once.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use hdrhistogram::Histogram;
+use tokio::task::JoinSet;
+
+use super::{
+    args::Ack,
+    consumer::{Consumer, Goal, Wish},
+    latency,
+    plan::Cell,
+    send::{Load, Stop, send},
+    stamp::{Expected, Seen},
+    subject::Subject,
+};
+
+/// SENDs under way where it is not that which is measured.
+const WINDOW: u32 = 1_000;
+
+/// ... and bytes of them.
+const WINDOW_BYTES: u32 = 16 << 20;
+
+/// SENDs under way to a topic: little, so that subscribers are served while the producer goes on.
+pub(super) const FANOUT_WINDOW: u32 = 100;
+
+/// What a consumer may hold where it is not that which is measured.
+const PREFETCH: u32 = 200;
+
+/// How much a measurement does.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Amount {
+    /// How long producers send.
+    pub(super) length: Duration,
+    /// How many messages wait for consumers.
+    pub(super) backlog: u64,
+}
+
+/// What came of a measurement.
+#[derive(Debug)]
+pub(super) struct Sample {
+    /// Messages with a receipt.
+    pub(super) sent: u64,
+    /// Deliveries, the first of each message at each consumer.
+    pub(super) received: u64,
+    /// What the rate counts: messages sent, or deliveries.
+    pub(super) events: u64,
+    pub(super) elapsed: Duration,
+    /// Nanoseconds: from SEND to receipt, or from when a message was due to its delivery.
+    pub(super) times: Option<Histogram<u64>>,
+    /// Nanoseconds by which the generator itself was late.
+    pub(super) late: Option<Histogram<u64>>,
+    /// What should not have happened.
+    pub(super) problems: Vec<String>,
+}
+
+/// Does it once.
+///
+/// # Errors
+/// The broker refuses or closes, or nothing comes any more.
+pub(super) async fn measure(subject: &Arc<Subject>, cell: &Cell, amount: Amount) -> anyhow::Result<Sample> {
+    match *cell {
+        Cell::Send { window, connections, size } => sending(subject, (window, connections, size), amount).await,
+        Cell::Consume { ack, prefetch, consumers, size, elsewhere } => {
+            let destination = format!("{}.consume", subject.queue);
+            let expected = subject.begin(size);
+            let stop = Stop::Count(amount.backlog);
+            let load = Load { destination: destination.clone(), connections: 1, window: window(size), expected, stop };
+            let sent = subject.watch(send(subject, load)).await?.count;
+            let wish = Wish { destination: &destination, ack, prefetch };
+            let address = subject.place(elsewhere);
+            let (seen, elapsed) = subject.watch(drain(subject, address, wish, consumers, (expected, sent))).await?;
+            let (received, problems) = (seen.count, seen.problems(sent));
+            Ok(Sample { sent, received, events: received, elapsed, times: None, late: None, problems })
+        }
+        Cell::Latency { rate, size, elsewhere } => {
+            subject.watch(latency::measure(subject, (rate, size, elsewhere), amount.length)).await
+        }
+        Cell::Fanout { subscribers, size } => subject.watch(fanout(subject, subscribers, size, amount.length)).await,
+    }
+}
+
+/// How many bodies of a size may be under way.
+fn window(size: u32) -> u32 {
+    (WINDOW_BYTES / size).clamp(1, WINDOW)
+}
+
+/// Sends, and then takes out what was sent: that is not measured, but tells whether all is there.
+async fn sending(
+    subject: &Arc<Subject>,
+    (window, connections, size): (u32, u32, u32),
+    amount: Amount,
+) -> anyhow::Result<Sample> {
+    let destination = format!("{}.send", subject.queue);
+    let expected = subject.begin(size);
+    let stop = Stop::After(amount.length);
+    let load = Load { destination: destination.clone(), connections, window, expected, stop };
+    let sent = subject.watch(send(subject, load)).await?;
+    let wish = Wish { destination: &destination, ack: Ack::Client, prefetch: PREFETCH };
+    let (seen, _) = subject.watch(drain(subject, subject.first(), wish, 1, (expected, sent.count))).await?;
+    Ok(Sample {
+        sent: sent.count,
+        received: seen.count,
+        events: sent.count,
+        elapsed: sent.elapsed,
+        times: Some(sent.receipts),
+        late: None,
+        problems: seen.problems(sent.count),
+    })
+}
+
+/// Some consumers take so many messages out of a queue. The time is from the first SUBSCRIBE until the last consumer has it
+/// confirmed that it is done.
+async fn drain(
+    subject: &Arc<Subject>,
+    address: &str,
+    wish: Wish<'_>,
+    consumers: u32,
+    (expected, total): (Expected, u64),
+) -> anyhow::Result<(Seen, Duration)> {
+    let goal = Goal::new(Some(total));
+    let mut open = Vec::new();
+    for _ in 0..consumers {
+        open.push(Consumer::open(subject, address, expected, wish).await?);
+    }
+    let start = Instant::now();
+    let mut running = JoinSet::new();
+    for consumer in open {
+        let goal = Arc::clone(&goal);
+        running.spawn(async move { consumer.run(&goal, |_| {}).await });
+    }
+    let mut all = Seen::default();
+    while let Some(seen) = running.join_next().await {
+        all.merge(&seen.context("a consumer ended")??);
+    }
+    Ok((all, start.elapsed()))
+}
+
+/// One producer, many subscribers, each of whom gets everything.
+async fn fanout(subject: &Arc<Subject>, subscribers: u32, size: u32, length: Duration) -> anyhow::Result<Sample> {
+    let destination = format!("{}.fanout", subject.topic);
+    let expected = subject.begin(size);
+    let wish = Wish { destination: &destination, ack: Ack::Auto, prefetch: WINDOW };
+    let mut goals = Vec::new();
+    let mut running = JoinSet::new();
+    let mut open = Vec::new();
+    for address in subject.addresses.iter().cycle().take(subscribers as usize) {
+        let mut consumer = Consumer::open(subject, address, expected, wish).await?;
+        consumer.subscribe().await?;
+        open.push(consumer);
+    }
+    let start = Instant::now();
+    for consumer in open {
+        let goal = Goal::new(None);
+        goals.push(Arc::clone(&goal));
+        running.spawn(async move {
+            let seen = consumer.run(&goal, |_| {}).await?;
+            anyhow::Ok((seen, Instant::now()))
+        });
+    }
+    let stop = Stop::After(length);
+    let sent = send(subject, Load { destination, connections: 1, window: FANOUT_WINDOW, expected, stop }).await?.count;
+    goals.iter().for_each(|goal| goal.set_total(sent));
+    let (mut received, mut elapsed, mut problems) = (0, Duration::ZERO, Vec::new());
+    while let Some(done) = running.join_next().await {
+        let (seen, end) = done.context("a subscriber ended")??;
+        received += seen.count;
+        elapsed = elapsed.max(end - start);
+        problems.extend(seen.problems(sent).into_iter().map(|problem| format!("a subscriber: {problem}")));
+    }
+    Ok(Sample { sent, received, events: received, elapsed, times: None, late: None, problems })
+}
