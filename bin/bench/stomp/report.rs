@@ -18,11 +18,12 @@ dt { font-weight: bold } dd { margin: 0 0 .4rem 1.5rem }";
 const MEANING: &str = "\
 <dl><dt>per s</dt><dd>messages sent (send) or deliveries (all others): the median of the rounds, the least and the most</dd>
 <dt>limit, of it</dt><dd>the lower of what this machine does of the same in the same rounds: bodies appended to a file, with an
-fdatasync for as many as may be under way (send), and as many bytes over TCP on loopback with a short answer to each; and the part
+fdatasync for as many as may be under way (send), and the same bytes over TCP on loopback with a short answer for each; and the part
 of it that is reached</dd>
 <dt>p50, p99, p99.9, max</dt><dd>milliseconds from a SEND to its receipt (send), or from when a message was <em>due</em> to its
 delivery (latency): a broker that makes its producers wait can't hide that</dd>
-<dt>floor, x</dt><dd>milliseconds of one fdatasync, and one QUIC round trip where there are several nodes; p50 against that</dd></dl>";
+<dt>floor, x</dt><dd>milliseconds of one fdatasync, and one QUIC round trip where there are several nodes; p50 against that</dd>
+<dt>ours/its</dt><dd>our rate against that of this broker; for latency our p99 against its</dd></dl>";
 
 /// Writes the page.
 ///

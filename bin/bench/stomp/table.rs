@@ -1,20 +1,27 @@
 //! The figures as a table for people.
 
-use super::{OWN, args::StompArgs, figures::Figure, rounds::Outcome};
+use super::{
+    OWN,
+    args::{StompArgs, Workload},
+    figures::Figure,
+    rounds::Outcome,
+};
 
 /// What the columns mean.
 const LEGEND: &str = "\
 per s: messages sent (send) or deliveries (all others), median, and least to most over the rounds.
 limit: the lower of what this machine does of the same in the same rounds: bodies appended to a file, with an fdatasync for as
-       many as may be under way (send), and as many bytes over TCP on loopback with a short answer to each; `of it`: what is reached.
+       many as may be under way (send), and the same bytes over TCP on loopback with a short answer for each; `of it`: what is reached.
 ms:    from a SEND to its receipt (send), or from when a message was due to its delivery (latency).
 floor: one fdatasync, and one QUIC round trip where there are several nodes; `x`: p50 against that.
 ";
 
+/// What the last column means, where other brokers are measured beside our own.
+const AGAINST: &str = "ours/its: our rate against that of this broker; for latency our p99 against its.\n";
+
 /// The lines of a table: a head, then one for each figure.
 pub(super) fn rows(figures: &[Figure]) -> Vec<Vec<String>> {
-    let has_others =
-        figures.iter().any(|figure| figure.broker != OWN) && figures.iter().any(|figure| figure.broker == OWN);
+    let has_others = has_others(figures);
     let mut head: Vec<_> = ["measured", "bytes", "broker", "per s", "least", "most", "limit", "of it"].to_vec();
     head.extend(["p50 ms", "p99", "p99.9", "max", "floor", "x"]);
     head.extend(has_others.then_some("ours/its"));
@@ -35,11 +42,25 @@ pub(super) fn rows(figures: &[Figure]) -> Vec<Vec<String>> {
         row.extend([number(limits.floor_ms, 2), number(*p50_ratio, 1)]);
         if has_others {
             let ours = figures.iter().find(|other| other.cell == *cell && other.broker == OWN && broker != OWN);
-            row.push(number(ours.map(|ours| ours.per_s.median / per_s.median.max(1e-9)), 2));
+            row.push(number(ours.map(|ours| against(ours, figure)), 2));
         }
         rows.push(row);
     }
     rows
+}
+
+/// Our figure against another broker's: of rates or, where the rate is given, of the slowest of a hundred.
+fn against(ours: &Figure, its: &Figure) -> f64 {
+    let of = |figure: &Figure| match (figure.cell.workload(), figure.times_ms) {
+        (Workload::Latency, Some(times)) => times.p99.median,
+        _ => figure.per_s.median,
+    };
+    of(ours) / of(its).max(1e-9)
+}
+
+fn has_others(figures: &[Figure]) -> bool {
+    let ours = figures.iter().filter(|figure| figure.broker == OWN).count();
+    ours > 0 && ours < figures.len()
 }
 
 fn number(value: Option<f64>, digits: usize) -> String {
@@ -52,7 +73,9 @@ pub(super) fn text(args: &StompArgs, outcome: &Outcome) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<_> = (0..columns).map(width).collect();
-    let mut out = format!("{}\n{LEGEND}\n", summary(args));
+    let mut out = format!("{}\n{LEGEND}", summary(args));
+    out.push_str(if has_others(&outcome.figures) { AGAINST } else { "" });
+    out.push('\n');
     for row in &rows {
         for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
             // Words on the left, numbers on the right.
