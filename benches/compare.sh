@@ -10,21 +10,25 @@
 # ended and deleted when it ends, however it ends. What is not there is skipped, and it says so.
 #
 #   PROGRAM     the rhizomq to run [default: target/release/rhizomq beside this script, which is built if it isn't there]
-#   PORT_BASE   the first of some thirty ports that are free [default: 45600]
+#   PORT_BASE   the first of some thirty ports that are free [default: 21600]
 set -euo pipefail
 
 nodes=${NODES:-1}
-base=${PORT_BASE:-45600}
+# Below those that systems give to outgoing connections.
+base=${PORT_BASE:-21600}
 here=$(cd "$(dirname "$0")/.." && pwd)
 program=${PROGRAM:-$here/target/release/rhizomq}
 scratch=$(mktemp -d "$(cd "${DIR:-.}" && pwd)/rhizomq-compare-XXXXXX")
 pids=()
+bench=
 epmd=
 
 say() { echo "compare.sh: $*" >&2; }
 
 cleanup() {
     trap '' INT TERM
+    # It ends its own nodes first.
+    if [ -n "$bench" ] && kill -TERM "$bench" 2>/dev/null; then wait "$bench" || true; fi
     for pid in "${pids[@]}"; do kill -TERM -- "-$pid" 2>/dev/null || true; done
     for pid in "${pids[@]}"; do
         # A broker that takes longer to stop has nothing that is worth waiting for.
@@ -42,11 +46,11 @@ trap 'exit 143' TERM
 
 is_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# Waits until a port is open, or the process that should open it has ended: NAME PORT PID SECONDS
+# Waits until a port is open, or the process that should open it has ended: PORT PID SECONDS
 await() {
-    local left=$(($4 * 10))
-    until is_open "$2"; do
-        if ! kill -0 "$3" 2>/dev/null || [ "$left" -le 0 ]; then return 1; fi
+    local left=$(($3 * 10))
+    until is_open "$1"; do
+        if ! kill -0 "$2" 2>/dev/null || [ "$left" -le 0 ]; then return 1; fi
         left=$((left - 1))
         sleep 0.1
     done
@@ -100,7 +104,7 @@ rabbitmq() {
         # One for all nodes: they let each other in by it.
         [ -e "$scratch/.erlang.cookie" ] || { head -c 15 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$scratch/.erlang.cookie"; }
         chmod 400 "$scratch/.erlang.cookie"
-        start "$dir.log" env HOME="$scratch" ERL_EPMD_PORT="$base" ERL_EPMD_ADDRESS=127.0.0.1 \
+        start "$dir.log" env HOME="$scratch" ERL_CRASH_DUMP="$dir/crash" ERL_EPMD_PORT="$base" ERL_EPMD_ADDRESS=127.0.0.1 \
             RABBITMQ_NODENAME="${names[$((number - 1))]}" RABBITMQ_DIST_PORT=$((base + 10 + number)) \
             RABBITMQ_CONF_ENV_FILE=/dev/null RABBITMQ_CONFIG_FILE="$dir/rabbitmq.conf" \
             RABBITMQ_ADVANCED_CONFIG_FILE="$dir/none.config" RABBITMQ_ENABLED_PLUGINS_FILE="$dir/enabled_plugins" \
@@ -110,11 +114,17 @@ rabbitmq() {
         ports+=("127.0.0.1:$port")
     done
     for number in $(seq "$nodes"); do
-        if ! await RabbitMQ "$((base + number))" "${pids[$((${#pids[@]} - nodes + number - 1))]}" 120; then
+        if ! await "$((base + number))" "${pids[$((${#pids[@]} - nodes + number - 1))]}" 120; then
             failed RabbitMQ "$scratch/rabbitmq-$number.log"
             return
         fi
     done
+    # They serve clients before they have found each other.
+    if ! HOME="$scratch" ERL_EPMD_PORT="$base" RABBITMQ_CONF_ENV_FILE=/dev/null RABBITMQ_NODENAME="${names[0]}" \
+        "${server%rabbitmq-server}rabbitmqctl" await_online_nodes "$nodes" --timeout 60 >"$scratch/ctl.log" 2>&1; then
+        failed "RabbitMQ's cluster" "$scratch/ctl.log"
+        return
+    fi
     brokers+=("--broker" "rabbitmq=$(IFS=,; echo "${ports[*]}")")
 }
 
@@ -132,7 +142,7 @@ activemq() {
     start "$dir.log" java -Xms512M -Xmx512M -Dactivemq.home=/usr/share/activemq -Dactivemq.base="$dir" \
         -Dactivemq.data="$dir" -Djava.io.tmpdir="$dir" -jar "$jar" start \
         "broker:(stomp://127.0.0.1:$port)?brokerName=rhizomq-compare&useJmx=false&persistent=true&dataDirectory=$dir"
-    if ! await ActiveMQ "$port" "${pids[-1]}" 60; then
+    if ! await "$port" "${pids[-1]}" 60; then
         failed ActiveMQ "$dir.log"
         return
     fi
@@ -150,9 +160,15 @@ done
 options=(--nodes "$nodes" --header persistent:true --dir "$scratch")
 if [ "$nodes" -gt 1 ]; then
     # Quorum queues: what is declared with the first SEND, and must be the same in a SUBSCRIBE. Topics' queues can't be such.
-    options+=(--header x-queue-type:quorum --subscribe-header x-queue-type:quorum --workload "send,consume,latency")
+    options+=(--header x-queue-type:quorum --subscribe-header x-queue-type:quorum)
+    [[ " $* " == *" --workload"* ]] || options+=(--workload "send,consume,latency")
 fi
 rabbitmq
 activemq
 say "measuring ${brokers[*]:-nothing but our own}"
-"$program" bench stomp "${options[@]}" "${brokers[@]}" "$@"
+# In the background, so that a signal to this script is not held up by it.
+"$program" bench stomp "${options[@]}" "${brokers[@]}" "$@" &
+bench=$!
+wait "$bench" && code=0 || code=$?
+bench=
+exit "$code"

@@ -173,6 +173,9 @@ pub(crate) struct StompArgs {
     /// How long producers send in a round
     #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(10..=600_000))]
     pub(super) round_ms: u64,
+    /// Seconds without a byte from the broker, while something is to come, after which it is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub(super) patience: u64,
     /// Directory on the disk to measure; what is written there is deleted afterwards
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(super) dir: PathBuf,

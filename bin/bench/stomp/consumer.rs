@@ -36,13 +36,18 @@ impl Goal {
         self.look();
     }
 
+    /// How many have come.
+    pub(super) fn have(&self) -> u64 {
+        self.have.load(Ordering::SeqCst)
+    }
+
     fn add(&self, more: u64) {
         self.have.fetch_add(more, Ordering::SeqCst);
         self.look();
     }
 
     fn look(&self) {
-        if self.have.load(Ordering::SeqCst) >= self.total.load(Ordering::SeqCst) {
+        if self.have() >= self.total.load(Ordering::SeqCst) {
             self.done.send_replace(true);
         }
     }

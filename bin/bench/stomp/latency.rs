@@ -32,16 +32,30 @@ pub(super) async fn measure(
     (rate, size, elsewhere): (u32, u32, bool),
     length: Duration,
 ) -> anyhow::Result<Sample> {
+    let count = ((length.as_secs_f64() * f64::from(rate)).round() as u64).max(1);
+    let goal = Goal::new(Some(count));
+    let state = || match count.saturating_sub(goal.have()) {
+        0 => "all messages came, but not all receipts".to_owned(),
+        missing => format!("{missing} of {count} messages never came"),
+    };
+    subject.watch(offer(subject, &goal, (rate, size, elsewhere), count), state).await
+}
+
+async fn offer(
+    subject: &Arc<Subject>,
+    goal: &Arc<Goal>,
+    (rate, size, elsewhere): (u32, u32, bool),
+    count: u64,
+) -> anyhow::Result<Sample> {
     let destination = format!("{}.latency", subject.queue);
     let expected = subject.begin(size);
-    let count = ((length.as_secs_f64() * f64::from(rate)).round() as u64).max(1);
     let producer = Connection::open(subject.first(), &subject.door).await?;
     let wish = Wish { destination: &destination, ack: Ack::Auto, prefetch: PREFETCH };
     let mut consumer = Consumer::open(subject, subject.place(elsewhere), expected, wish).await?;
     consumer.subscribe().await?;
 
     let start = Instant::now() + LEAD;
-    let goal = Goal::new(Some(count));
+    let goal = Arc::clone(goal);
     let mut reading = JoinSet::new();
     reading.spawn(async move {
         let mut times = histogram();

@@ -22,7 +22,10 @@ mod subject;
 mod table;
 mod workloads;
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use rand::TryRng;
@@ -64,13 +67,10 @@ pub(super) fn run(args: &StompArgs) -> anyhow::Result<String> {
         report::write(dir, args, &outcome)?;
     }
     let text = if args.json { json(args, &outcome).to_string() } else { table::text(args, &outcome) };
-    match outcome.problems.len() {
-        0 => Ok(text),
-        count => {
-            say(&text)?;
-            bail!("{count} things went wrong, the first: {}", outcome.problems[0]);
-        }
-    }
+    let Some((first, others)) = outcome.problems.split_first() else { return Ok(text) };
+    say(&text)?;
+    let more = if others.is_empty() { String::new() } else { format!(" (and {} more)", others.len()) };
+    bail!("not as it should be: {first}{more}");
 }
 
 /// Ctrl-C, or who ends us politely.
@@ -101,6 +101,7 @@ async fn measure(args: &StompArgs, login: Option<Login>) -> anyhow::Result<Outco
             subscribe_headers: args.subscribe_header.clone(),
             run: u64::from_be_bytes(run),
             series: AtomicU64::new(0),
+            patience: Duration::from_secs(args.patience),
             noise: super::noise(args.size.iter().copied().max().unwrap_or_default()),
         })
     };

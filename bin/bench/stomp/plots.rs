@@ -108,8 +108,9 @@ fn log_log(title: &str, (x_name, y_name): Axes, curves: &[Curve]) -> anyhow::Res
         Some(low / 1.3..(high * 1.3).max(low * 2.0))
     };
     let (Some(x), Some(y)) = (range(|point| point.0), range(|point| point.1)) else { return Ok(None) };
-    // Room for the legend.
-    let y = y.start..y.end * 1.5 * 1.15_f64.powi(curves.len() as i32);
+    // From a power of ten, so that there are at least two to label; and room for the legend.
+    let low = 10_f64.powf(y.start.log10().floor());
+    let y = low..(y.end * 1.5 * 1.15_f64.powi(curves.len() as i32)).max(low * 11.0);
     drawn((WIDTH, HEIGHT), |root| {
         let mut chart = ChartBuilder::on(root)
             .caption(title, ("sans-serif", 16))
@@ -165,9 +166,9 @@ fn bars_of(title: &str, bars: &[(String, f64, (f64, f64))]) -> anyhow::Result<Op
             let y = (bars.len() - 1 - place) as f64;
             let bar = Rectangle::new([(0.0, y + 0.1), (*value, y + 0.9)], color.mix(0.45).filled());
             chart.draw_series([bar]).map_err(failed)?;
-            let spread = PathElement::new([(*low, y + 0.5), (*high, y + 0.5)], color.stroke_width(2));
+            let spread = PathElement::new([(*low, y + 0.2), (*high, y + 0.2)], color.stroke_width(2));
             chart.draw_series([spread]).map_err(failed)?;
-            let text = Text::new(name.clone(), (most * 0.01, y + 0.75), ("sans-serif", 12));
+            let text = Text::new(name.clone(), (most * 0.01, y + 0.8), ("sans-serif", 12));
             chart.draw_series([text]).map_err(failed)?;
         }
         Ok(())

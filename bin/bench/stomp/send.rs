@@ -50,19 +50,34 @@ pub(super) struct Sent {
 /// Sends all, and waits for all receipts.
 ///
 /// # Errors
-/// A receipt comes twice, or was not asked for; the broker says ERROR, or closes. One that never comes is a stall, which
-/// [`Subject::watch`] notices.
+/// A receipt comes twice, never, or was not asked for; the broker says ERROR, or closes.
 pub(super) async fn send(subject: &Arc<Subject>, load: Load) -> anyhow::Result<Sent> {
+    let counts = Arc::new(Counts::default());
+    let state = || {
+        let Counts { begun, answered } = &*counts;
+        let (begun, answered) = (begun.load(Ordering::Relaxed), answered.load(Ordering::Relaxed));
+        format!("{} of {begun} receipts never came", begun.saturating_sub(answered))
+    };
+    subject.watch(send_all(subject, load, &counts), state).await
+}
+
+/// Over all connections.
+#[derive(Default)]
+struct Counts {
+    begun: AtomicU64,
+    answered: AtomicU64,
+}
+
+async fn send_all(subject: &Arc<Subject>, load: Load, counts: &Arc<Counts>) -> anyhow::Result<Sent> {
     let mut connections = Vec::new();
     for _ in 0..load.connections {
         connections.push(Connection::open(subject.first(), &subject.door).await?);
     }
-    let numbers = Arc::new(AtomicU64::new(0));
     let start = Instant::now();
     let mut producers = JoinSet::new();
     for connection in connections {
-        let (subject, load, numbers) = (Arc::clone(subject), load.clone(), Arc::clone(&numbers));
-        producers.spawn(produce(connection, subject, load, numbers, start));
+        let (subject, load, counts) = (Arc::clone(subject), load.clone(), Arc::clone(counts));
+        producers.spawn(produce(connection, subject, load, counts, start));
     }
     let mut sent = Sent { count: 0, elapsed: Duration::ZERO, receipts: histogram() };
     let mut idle = Vec::new();
@@ -83,21 +98,23 @@ async fn produce(
     mut connection: Connection,
     subject: Arc<Subject>,
     load: Load,
-    numbers: Arc<AtomicU64>,
+    counts: Arc<Counts>,
     start: Instant,
 ) -> anyhow::Result<(Receipts, Instant, Connection)> {
     let mut receipts = Receipts::new();
     let mut goes_on = true;
     loop {
         while goes_on && receipts.waiting() < u64::from(load.window) && !connection.is_full() {
-            goes_on = match load.stop {
-                Stop::After(time) => start.elapsed() < time,
-                Stop::Count(count) => numbers.load(Ordering::Relaxed) < count,
+            let more = match load.stop {
+                Stop::After(time) if start.elapsed() >= time => None,
+                Stop::After(_) => Some(u64::MAX),
+                Stop::Count(count) => Some(count),
             };
-            let number = if goes_on { numbers.fetch_add(1, Ordering::Relaxed) } else { break };
-            // Another connection may have taken the last number in between.
-            goes_on = !matches!(load.stop, Stop::Count(count) if number >= count);
-            if goes_on {
+            // Several connections share the numbers: each message has one of its own, and none is left out.
+            let next = |number| (number < more?).then_some(number + 1);
+            let number = counts.begun.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok();
+            goes_on = number.is_some();
+            if let Some(number) = number {
                 let stamp = load.expected.stamp(number, Duration::ZERO);
                 put(&mut connection, &subject, &load.destination, &mut receipts, stamp, load.expected.size);
             }
@@ -108,6 +125,7 @@ async fn produce(
         connection.turn().await?;
         while let Some(frame) = connection.frame()? {
             receipts.take(&frame)?;
+            counts.answered.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

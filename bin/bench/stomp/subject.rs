@@ -10,9 +10,6 @@ use bytes::Bytes;
 
 use super::{args::Header, connection::Door, stamp::Expected};
 
-/// Where nothing at all is read for so long, nothing will be.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// A broker, with one or more nodes.
 #[derive(Debug)]
 pub(super) struct Subject {
@@ -29,6 +26,8 @@ pub(super) struct Subject {
     pub(super) run: u64,
     /// Measurements so far.
     pub(super) series: AtomicU64,
+    /// Where nothing at all is read for so long, nothing will be.
+    pub(super) patience: Duration,
     /// What bodies are made of; as long as the longest of them.
     pub(super) noise: Bytes,
 }
@@ -49,17 +48,21 @@ impl Subject {
         Expected { run: self.run, series: self.series.fetch_add(1, Ordering::Relaxed), size }
     }
 
-    /// Lets something run until it ends, or until nothing comes from the broker any more.
+    /// Lets something run until it ends, or until nothing comes from the broker any more; `state` says what has come by then.
     ///
     /// # Errors
-    /// As `work` has it; or nothing was read for half a minute.
-    pub(super) async fn watch<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    /// As `work` has it; or nothing was read for as long as patience lasts.
+    pub(super) async fn watch<T>(
+        &self,
+        work: impl Future<Output = anyhow::Result<T>>,
+        state: impl Fn() -> String,
+    ) -> anyhow::Result<T> {
         let stuck = async {
             loop {
                 let before = self.door.pulse.load(Ordering::Relaxed);
-                tokio::time::sleep(PATIENCE).await;
+                tokio::time::sleep(self.patience).await;
                 if self.door.pulse.load(Ordering::Relaxed) == before {
-                    return anyhow!("stalled: nothing came for {} s, and more was to come", PATIENCE.as_secs());
+                    return anyhow!("stalled: nothing more came for {} s; {}", self.patience.as_secs(), state());
                 }
             }
         };

@@ -70,17 +70,17 @@ pub(super) async fn measure(subject: &Arc<Subject>, cell: &Cell, amount: Amount)
             let expected = subject.begin(size);
             let stop = Stop::Count(amount.backlog);
             let load = Load { destination: destination.clone(), connections: 1, window: window(size), expected, stop };
-            let sent = subject.watch(send(subject, load)).await?.count;
+            let sent = send(subject, load).await?.count;
             let wish = Wish { destination: &destination, ack, prefetch };
             let address = subject.place(elsewhere);
-            let (seen, elapsed) = subject.watch(drain(subject, address, wish, consumers, (expected, sent))).await?;
+            let (seen, elapsed) = drain(subject, address, wish, consumers, (expected, sent)).await?;
             let (received, problems) = (seen.count, seen.problems(sent));
             Ok(Sample { sent, received, events: received, elapsed, times: None, late: None, problems })
         }
         Cell::Latency { rate, size, elsewhere } => {
-            subject.watch(latency::measure(subject, (rate, size, elsewhere), amount.length)).await
+            latency::measure(subject, (rate, size, elsewhere), amount.length).await
         }
-        Cell::Fanout { subscribers, size } => subject.watch(fanout(subject, subscribers, size, amount.length)).await,
+        Cell::Fanout { subscribers, size } => fanout(subject, subscribers, size, amount.length).await,
     }
 }
 
@@ -99,9 +99,9 @@ async fn sending(
     let expected = subject.begin(size);
     let stop = Stop::After(amount.length);
     let load = Load { destination: destination.clone(), connections, window, expected, stop };
-    let sent = subject.watch(send(subject, load)).await?;
+    let sent = send(subject, load).await?;
     let wish = Wish { destination: &destination, ack: Ack::Client, prefetch: PREFETCH };
-    let (seen, _) = subject.watch(drain(subject, subject.first(), wish, 1, (expected, sent.count))).await?;
+    let (seen, _) = drain(subject, subject.first(), wish, 1, (expected, sent.count)).await?;
     Ok(Sample {
         sent: sent.count,
         received: seen.count,
@@ -123,6 +123,17 @@ async fn drain(
     (expected, total): (Expected, u64),
 ) -> anyhow::Result<(Seen, Duration)> {
     let goal = Goal::new(Some(total));
+    let state = || format!("{} of {total} messages never came", total.saturating_sub(goal.have()));
+    subject.watch(drain_to(&goal, subject, address, wish, (consumers, expected)), state).await
+}
+
+async fn drain_to(
+    goal: &Arc<Goal>,
+    subject: &Arc<Subject>,
+    address: &str,
+    wish: Wish<'_>,
+    (consumers, expected): (u32, Expected),
+) -> anyhow::Result<(Seen, Duration)> {
     let mut open = Vec::new();
     for _ in 0..consumers {
         open.push(Consumer::open(subject, address, expected, wish).await?);
@@ -130,7 +141,7 @@ async fn drain(
     let start = Instant::now();
     let mut running = JoinSet::new();
     for consumer in open {
-        let goal = Arc::clone(&goal);
+        let goal = Arc::clone(goal);
         running.spawn(async move { consumer.run(&goal, |_| {}).await });
     }
     let mut all = Seen::default();
@@ -142,35 +153,45 @@ async fn drain(
 
 /// One producer, many subscribers, each of whom gets everything.
 async fn fanout(subject: &Arc<Subject>, subscribers: u32, size: u32, length: Duration) -> anyhow::Result<Sample> {
-    let destination = format!("{}.fanout", subject.topic);
     let expected = subject.begin(size);
+    let destination = format!("{}.fanout", subject.topic);
     let wish = Wish { destination: &destination, ack: Ack::Auto, prefetch: WINDOW };
-    let mut goals = Vec::new();
-    let mut running = JoinSet::new();
-    let mut open = Vec::new();
-    for address in subject.addresses.iter().cycle().take(subscribers as usize) {
-        let mut consumer = Consumer::open(subject, address, expected, wish).await?;
-        consumer.subscribe().await?;
-        open.push(consumer);
-    }
+    let opening = async {
+        let mut open = Vec::new();
+        for address in subject.addresses.iter().cycle().take(subscribers as usize) {
+            let mut consumer = Consumer::open(subject, address, expected, wish).await?;
+            consumer.subscribe().await?;
+            open.push((consumer, Goal::new(None)));
+        }
+        Ok(open)
+    };
+    let open = subject.watch(opening, || "a subscription is not confirmed".to_owned()).await?;
+    let goals: Vec<_> = open.iter().map(|(_, goal)| Arc::clone(goal)).collect();
     let start = Instant::now();
-    for consumer in open {
-        let goal = Goal::new(None);
-        goals.push(Arc::clone(&goal));
+    let mut running = JoinSet::new();
+    for (consumer, goal) in open {
         running.spawn(async move {
             let seen = consumer.run(&goal, |_| {}).await?;
             anyhow::Ok((seen, Instant::now()))
         });
     }
-    let stop = Stop::After(length);
-    let sent = send(subject, Load { destination, connections: 1, window: FANOUT_WINDOW, expected, stop }).await?.count;
+    let (window, stop) = (FANOUT_WINDOW, Stop::After(length));
+    let load = Load { destination: destination.clone(), connections: 1, window, expected, stop };
+    let sent = send(subject, load).await?.count;
     goals.iter().for_each(|goal| goal.set_total(sent));
-    let (mut received, mut elapsed, mut problems) = (0, Duration::ZERO, Vec::new());
-    while let Some(done) = running.join_next().await {
-        let (seen, end) = done.context("a subscriber ended")??;
-        received += seen.count;
-        elapsed = elapsed.max(end - start);
-        problems.extend(seen.problems(sent).into_iter().map(|problem| format!("a subscriber: {problem}")));
-    }
-    Ok(Sample { sent, received, events: received, elapsed, times: None, late: None, problems })
+    let ending = async {
+        let (mut received, mut elapsed, mut problems) = (0, Duration::ZERO, Vec::new());
+        while let Some(done) = running.join_next().await {
+            let (seen, end) = done.context("a subscriber ended")??;
+            received += seen.count;
+            elapsed = elapsed.max(end - start);
+            problems.extend(seen.problems(sent).into_iter().map(|problem| format!("a subscriber: {problem}")));
+        }
+        Ok(Sample { sent, received, events: received, elapsed, times: None, late: None, problems })
+    };
+    let state = || {
+        let (have, total) = (goals.iter().map(|goal| goal.have()).sum(), sent * u64::from(subscribers));
+        format!("{} of {total} deliveries never came", total.saturating_sub(have))
+    };
+    subject.watch(ending, state).await
 }
