@@ -10,7 +10,7 @@
 # ended and deleted when it ends, however it ends. What is not there is skipped, and it says so.
 #
 #   PROGRAM     the rhizomq to run [default: target/release/rhizomq beside this script, which is built if it isn't there]
-#   PORT_BASE   the first of some thirty ports that are free [default: 21600]
+#   PORT_BASE   the first of some twenty ports that are free [default: 21600]
 set -euo pipefail
 
 nodes=${NODES:-1}

@@ -32,7 +32,7 @@ pub(crate) enum BenchCommand {
     Replicate(BenchArgs),
     /// A broker as its STOMP clients see it: nodes started for it, or any broker; sends, consumption, latency, fan-out
     ///
-    /// Without options: three nodes on this machine, some two minutes. The same against others, in turns:
+    /// Without options: three nodes on this machine, a minute or two. The same against others, in turns:
     ///
     ///   rhizomq bench stomp --nodes 1 --broker other=127.0.0.1:61613 --header persistent:true
     ///
