@@ -7,7 +7,7 @@ use std::sync::{
 
 use anyhow::{Context, bail};
 use rhizomq_stomp::frame::{Command, Frame};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{
     args::Ack,
@@ -21,13 +21,20 @@ pub(super) struct Goal {
     have: AtomicU64,
     total: AtomicU64,
     done: watch::Sender<bool>,
+    /// Told whenever something has come.
+    moved: Arc<Notify>,
 }
 
 impl Goal {
     /// So many; `None`: nobody knows yet.
     pub(super) fn new(total: Option<u64>) -> Arc<Self> {
+        Self::telling(total, Arc::default())
+    }
+
+    /// The same, of which somebody hears whenever something has come.
+    pub(super) fn telling(total: Option<u64>, moved: Arc<Notify>) -> Arc<Self> {
         let (have, total) = (AtomicU64::new(0), AtomicU64::new(total.unwrap_or(u64::MAX)));
-        Arc::new(Self { have, total, done: watch::Sender::new(false) })
+        Arc::new(Self { have, total, done: watch::Sender::new(false), moved })
     }
 
     /// So many it is.
@@ -43,6 +50,7 @@ impl Goal {
 
     fn add(&self, more: u64) {
         self.have.fetch_add(more, Ordering::SeqCst);
+        self.moved.notify_one();
         self.look();
     }
 

@@ -14,7 +14,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{plan::Cell, workloads::FANOUT_WINDOW};
+use super::{plan::Cell, workloads::fanout_window};
 use crate::bench::limit::AppendFile;
 
 /// Bytes that one append to the disk has at most, as a group commit might.
@@ -71,7 +71,9 @@ pub(super) async fn measure(
             let (_, p50) = disk(dir, &body, 1, length).await?;
             limits.floor = Some(p50 + round_trip(has_several_nodes, size).await?);
         }
-        Cell::Fanout { subscribers, .. } => limits.tcp = Some(tcp(subscribers, FANOUT_WINDOW, size, length).await?),
+        Cell::Fanout { subscribers, .. } => {
+            limits.tcp = Some(tcp(subscribers, fanout_window(size), size, length).await?)
+        }
     }
     Ok(limits)
 }

@@ -11,10 +11,11 @@ use std::{
 use anyhow::{Context, bail};
 use hdrhistogram::Histogram;
 use rhizomq_stomp::frame::{Command, Frame};
-use tokio::task::JoinSet;
+use tokio::{sync::Notify, task::JoinSet};
 
 use super::{
     connection::Connection,
+    consumer::Goal,
     figures::histogram,
     stamp::{Expected, Stamp},
     subject::Subject,
@@ -36,6 +37,23 @@ pub(super) struct Load {
     pub(super) window: u32,
     pub(super) expected: Expected,
     pub(super) stop: Stop,
+    pub(super) gate: Option<Arc<Gate>>,
+}
+
+/// Lets a producer be only so many messages ahead of the slowest of those who get all of them: a broker may leave out who is
+/// too far behind with a topic, and that is not what is measured.
+pub(super) struct Gate {
+    pub(super) subscribers: Vec<Arc<Goal>>,
+    pub(super) ahead: u64,
+    /// What the subscribers' goals tell.
+    pub(super) moved: Arc<Notify>,
+}
+
+impl Gate {
+    fn is_open(&self, number: u64) -> bool {
+        let slowest = self.subscribers.iter().map(|goal| goal.have()).min();
+        slowest.is_none_or(|have| number < have + self.ahead)
+    }
 }
 
 /// What came of it.
@@ -56,7 +74,10 @@ pub(super) async fn send(subject: &Arc<Subject>, load: Load) -> anyhow::Result<S
     let state = || {
         let Counts { begun, answered } = &*counts;
         let (begun, answered) = (begun.load(Ordering::Relaxed), answered.load(Ordering::Relaxed));
-        format!("{} of {begun} receipts never came", begun.saturating_sub(answered))
+        match begun.saturating_sub(answered) {
+            0 => format!("all {begun} receipts came, but a subscriber lacks messages"),
+            missing => format!("{missing} of {begun} receipts never came"),
+        }
     };
     subject.watch(send_all(subject, load, &counts), state).await
 }
@@ -105,8 +126,11 @@ async fn produce(
     let mut goes_on = true;
     loop {
         while goes_on && receipts.waiting() < u64::from(load.window) && !connection.is_full() {
+            let begun = counts.begun.load(Ordering::Relaxed);
+            let is_closed = load.gate.as_ref().is_some_and(|gate| !gate.is_open(begun));
             let more = match load.stop {
                 Stop::After(time) if start.elapsed() >= time => None,
+                _ if is_closed => break,
                 Stop::After(_) => Some(u64::MAX),
                 Stop::Count(count) => Some(count),
             };
@@ -119,10 +143,19 @@ async fn produce(
                 put(&mut connection, &subject, &load.destination, &mut receipts, stamp, load.expected.size);
             }
         }
-        if receipts.waiting() == 0 {
+        if receipts.waiting() == 0 && !goes_on {
             return Ok((receipts, Instant::now(), connection));
         }
-        connection.turn().await?;
+        let moved = async {
+            match &load.gate {
+                Some(gate) => gate.moved.notified().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            turn = connection.turn() => turn?,
+            () = moved => {}
+        }
         while let Some(frame) = connection.frame()? {
             receipts.take(&frame)?;
             counts.answered.fetch_add(1, Ordering::Relaxed);

@@ -7,14 +7,14 @@ use std::{
 
 use anyhow::Context;
 use hdrhistogram::Histogram;
-use tokio::task::JoinSet;
+use tokio::{sync::Notify, task::JoinSet};
 
 use super::{
     args::Ack,
     consumer::{Consumer, Goal, Wish},
     latency,
     plan::Cell,
-    send::{Load, Stop, send},
+    send::{Gate, Load, Stop, send},
     stamp::{Expected, Seen},
     subject::Subject,
 };
@@ -25,8 +25,11 @@ const WINDOW: u32 = 1_000;
 /// ... and bytes of them.
 const WINDOW_BYTES: u32 = 16 << 20;
 
-/// SENDs under way to a topic: little, so that subscribers are served while the producer goes on.
-pub(super) const FANOUT_WINDOW: u32 = 100;
+/// Messages that a producer may be ahead of the slowest subscriber of its topic ...
+const FANOUT_WINDOW: u32 = 100;
+
+/// ... and bytes of them: few enough that no broker takes a subscriber for too slow.
+const FANOUT_BYTES: u32 = 4 << 20;
 
 /// What a consumer may hold where it is not that which is measured.
 const PREFETCH: u32 = 200;
@@ -69,7 +72,14 @@ pub(super) async fn measure(subject: &Arc<Subject>, cell: &Cell, amount: Amount)
             let destination = format!("{}.consume", subject.queue);
             let expected = subject.begin(size);
             let stop = Stop::Count(amount.backlog);
-            let load = Load { destination: destination.clone(), connections: 1, window: window(size), expected, stop };
+            let load = Load {
+                destination: destination.clone(),
+                connections: 1,
+                window: window(size),
+                expected,
+                stop,
+                gate: None,
+            };
             let sent = send(subject, load).await?.count;
             let wish = Wish { destination: &destination, ack, prefetch };
             let address = subject.place(elsewhere);
@@ -89,6 +99,11 @@ fn window(size: u32) -> u32 {
     (WINDOW_BYTES / size).clamp(1, WINDOW)
 }
 
+/// How many bodies of a size a topic's producer may be ahead.
+pub(super) fn fanout_window(size: u32) -> u32 {
+    (FANOUT_BYTES / size).clamp(1, FANOUT_WINDOW)
+}
+
 /// Sends, and then takes out what was sent: that is not measured, but tells whether all is there.
 async fn sending(
     subject: &Arc<Subject>,
@@ -98,7 +113,7 @@ async fn sending(
     let destination = format!("{}.send", subject.queue);
     let expected = subject.begin(size);
     let stop = Stop::After(amount.length);
-    let load = Load { destination: destination.clone(), connections, window, expected, stop };
+    let load = Load { destination: destination.clone(), connections, window, expected, stop, gate: None };
     let sent = send(subject, load).await?;
     let wish = Wish { destination: &destination, ack: Ack::Client, prefetch: PREFETCH };
     let (seen, _) = drain(subject, subject.first(), wish, 1, (expected, sent.count)).await?;
@@ -151,17 +166,18 @@ async fn drain_to(
     Ok((all, start.elapsed()))
 }
 
-/// One producer, many subscribers, each of whom gets everything.
+/// One producer, many subscribers, each of whom gets everything; the slowest sets the pace.
 async fn fanout(subject: &Arc<Subject>, subscribers: u32, size: u32, length: Duration) -> anyhow::Result<Sample> {
     let expected = subject.begin(size);
     let destination = format!("{}.fanout", subject.topic);
     let wish = Wish { destination: &destination, ack: Ack::Auto, prefetch: WINDOW };
+    let moved = Arc::new(Notify::new());
     let opening = async {
         let mut open = Vec::new();
         for address in subject.addresses.iter().cycle().take(subscribers as usize) {
             let mut consumer = Consumer::open(subject, address, expected, wish).await?;
             consumer.subscribe().await?;
-            open.push((consumer, Goal::new(None)));
+            open.push((consumer, Goal::telling(None, Arc::clone(&moved))));
         }
         Ok(open)
     };
@@ -175,8 +191,9 @@ async fn fanout(subject: &Arc<Subject>, subscribers: u32, size: u32, length: Dur
             anyhow::Ok((seen, Instant::now()))
         });
     }
-    let (window, stop) = (FANOUT_WINDOW, Stop::After(length));
-    let load = Load { destination: destination.clone(), connections: 1, window, expected, stop };
+    let (window, stop) = (fanout_window(size), Stop::After(length));
+    let gate = Some(Arc::new(Gate { subscribers: goals.clone(), ahead: u64::from(window), moved: Arc::clone(&moved) }));
+    let load = Load { destination: destination.clone(), connections: 1, window, expected, stop, gate };
     let sent = send(subject, load).await?.count;
     goals.iter().for_each(|goal| goal.set_total(sent));
     let ending = async {
