@@ -163,7 +163,7 @@ pub(crate) struct StompArgs {
     #[arg(long, value_name = "N,...", default_value = "1000", value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) rate: Vec<u32>,
-    /// fanout: subscribers of the topic, one connection each, spread over the nodes
+    /// fanout: subscribers of the topic, one connection each, spread over the nodes; the slowest sets the pace
     #[arg(long, value_name = "N,...", default_value = "1,10,100", value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(super) subscribers: Vec<u32>,

@@ -48,7 +48,8 @@ impl Goal {
         self.have.load(Ordering::SeqCst)
     }
 
-    fn add(&self, more: u64) {
+    /// So many more have come.
+    pub(super) fn add(&self, more: u64) {
         self.have.fetch_add(more, Ordering::SeqCst);
         self.moved.notify_one();
         self.look();

@@ -227,6 +227,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_gate_opens_when_the_slowest_has_moved() {
+        let subscribers = vec![Goal::new(None), Goal::new(None)];
+        let gate = Gate { subscribers: subscribers.clone(), ahead: 2, moved: Arc::default() };
+        assert!(gate.is_open(1) && !gate.is_open(2));
+        subscribers[0].add(9);
+        assert!(!gate.is_open(2), "the other one has nothing yet");
+        subscribers[1].add(1);
+        assert!(gate.is_open(2) && !gate.is_open(3));
+    }
+
+    #[test]
     fn each_receipt_comes_once() {
         let receipt = |id: &str| Frame::new(Command::Receipt, [("receipt-id", id)]);
         let mut receipts = Receipts::new();
