@@ -53,20 +53,36 @@ impl PasscodeArgs {
         Ok(Verifier::new(&passcode, salt, Cost::default())?)
     }
 
-    fn read(&self) -> Result<Zeroizing<Vec<u8>>, ReadError> {
-        if let Some(path) = &self.passcode_file {
-            let error = |source| ReadError::File { path: path.clone(), source };
-            return first_line(File::open(path).map_err(error)?).map_err(error);
+    /// Reads a passcode that somebody else has set: a terminal is asked once.
+    pub(crate) fn known(&self) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+        match self.given()? {
+            Some(passcode) => Ok(passcode),
+            None => Terminal::open().and_then(|mut terminal| terminal.ask("Passcode: ")).map_err(ReadError::NoTerminal),
         }
-        if self.passcode_stdin {
-            // The standard library would keep what it has read in a buffer of its own.
-            let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(ReadError::Stdin)?;
-            return first_line(File::from(stdin)).map_err(ReadError::Stdin);
+    }
+
+    fn read(&self) -> Result<Zeroizing<Vec<u8>>, ReadError> {
+        if let Some(passcode) = self.given()? {
+            return Ok(passcode);
         }
         let mut terminal = Terminal::open().map_err(ReadError::NoTerminal)?;
         let passcode = terminal.ask("Passcode: ").map_err(ReadError::NoTerminal)?;
         let again = terminal.ask("The same again: ").map_err(ReadError::NoTerminal)?;
         if passcode == again { Ok(passcode) } else { Err(ReadError::Differ) }
+    }
+
+    /// What the options name; `None`: the terminal is to be asked.
+    fn given(&self) -> Result<Option<Zeroizing<Vec<u8>>>, ReadError> {
+        if let Some(path) = &self.passcode_file {
+            let error = |source| ReadError::File { path: path.clone(), source };
+            return first_line(File::open(path).map_err(error)?).map_err(error).map(Some);
+        }
+        if self.passcode_stdin {
+            // The standard library would keep what it has read in a buffer of its own.
+            let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(ReadError::Stdin)?;
+            return first_line(File::from(stdin)).map_err(ReadError::Stdin).map(Some);
+        }
+        Ok(None)
     }
 }
 

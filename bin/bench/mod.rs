@@ -9,6 +9,7 @@ mod figures;
 mod host;
 mod limit;
 mod replicate;
+mod stomp;
 mod store;
 mod subject;
 
@@ -17,6 +18,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
+
+use self::stomp::StompArgs;
 
 /// What to measure.
 #[derive(Debug, Subcommand)]
@@ -27,6 +30,15 @@ pub(crate) enum BenchCommand {
     Engine(engine::EngineArgs),
     /// Replication between two nodes over loopback QUIC, beside a raw QUIC stream and the disk's limit
     Replicate(BenchArgs),
+    /// A broker as its STOMP clients see it: nodes started for it, or any broker; sends, consumption, latency, fan-out
+    ///
+    /// Without options: three nodes on this machine, a minute or two. The same against others, in turns:
+    ///
+    ///   rhizomq bench stomp --nodes 1 --broker other=127.0.0.1:61613 --header persistent:true
+    ///
+    /// Every receipt and every message is looked at: if one is lost or comes twice, it says so and ends with code 1.
+    #[command(verbatim_doc_comment)]
+    Stomp(Box<StompArgs>),
 }
 
 /// How to measure.
@@ -58,6 +70,7 @@ pub(crate) struct BenchArgs {
 pub(crate) fn run(command: &BenchCommand) -> anyhow::Result<String> {
     let (args, figures, targets) = match command {
         BenchCommand::Engine(args) => return engine::run(args),
+        BenchCommand::Stomp(args) => return stomp::run(args),
         BenchCommand::Store(args) => (args, store::run(args)?, store::TARGETS),
         BenchCommand::Replicate(args) => (args, replicate::run(args)?, ""),
     };

@@ -7,6 +7,7 @@
 mod support;
 
 mod bad_input;
+mod bench_stomp;
 mod cli;
 mod clients;
 mod death;

@@ -35,7 +35,7 @@ pub use events::{RimEvent, RimEvents};
 pub use identity::{Identity, IdentityError};
 pub use keyfile::KeyFileError;
 pub use keyring::{Keyring, MAX_TRUSTED};
-pub use raw::{RawError, raw_stream_throughput};
+pub use raw::{RawError, raw_round_trips, raw_stream_throughput};
 pub use refusal::{CloseCode, Farewell, Refused};
 pub use secret::{NetworkSecret, SecretError};
 pub use secrets::Secrets;

@@ -1,4 +1,5 @@
-//! The limit that replication is compared with: bytes over one raw QUIC stream on loopback, with the TLS of the nodes.
+//! The limits that replication is compared with: bytes over one raw QUIC stream on loopback, and round trips over one, with
+//! the TLS of the nodes.
 
 use std::{
     io,
@@ -70,6 +71,46 @@ pub async fn raw_stream_throughput(bytes: u64, chunk: usize, max_mtu: u16) -> Re
     Ok(end.duration_since(start))
 }
 
+/// How long it takes to send `bytes` bytes over a QUIC stream on loopback and to get `answer` bytes back, `count` times one
+/// after the other. TLS and transport settings are those of links, as in [`raw_stream_throughput`].
+///
+/// # Errors
+/// The endpoints can't be set up, or the connection breaks.
+pub async fn raw_round_trips(count: u32, bytes: usize, answer: usize, max_mtu: u16) -> Result<Vec<Duration>, RawError> {
+    let mut config = RimConfig::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Epoch(0), "");
+    config.max_mtu = max_mtu;
+    config.max_idle = Duration::from_secs(30);
+    let (source, sink) = (endpoint(&config)?, endpoint(&config)?);
+    let address = sink.local_addr()?;
+
+    // Ends when this does: its connection is closed then.
+    tokio::spawn(async move { answer_all(&sink, bytes, answer).await });
+    let connection = source.connect(address, tls::SERVER_NAME).map_err(broken)?.await.map_err(broken)?;
+    let (mut send, mut receive) = connection.open_bi().await.map_err(broken)?;
+    let (question, mut buffer) = (vec![0x5a; bytes], vec![0; answer]);
+    let mut times = Vec::new();
+    for _ in 0..count {
+        let start = Instant::now();
+        send.write_all(&question).await.map_err(broken)?;
+        receive.read_exact(&mut buffer).await.map_err(broken)?;
+        times.push(start.elapsed());
+    }
+    connection.close(VarInt::from_u32(0), b"measured");
+    Ok(times)
+}
+
+/// Answers every `bytes` bytes with `answer` bytes, until the connection closes.
+async fn answer_all(sink: &Endpoint, bytes: usize, answer: usize) -> Result<(), RawError> {
+    let incoming = sink.accept().await.ok_or_else(|| broken("the endpoint is closed"))?;
+    let connection = incoming.await.map_err(broken)?;
+    let (mut send, mut receive) = connection.accept_bi().await.map_err(broken)?;
+    let (mut question, answer) = (vec![0; bytes], vec![0xa5; answer]);
+    loop {
+        receive.read_exact(&mut question).await.map_err(broken)?;
+        send.write_all(&answer).await.map_err(broken)?;
+    }
+}
+
 /// Reads everything; says when the last byte was there.
 async fn receive(sink: &Endpoint, expected: u64) -> Result<Instant, RawError> {
     let incoming = sink.accept().await.ok_or_else(|| broken("the endpoint is closed"))?;
@@ -114,5 +155,12 @@ mod tests {
     async fn all_bytes_arrive_and_time_passes() {
         let took = raw_stream_throughput(8 << 20, 64 << 10, 1_452).await.unwrap();
         assert!(took > Duration::ZERO);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn every_round_trip_is_timed() {
+        let times = raw_round_trips(5, 100_000, 32, 1_452).await.unwrap();
+        assert_eq!(times.len(), 5);
+        assert!(times.iter().all(|time| *time > Duration::ZERO));
     }
 }
