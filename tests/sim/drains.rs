@@ -7,7 +7,6 @@ use super::{
     clients::{Producer, Role},
     consumers::Consumer,
     faults::{Fault, group_ways},
-    host::Host,
     ledger::Kind,
     oracle::UNDER_WAY_MS,
     rng::Rng,
@@ -90,8 +89,6 @@ impl World {
         if !self.hosts[host].draining {
             return wanted;
         }
-        let is_known = |since: u64| since.saturating_add(UNDER_WAY_MS) < self.now;
-        let stays = |host: &Host| !host.draining && !host.gone && host.stays_since.is_none_or(is_known);
         // Hosts of another network are none of its cluster until the two have met, and told each other who they are.
         let met_by = self.now.saturating_sub(UNDER_WAY_MS);
         let is_near = |other: usize| {
@@ -99,8 +96,15 @@ impl World {
                 || self.hosts[other].secret == self.hosts[host].secret
                 || self.net.joined_since(host, other, met_by)
         };
-        let stay = (0..self.hosts.len()).filter(|&other| is_near(other) && stays(&self.hosts[other])).count();
+        let stay = (0..self.hosts.len()).filter(|&other| is_near(other) && self.stays(other)).count();
         wanted.min(stay.max(1))
+    }
+
+    /// Whether a host stays, as far as others can have heard of that.
+    pub(crate) fn stays(&self, host: usize) -> bool {
+        let is_known = |since: u64| since.saturating_add(UNDER_WAY_MS) < self.now;
+        let host = &self.hosts[host];
+        !host.draining && !host.gone && host.stays_since.is_none_or(is_known)
     }
 
     fn has_left(&self, host: usize) -> bool {

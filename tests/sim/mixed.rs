@@ -192,6 +192,12 @@ fn mixed_faults_break_no_promise() {
     );
 }
 
+/// Nobody looks after dead letters here.
+fn without_dead_letters(world: &mut World) {
+    let policy = Policy { max_deliveries: Some(0), ..Policy::default() };
+    (0..world.settings.networks).for_each(|host| world.letters_policy(host, "#", policy.clone()));
+}
+
 /// The same with two or three clusters that are merged, by and by, while all that happens.
 fn merging(seed: u64, printed: bool) -> World {
     let mut world = random_world(seed, printed, None, |settings| {
@@ -200,9 +206,7 @@ fn merging(seed: u64, printed: bool) -> World {
         settings.faults.merges = 1 + (seed % 4) as u32;
         settings.faults.every_ms = settings.faults.every_ms.max(700);
     });
-    // Nobody looks after dead letters here.
-    let policy = Policy { max_deliveries: Some(0), ..Policy::default() };
-    (0..world.settings.networks).for_each(|host| world.letters_policy(host, "#", policy.clone()));
+    without_dead_letters(&mut world);
     work_and_rest(world)
 }
 
@@ -217,11 +221,12 @@ fn clusters_that_merge_amid_mixed_faults_keep_every_promise() {
 
 /// The same with a cluster that operators split at any time.
 fn splitting(seed: u64, printed: bool) -> World {
-    let world = random_world(seed, printed, None, |settings| {
+    let mut world = random_world(seed, printed, None, |settings| {
         settings.hosts = settings.hosts.max(2 + (seed % 4) as usize);
         settings.faults.splits = 1 + (seed % 4) as u32;
         settings.faults.every_ms = settings.faults.every_ms.max(700);
     });
+    without_dead_letters(&mut world);
     work_and_rest(world)
 }
 

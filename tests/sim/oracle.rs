@@ -1,7 +1,7 @@
 //! The judge: looks at every frame for a client, every write and, now and then, every state, and says which promise of
 //! the design was broken. It believes disks and clients, never what a node says of itself.
 
-use rhizomq_engine::{Dot, Engine, SegmentId};
+use rhizomq_engine::{Dot, Engine, NodeId, SegmentId};
 use rhizomq_stomp::{
     broker::ConnId,
     frame::{Command, Frame},
@@ -240,7 +240,8 @@ impl World {
             if self.knows_removed(host, dot) {
                 self.violate(Kind::RemovedUnconsumed, format!("m{id} {dot:?} is taken for consumed at h{host}"));
             } else if others < enough && !self.was_replaced_since(id, now.saturating_sub(UNDER_WAY_MS)) {
-                let text = format!("m{id} {dot:?} was dropped at h{host}, copies are left on {left:?}");
+                let text =
+                    format!("m{id} {dot:?} was dropped at h{host}, {enough} are wanted, copies are left on {left:?}");
                 self.violate(Kind::DroppedTooEarly, text);
             }
         }
@@ -316,7 +317,7 @@ impl World {
             let text = format!("m{id} {:?} was confirmed, lay on {:?}, and lies nowhere", msg.dot, msg.ever);
             return Some((Kind::Lost, text));
         }
-        if let Some((id, msg)) = self.ledger.msgs().find(|(_, msg)| is_missing(msg)) {
+        if let Some((id, msg)) = self.ledger.msgs().find(|(_, msg)| is_missing(msg) && !self.is_of_a_lost_part(msg)) {
             return Some((
                 Kind::Lost,
                 format!("m{id} {:?} was confirmed, lies on {:?}, never came", msg.dot, msg.disks),
@@ -377,6 +378,13 @@ impl World {
     fn was_replaced_since(&self, id: MsgId, since: u64) -> bool {
         let Some((_, msg)) = self.ledger.msgs().nth(id as usize) else { return false };
         msg.ever.iter().any(|&host| self.hosts[host].replaced_at.is_some_and(|at| at >= since))
+    }
+
+    /// Whether who took a message was split off and lost its disk: nobody can have that part merged any more.
+    fn is_of_a_lost_part(&self, msg: &Msg) -> bool {
+        let nodes = || self.hosts.iter().filter_map(|host| host.broker.as_ref()).map(|broker| broker.node());
+        let is_gone = |node: NodeId| self.lost.contains(&node) && nodes().any(|other| other.is_gone(node));
+        msg.dot.is_some_and(|dot| is_gone(dot.segment.node))
     }
 
     fn registry_difference(&self, host: usize) -> String {

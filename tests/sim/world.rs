@@ -310,7 +310,7 @@ impl World {
         self.lost.retain(|&node| {
             let result = broker.forget(clocks, node);
             trace.note(now, "forget", &[host as u64], format_args!("{node:?} at h{host}: {result:?}"));
-            matches!(result, Err(ForgetError::Alive(_) | ForgetError::CutOff(_)))
+            matches!(result, Err(ForgetError::Alive(_) | ForgetError::CutOff(_) | ForgetError::SplitOff(_)))
         });
         self.settle(host);
     }

@@ -148,7 +148,8 @@ impl Node {
         if ticket.node == self.id() {
             return Err(MergeError::OwnNode);
         }
-        if self.has_left(ticket.node) {
+        // Where each part left the other one, by two splits, the ticket's secret is none that was known here before.
+        if self.has_left(ticket.node) && self.has_given_up(&ticket.secret) {
             return Err(MergeError::SplitOff);
         }
         let was_split_off = self.is_gone(ticket.node);

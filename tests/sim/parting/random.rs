@@ -35,7 +35,7 @@ impl World {
     pub(super) fn always_with(&self, host: usize) -> usize {
         let leaves = |host: usize, order: &BTreeSet<NodeId>| order.contains(&self.hosts[host].identity);
         let orders = || self.operators.orders.iter();
-        let stays = |other: usize| !self.splits_at_random() || !(self.hosts[other].draining || self.hosts[other].gone);
+        let stays = |other: usize| !self.splits_at_random() || self.stays(other);
         let is_with = |other: usize| orders().all(|order| leaves(other, order) == leaves(host, order)) && stays(other);
         (0..self.hosts.len()).filter(|&other| is_with(other)).count()
     }
@@ -130,7 +130,9 @@ impl World {
         }
         self.operators.waits_since = None;
         let is_due = self.operators.merged_at.is_none_or(|at| self.now >= at + LOOK_AGAIN_MS);
-        if is_due && !self.all_joined() {
+        let all = || 0..self.hosts.len();
+        // One that is told again and again that it is of the other part has a tunnel, and no link.
+        if is_due && !all().all(|a| all().all(|b| a == b || self.is_linked(a, b))) {
             self.operators.merged_at = Some(self.now);
             (0..self.hosts.len()).for_each(|host| self.try_any_merge(host));
         }
@@ -138,7 +140,7 @@ impl World {
 
     /// An operator who has lost track of who is of which part has a host merge with one that it has no link to.
     fn try_any_merge(&mut self, host: usize) {
-        let is_apart = |other: &usize| *other != host && self.hosts[*other].is_up() && !self.net.joined(host, *other);
+        let is_apart = |other: &usize| *other != host && self.hosts[*other].is_up() && !self.is_linked(host, *other);
         let others: Vec<_> = (0..self.hosts.len()).filter(is_apart).collect();
         if !others.is_empty() {
             let with = self.rng.pick(&others);

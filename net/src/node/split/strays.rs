@@ -27,9 +27,13 @@ use crate::{
 /// milliseconds: as long as any node waits after its start.
 const MEETING_MS: u64 = 1_000;
 
-/// How long a node of the other part that has shown that it knows is not told again, in milliseconds. Then it may have been
-/// restored from a backup of before.
-const TOLD_MS: u64 = 600_000;
+/// How long a node of the other part that has shown that it knows is not let in to be told again, in milliseconds. Then it
+/// may have been restored from a backup of before.
+const TOLD_MS: u64 = 60_000;
+
+/// How long one that stayed does not dial those who left, whom it has told what was consumed, in milliseconds: they may have
+/// been restored as well.
+const HAS_TOLD_MS: u64 = 600_000;
 
 const READMITTED: &str =
     "the cluster was split, and this node lacked its part's secret: it has it now, and comes again with it";
@@ -217,6 +221,11 @@ impl Node {
         self.outputs.push_back(Output::Rekey(secret));
     }
 
+    /// Whether a secret is of a network that this node was of before it left with a part.
+    pub(in crate::node) fn has_given_up(&self, secret: &NetworkSecret) -> bool {
+        self.splits.former.contains(secret)
+    }
+
     /// Adds the secrets that this node had before it left with a part, for those whom it has something to tell.
     pub(in crate::node) fn with_former(&self, keyring: Keyring) -> Keyring {
         if self.splits.former.is_empty() {
@@ -249,7 +258,14 @@ impl Node {
     /// The part of upkeep: when all splits by which this node left are healed, nobody is waited for any more.
     pub(super) fn look_at_former_networks(&mut self, now: Now) {
         let before = self.splits.told.len();
-        self.splits.told.retain(|_, at| now.mono_ms < *at + TOLD_MS);
+        let order = |node: &NodeId| self.splits.order(*self.splits.gone.get(node)?);
+        let lasts = |node: &NodeId| match order(node).is_some_and(|split| self.has_left_by(split)) {
+            true => TOLD_MS,
+            false => HAS_TOLD_MS,
+        };
+        let is_over = |(node, at): &(&NodeId, &u64)| now.mono_ms >= **at + lasts(node);
+        let over: Vec<_> = self.splits.told.iter().filter(is_over).map(|(node, _)| *node).collect();
+        over.iter().for_each(|node| _ = self.splits.told.remove(node));
         if self.splits.told.len() < before {
             self.trust_networks();
         }
