@@ -16,7 +16,7 @@ use axum::{
     routing::get,
 };
 use clap::{ArgGroup, Args, Subcommand};
-use rhizomq_stomp::policies::{Confirm, Overflow, Policy, PolicyChange};
+use rhizomq_stomp::policies::{Overflow, Policy, PolicyChange};
 use serde_json::Value;
 
 use crate::{
@@ -51,7 +51,7 @@ pub(crate) enum PolicyCommand {
 /// Options of `policy set`.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).multiple(true)
-    .args(["ttl", "max_deliveries", "redelivery_delay", "dead_letter", "max_length", "prefetch", "confirm"]))]
+    .args(["ttl", "max_deliveries", "redelivery_delay", "dead_letter", "max_length", "prefetch"]))]
 pub(crate) struct SetArgs {
     /// Which destinations
     #[arg(value_name = "PATTERN")]
@@ -84,10 +84,6 @@ pub(crate) struct SetArgs {
     /// Messages that a consumer holds at a time whose SUBSCRIBE does not say how many [without a policy: 128]
     #[arg(long, value_name = "N")]
     prefetch: Option<u32>,
-    /// What a RECEIPT waits for: as many disks as `serve --confirm` says, or as are within reach (available), or all of these,
-    /// however long that takes (strict) [default: available]
-    #[arg(long, value_name = "available|strict", value_parser = confirm)]
-    confirm: Option<Confirm>,
     #[command(flatten)]
     node: AdminArgs,
 }
@@ -104,7 +100,6 @@ impl SetArgs {
             max_length: self.max_length,
             overflow: self.overflow,
             prefetch: self.prefetch,
-            confirm: self.confirm,
         }
     }
 }
@@ -151,11 +146,6 @@ fn factor(text: &str) -> Result<u32, String> {
 fn overflow(text: &str) -> Result<Overflow, String> {
     let parsed = serde_json::from_value(Value::String(text.to_owned()));
     parsed.map_err(|_| "it is reject, drop-oldest or dead-letter".to_owned())
-}
-
-fn confirm(text: &str) -> Result<Confirm, String> {
-    let parsed = serde_json::from_value(Value::String(text.to_owned()));
-    parsed.map_err(|_| "it is available or strict".to_owned())
 }
 
 /// Runs one of the commands.
@@ -273,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_policy_is_what_is_said_and_it_is_told_in_the_same_words() {
-        let said = "--confirm strict --dead-letter /queue/bad --max-deliveries 5 --max-length 1000 --overflow drop-oldest --prefetch 10 --redelivery-backoff 1.5 \
+        let said = "--dead-letter /queue/bad --max-deliveries 5 --max-length 1000 --overflow drop-oldest --prefetch 10 --redelivery-backoff 1.5 \
                     --redelivery-delay 1s --redelivery-max-delay 90s --ttl 1h";
         let policy = set(&format!("rhizomq policy set orders.* {said}")).unwrap();
         assert_eq!((policy.ttl_ms, policy.redelivery_backoff_percent), (Some(3_600_000), Some(150)));
@@ -297,8 +287,6 @@ mod tests {
             "--overflow reject",
             "--max-length 5 --overflow maybe",
             "--priority 3",
-            "--confirm 2",
-            "--max-bytes 5",
         ] {
             assert!(set(&format!("rhizomq policy set a {options}")).is_err(), "{options}");
         }

@@ -34,7 +34,6 @@ fn what_an_operator_says_at_one_node_holds_at_all_and_outlasts_them() {
         ("a --dead-letter /topic/b", "go to a queue"),
         ("a --ttl 5", "500ms"),
         ("a --max-length 5 --overflow maybe", "drop-oldest"),
-        ("a --confirm all", "available or strict"),
     ] {
         let refused = set(&cluster.nodes[0], words).expect_err(words);
         assert!(refused.contains(why), "{words}: {refused}");

@@ -14,7 +14,7 @@
 //! - who judges: `ledger` (what was seen), `oracle` (what must not be), `second` (what may come twice), `trace`
 //! - the tests: `mixed` (random), `scenarios` (by hand), `story` and `play` (those that `tests/scenarios` tells as data),
 //!   `members` (who sits where), `places` (sites), `drains` (leaving for good), `durables` (durable subscriptions), `users` (who is let in),
-//!   `forwards` (clients of observers), `letters` (policies, expiry, dead letters), `strict` (receipts that wait for all disks), `sharing` (message groups, exclusive
+//!   `forwards` (clients of observers), `letters` (policies, expiry, dead letters), `sharing` (message groups, exclusive
 //!   consumers, browsers), `lanes` (priorities, delays, selectors),
 //!   `merging` (clusters that become one), `parting` (one that becomes two), `mistakes` (planted ones must be noticed); `runs` runs them
 
@@ -46,7 +46,6 @@ mod second;
 mod sessions;
 mod sharing;
 mod story;
-mod strict;
 mod topics;
 mod trace;
 mod users;

@@ -5,21 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rhizomq_engine::{BlockRef, Committed, Epoch, NewBlock, NodeId, Now, RangeSet, SegmentId, Slot, Value};
 
-use super::{Confirm, Event, Node, Output, PublishId, roster::roster_key};
+use super::{Event, Node, Output, PublishId, roster::roster_key};
 use crate::{
     registry_sync,
     wire::{self, Control},
 };
 
-/// A unit, and what its confirmation waits for.
-type Waiting = (PublishId, Confirm);
-
 /// Units that wait for backups, and what each node is known to have on its disk.
 #[derive(Debug, Default)]
 pub(super) struct Confirms {
-    waiting: BTreeMap<(SegmentId, Slot), (BlockRef, Vec<Waiting>)>,
-    /// Units that are not committed yet and wait for all disks that are configured.
-    strict: BTreeSet<PublishId>,
+    waiting: BTreeMap<(SegmentId, Slot), (BlockRef, Vec<PublishId>)>,
     stored: BTreeMap<NodeId, (Epoch, BTreeMap<SegmentId, RangeSet>)>,
 }
 
@@ -30,26 +25,6 @@ impl Confirms {
         if known.0 != epoch {
             *known = (epoch, BTreeMap::new());
         }
-    }
-
-    pub(super) fn note_wish(&mut self, publish: PublishId, confirm: Confirm) {
-        if confirm == Confirm::Strict {
-            self.strict.insert(publish);
-        }
-    }
-
-    pub(super) fn take_wish(&mut self, publish: PublishId) -> Confirm {
-        if self.strict.remove(&publish) { Confirm::Strict } else { Confirm::Available }
-    }
-
-    /// Takes out the units of a block that wait for this.
-    fn take(&mut self, name: (SegmentId, Slot), confirm: Confirm) -> Vec<PublishId> {
-        let Some((_, publishes)) = self.waiting.get_mut(&name) else { return Vec::new() };
-        let taken = publishes.extract_if(.., |(_, wish)| *wish == confirm).map(|(publish, _)| publish).collect();
-        if publishes.is_empty() {
-            self.waiting.remove(&name);
-        }
-        taken
     }
 
     fn note_stored(&mut self, node: NodeId, segment: SegmentId, slots: &RangeSet) {
@@ -154,11 +129,10 @@ impl Node {
     }
 
     fn expect(&mut self, publish: PublishId, place: Option<BlockRef>) {
-        let confirm = self.confirms.take_wish(publish);
         match place {
             Some(place) if place.persistent => {
                 let name = (place.segment, place.first);
-                self.confirms.waiting.entry(name).or_insert_with(|| (place, Vec::new())).1.push((publish, confirm));
+                self.confirms.waiting.entry(name).or_insert_with(|| (place, Vec::new())).1.push(publish);
             }
             _ => self.events.push_back(Event::Confirmed { publish, copies: 1 }),
         }
@@ -174,19 +148,18 @@ impl Node {
         }
     }
 
-    /// Confirms every unit whose block is on enough disks and sites: as many as configured, or, if that is not wished for strictly, as
-    /// there are nodes within reach that store what they are sent, and sites of such. Where enough are within reach and too few of
-    /// them are holders, more are named.
+    /// Confirms every unit whose block is on enough disks and sites: as many as configured, or as there are nodes within
+    /// reach that store what they are sent, and sites of such. Where enough are within reach and too few of them are holders, more are named.
     pub(super) fn confirm_ready(&mut self) {
         #[cfg(feature = "mistakes")]
         if self.config.planted.is(rhizomq_engine::Mistake::ConfirmBeforeSync) {
             self.confirms.waiting.clear();
         }
         let present = 1 + self.peers.keys().filter(|&&node| self.keeps_up(node) && self.is_with_me(node)).count();
-        let (disks, sites) = (self.config.confirm as usize, self.config.confirm_sites as usize);
-        let available = (present.min(disks), self.wanted_sites());
-        let (mut ready, mut short) = (Vec::new(), BTreeMap::new());
-        for (name, (place, publishes)) in &self.confirms.waiting {
+        let wanted = present.min(self.config.confirm as usize);
+        let wanted_sites = self.wanted_sites();
+        let (mut ready, mut short) = (Vec::new(), BTreeSet::new());
+        for (name, (place, _)) in &self.confirms.waiting {
             let holders = self.holders_of(place.segment);
             // What is consumed by now needs no copies any more, and a holder named late never gets it.
             let all = RangeSet::from_range(place.first, place.last);
@@ -200,24 +173,19 @@ impl Node {
                 have.extend(has.then_some(node));
                 reach.extend(self.keeps_up(node).then_some(node));
             }
-            let are_enough = |nodes: &[NodeId], (disks, sites): (usize, usize)| {
-                nodes.len() >= disks && (sites < 2 || self.count_sites(nodes) >= sites)
+            let are_enough = |nodes: &[NodeId]| {
+                nodes.len() >= wanted && (wanted_sites < 2 || self.count_sites(nodes) >= wanted_sites)
             };
-            for (confirm, wanted) in [(Confirm::Available, available), (Confirm::Strict, (disks, sites))] {
-                if !publishes.iter().any(|(_, wish)| *wish == confirm) {
-                    continue;
-                }
-                if live.is_empty() || are_enough(&have, wanted) {
-                    ready.push((*name, confirm, have.len() as u32));
-                } else if !are_enough(&reach, wanted) {
-                    short.insert(place.segment, wanted);
-                }
+            if live.is_empty() || are_enough(&have) {
+                ready.push((*name, have.len() as u32));
+            } else if !are_enough(&reach) {
+                short.insert(place.segment);
             }
         }
-        short.into_iter().for_each(|(segment, (disks, sites))| self.recruit(segment, disks, sites));
-        for (name, confirm, copies) in ready {
-            let publishes = self.confirms.take(name, confirm).into_iter();
-            self.events.extend(publishes.map(|publish| Event::Confirmed { publish, copies }));
+        short.into_iter().for_each(|segment| self.recruit(segment, wanted, wanted_sites));
+        for (name, copies) in ready {
+            let (_, publishes) = self.confirms.waiting.remove(&name).unwrap_or_else(|| unreachable!("just seen"));
+            self.events.extend(publishes.into_iter().map(|publish| Event::Confirmed { publish, copies }));
         }
     }
 

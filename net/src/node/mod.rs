@@ -78,16 +78,6 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PublishId(pub u64);
 
-/// What a unit's confirmation waits for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Confirm {
-    /// As many disks and sites as configured, or as are within reach and store what they are sent.
-    #[default]
-    Available,
-    /// As many as configured, however long that takes.
-    Strict,
-}
-
 /// The write of a commit failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
@@ -516,7 +506,6 @@ impl Node {
                 self.tell_storing(now, false);
                 for ticket in self.engine.handle_commit_failed() {
                     let publish = PublishId(ticket.0);
-                    self.confirms.take_wish(publish);
                     self.events.push_back(Event::Rejected { publish, reason: error.to_string() });
                 }
             }
@@ -558,23 +547,14 @@ impl Node {
     /// # Errors
     /// A limit is exceeded; nothing happened.
     pub fn publish(&mut self, now: Now, unit: Unit) -> Result<PublishId, PublishError> {
-        self.publish_with(now, unit, Confirm::Available)
-    }
-
-    /// The same, with a wish for what the confirmation is to wait for. Of messages that need no backups none is waited for.
-    ///
-    /// # Errors
-    /// A limit is exceeded; nothing happened.
-    pub fn publish_with(&mut self, now: Now, unit: Unit, confirm: Confirm) -> Result<PublishId, PublishError> {
         #[cfg(feature = "mistakes")]
         let unit = self.forget_remote(unit);
         for dot in &unit.removals {
             self.note_consumed(*dot);
         }
-        let publish = PublishId(self.engine.publish(unit)?.0);
-        self.confirms.note_wish(publish, confirm);
+        let ticket = self.engine.publish(unit)?;
         self.finish(now);
-        Ok(publish)
+        Ok(PublishId(ticket.0))
     }
 
     /// The planted mistake: what is acknowledged here counts only if a holder hears of it at once.

@@ -256,15 +256,6 @@ impl World {
     }
 
     fn publish(&mut self, index: u8, body: &str) {
-        self.publish_with(index, body, Confirm::Available);
-    }
-
-    fn publish_with(&mut self, index: u8, body: &str, confirm: Confirm) {
-        self.publish_all(index, body, &[confirm]);
-    }
-
-    /// All at once: what is behind the first one shares a commit.
-    fn publish_all(&mut self, index: u8, body: &str, confirms: &[Confirm]) {
         let entry = Entry {
             inboxes: vec!["q".to_owned()],
             head: Bytes::new(),
@@ -273,9 +264,7 @@ impl World {
         };
         let now = self.now;
         let unit = Unit { entries: vec![entry], removals: Vec::new() };
-        for confirm in confirms {
-            self.host(index).node.publish_with(now, unit.clone(), *confirm).expect("within limits");
-        }
+        self.host(index).node.publish(now, unit).expect("within limits");
         self.drain();
     }
 
@@ -327,38 +316,6 @@ fn a_confirmed_message_outlives_the_node_that_took_it() {
         assert_eq!(world.waiting(index).into_iter().map(|(_, body)| body).collect::<Vec<_>>(), ["kept"]);
     }
     assert!(!world.host(2).node.is_alive(NodeId([1; 16])));
-}
-
-#[test]
-fn who_wishes_for_all_disks_waits_for_them_and_nobody_else_does() {
-    let mut world = World::new(3);
-    world.start(1, MemoryStore::new());
-    world.publish_with(1, "strict", Confirm::Strict);
-    world.publish_all(1, "a", &[Confirm::Available, Confirm::Strict, Confirm::Available]);
-    assert_eq!(world.copies_confirmed(1), [1, 1], "what asks for no more is not held up, in one block with others");
-    world.run(60_000);
-    assert_eq!(world.copies_confirmed(1), [], "however long it takes");
-    world.start(2, MemoryStore::new());
-    world.join(2);
-    world.run(3_000);
-    assert_eq!(world.copies_confirmed(1), [2, 2]);
-    // In a segment whose holders are there; then one of them is not, and another one takes its place.
-    world.start(3, MemoryStore::new());
-    world.join(3);
-    world.run(1_000);
-    world.publish_with(1, "x", Confirm::Strict);
-    assert_eq!(world.copies_confirmed(1), [2]);
-    world.kill(2);
-    world.publish_with(1, "y", Confirm::Strict);
-    world.run(100);
-    assert_eq!(world.copies_confirmed(1), [2]);
-    // What is consumed needs no copies any more.
-    world.kill(3);
-    world.publish_with(1, "z", Confirm::Strict);
-    let (dot, _) = world.waiting(1).pop().expect("it waits");
-    assert_eq!(world.copies_confirmed(1), []);
-    world.consume(1, dot);
-    assert_eq!(world.copies_confirmed(1), [1]);
 }
 
 #[test]

@@ -92,8 +92,7 @@ impl Broker {
                 };
                 let all_lawful = unit.entries.iter().flat_map(|entry| &entry.inboxes).all(is_lawful);
                 let published = if all_lawful {
-                    let wish = self.wish(&unit.entries);
-                    self.node.publish_with(now, unit, wish).map_err(|error| error.to_string())
+                    self.node.publish(now, unit).map_err(|error| error.to_string())
                 } else {
                     Err("a destination is none".to_owned())
                 };

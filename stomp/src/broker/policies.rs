@@ -2,15 +2,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use rhizomq_engine::{Entry, Now};
+use rhizomq_engine::Now;
 
 use super::{Broker, ChangeId, book::Book as Bindings};
 use crate::{
     destination::{DURABLE, Destination, Kind},
     dispatch::{Rulebook, Rules},
     expiry,
-    lane::{self, Lane},
-    policies::{self, Book, Confirm, MAX_POLICIES, Overflow, Policy, PolicyChange, PolicyError, Statement},
+    lane::Lane,
+    policies::{self, Book, MAX_POLICIES, Overflow, Policy, PolicyChange, PolicyError, Statement},
     session::Send,
     status::PolicyStatus,
 };
@@ -139,16 +139,6 @@ impl Broker {
                 )
             })
         })
-    }
-
-    /// What a client's RECEIPT for these is to wait for: what the strictest policy says that holds for any of them.
-    pub(super) fn wish(&self, entries: &[Entry]) -> rhizomq_net::Confirm {
-        let is_strict = |inbox: &String| {
-            let policy = self.policy_of(lane::queue_of(inbox));
-            policy.is_some_and(|(_, policy)| policy.confirm == Some(Confirm::Strict))
-        };
-        let any = self.policies.len() > 0 && entries.iter().flat_map(|entry| &entry.inboxes).any(is_strict);
-        if any { rhizomq_net::Confirm::Strict } else { rhizomq_net::Confirm::Available }
     }
 
     /// Writes into the header sections when the messages expire. One that is delayed lives from the time at which it may be

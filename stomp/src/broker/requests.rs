@@ -222,13 +222,13 @@ impl Broker {
             return self.answer(conn, ticket, None);
         }
         let bytes = entries.iter().map(|entry| entry.size() as u64 + MESSAGE_COST).sum();
-        let (has_messages, wish) = (!entries.is_empty(), self.wish(&entries));
+        let has_messages = !entries.is_empty();
         let unit = Unit { entries, removals: removals.clone() };
         let published = Published { conn, ticket, bytes, has_messages, removals, topics };
         // Acknowledgements alone are kept here, where the consumer is.
         let place = if has_messages { self.place_of(conn) } else { Some(Place::Here) };
         match place {
-            Some(Place::Here) => match self.node.publish_with(now, unit, wish) {
+            Some(Place::Here) => match self.node.publish(now, unit) {
                 Ok(publish) => {
                     self.count_unconfirmed(&published);
                     self.published.insert(publish, published);

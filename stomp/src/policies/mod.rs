@@ -83,20 +83,6 @@ pub struct Policy {
     /// Messages that a consumer holds at a time, if its SUBSCRIBE does not say how many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefetch: Option<u32>,
-    /// What a RECEIPT waits for; [`Confirm::Available`] if it is left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub confirm: Option<Confirm>,
-}
-
-/// What a RECEIPT waits for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Confirm {
-    /// As many disks as the node is to wait for (`--confirm`), or as are within reach.
-    #[default]
-    Available,
-    /// As many as the node is to wait for, however long that takes.
-    Strict,
 }
 
 /// What becomes of messages that are too many.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Confirm, Overflow, Policy, normal};
+use super::{Overflow, Policy, normal};
 use crate::spread;
 
 /// Registry sets that policies are spread over: whole sets travel when one changes.
@@ -36,7 +36,6 @@ enum Setting {
     DeadLetter(String),
     MaxLength(u64),
     Overflow(Overflow),
-    Confirm(Confirm),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -80,7 +79,6 @@ fn settings(policy: &Policy) -> Vec<Setting> {
         dead_letter,
         max_length,
         overflow,
-        confirm,
     } = policy.clone();
     let all = [
         ttl_ms.map(Setting::TtlMs),
@@ -92,7 +90,6 @@ fn settings(policy: &Policy) -> Vec<Setting> {
         dead_letter.map(Setting::DeadLetter),
         max_length.map(Setting::MaxLength),
         overflow.map(Setting::Overflow),
-        confirm.map(Setting::Confirm),
     ];
     all.into_iter().flatten().collect()
 }
@@ -110,7 +107,6 @@ fn policy(settings: &[Setting]) -> Policy {
             Setting::DeadLetter(queue) => policy.dead_letter = Some(queue),
             Setting::MaxLength(length) => policy.max_length = Some(length),
             Setting::Overflow(overflow) => policy.overflow = Some(overflow),
-            Setting::Confirm(confirm) => policy.confirm = Some(confirm),
         }
     }
     policy
@@ -153,7 +149,6 @@ pub(crate) mod samples {
             dead_letter: Some("/queue/bad".to_owned()),
             max_length: Some(1_000),
             overflow: Some(Overflow::DeadLetter),
-            confirm: Some(Confirm::Strict),
         };
         let little = Policy { ttl_ms: Some(1), ..Policy::default() };
         let statement = |pattern: &str, policy| Statement { pattern: pattern.into(), at: 1_000, policy };
@@ -183,12 +178,6 @@ mod tests {
             |statement: &Statement| -> String { statement.encode().iter().map(|byte| format!("{byte:02x}")).collect() };
         let hexes: Vec<_> = samples::statements().iter().map(hex).collect();
         assert_eq!(hexes[1], "01082f746f7069632f23e807010001");
-        let before_confirm = Policy { confirm: None, ..samples::statements()[0].policy.clone() };
-        let statement = Statement { policy: before_confirm, ..samples::statements()[0].clone() };
-        assert_eq!(
-            hex(&statement),
-            "01086f72646572732e2ae807090080dddb01010a020503e80704c80105e0d403060a2f71756575652f62616407e8070802"
-        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod lanes;
 
 use super::*;
-use crate::policies::{Confirm, Overflow, Policy, PolicyChange, PolicyError};
+use crate::policies::{Overflow, Policy, PolicyChange, PolicyError};
 
 fn policy(change: impl FnOnce(&mut Policy)) -> Policy {
     let mut policy = Policy::default();
@@ -533,40 +533,4 @@ fn a_backlog_of_thousands_is_shed_as_fast_as_the_disk_goes_and_what_a_consumer_h
     assert_eq!(mesh.waiting(0), BTreeMap::from([("/queue/a".to_owned(), 100)]));
     mesh.frame(reader, Command::Ack, &[("id", header(&first, "ack"))]);
     assert_eq!((header(&first, "n"), header(&mesh.message(reader).unwrap(), "n")), ("0", "4901"));
-}
-
-#[test]
-fn a_receipt_of_a_strict_destination_waits_for_all_disks_and_others_do_not() {
-    let mut mesh = Mesh::new(2);
-    let strict = |policy: &mut Policy| policy.confirm = Some(Confirm::Strict);
-    mesh.set_policy(1, "/queue/strict.*", strict);
-    mesh.set_policy(1, "/topic/strict", strict);
-    let reader = mesh.connect(9, 0, &[("client-id", "c")]);
-    mesh.subscribe(reader, "d", "/topic/strict", &[("activemq.subscriptionName", "s")]);
-    mesh.pass(2_000);
-    mesh.cut(0, 1);
-    mesh.pass(3_000);
-    let (sender, other) = (mesh.connect(1, 0, &[]), mesh.connect(2, 0, &[]));
-    let send = |mesh: &mut Mesh, who: ConnId, to: &str, receipt: &str, more: &[(&str, &str)]| {
-        mesh.frame(who, Command::Send, &[&[("destination", to), ("receipt", receipt)], more].concat());
-    };
-    send(&mut mesh, sender, "/queue/strict.a", "one", &[]);
-    send(&mut mesh, other, "/queue/other", "other", &[]);
-    send(&mut mesh, sender, "/queue/other,/queue/strict.b", "both", &[("priority", "7")]);
-    send(&mut mesh, other, "/queue/strict.a", "not persistent", &[("persistent", "false")]);
-    send(&mut mesh, sender, "/topic/strict", "topic", &[]);
-    mesh.frame(sender, Command::Begin, &[("transaction", "t")]);
-    mesh.frame(sender, Command::Send, &[("destination", "/queue/other"), ("transaction", "t")]);
-    mesh.frame(sender, Command::Send, &[("destination", "/queue/strict.a"), ("transaction", "t"), ("priority", "7")]);
-    mesh.frame(sender, Command::Commit, &[("transaction", "t"), ("receipt", "commit")]);
-    mesh.pass(60_000);
-    assert_eq!(
-        (mesh.receipts(sender), mesh.receipts(other)),
-        (vec![], vec!["other".to_owned(), "not persistent".to_owned()])
-    );
-    mesh.link(0, 1);
-    mesh.pass(5_000);
-    let frames = mesh.take(sender);
-    let kept: Vec<_> = frames.iter().map(|frame| (header(frame, "receipt-id"), header(frame, "copies"))).collect();
-    assert_eq!(kept, ["one", "both", "topic", "commit"].map(|receipt| (receipt, "2")));
 }
