@@ -342,6 +342,10 @@ impl World {
                     .next()
                     .and_then(|(segment, _)| Some(Dot { segment, slot: engine.next_waiting(inbox, segment, 1)? }));
                 let known = first.and_then(|dot| self.ledger.by_dot.get(&dot).copied());
+                let msg = known.and_then(|id| self.ledger.msgs().nth(id as usize));
+                if msg.is_some_and(|(_, msg)| self.is_of_a_lost_part(msg)) {
+                    return None;
+                }
                 let detail = known.map(|id| format!("m{id} = {:?}", self.ledger.msgs().nth(id as usize)));
                 return diverged(format!("{waiting} messages wait in {inbox} at h{host}; first {detail:?}"));
             }

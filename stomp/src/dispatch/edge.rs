@@ -151,7 +151,8 @@ impl Edge {
     /// Its credit is void; what it sent stays with the consumers.
     pub(crate) fn link_down(&mut self, owner: NodeId) {
         self.owners.remove(&owner);
-        let had_supply = self.inboxes.iter_mut().filter_map(|(name, inbox)| inbox.supplies.remove(&owner).map(|_| name));
+        let had_supply =
+            self.inboxes.iter_mut().filter_map(|(name, inbox)| inbox.supplies.remove(&owner).map(|_| name));
         for name in had_supply.cloned().collect::<Vec<_>>() {
             self.dirty_siblings(&name);
             self.dirty.insert(name);

@@ -17,8 +17,8 @@ const LOOK_AGAIN_MS: u64 = 5_000;
 /// What operators of a random world have done.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Operators {
-    /// Who was to leave, by every order that was taken.
-    orders: Vec<BTreeSet<NodeId>>,
+    /// Who was to leave, and who to stay, by every order that was taken.
+    orders: Vec<[BTreeSet<NodeId>; 2]>,
     /// Since when a split is under way, as one looks at the end.
     waits_since: Option<u64>,
     /// When a merge was ordered last, at the end.
@@ -31,13 +31,16 @@ impl World {
         !self.operators.orders.is_empty()
     }
 
-    /// How many hosts were never told to leave a host or to stay behind it, and have not left for good.
+    /// How many hosts were always told to leave and to stay with a host, and have not left for good. Who came after an order may
+    /// be of either part.
     pub(super) fn always_with(&self, host: usize) -> usize {
-        let leaves = |host: usize, order: &BTreeSet<NodeId>| order.contains(&self.hosts[host].identity);
-        let orders = || self.operators.orders.iter();
+        let is_in = |part: &BTreeSet<NodeId>, host: usize| part.contains(&self.hosts[host].identity);
+        let is_beside = |[leaving, staying]: &[BTreeSet<NodeId>; 2], other: usize| {
+            [leaving, staying].iter().any(|part| is_in(part, host) && is_in(part, other))
+        };
         let stays = |other: usize| !self.splits_at_random() || self.stays(other);
-        let is_with = |other: usize| orders().all(|order| leaves(other, order) == leaves(host, order)) && stays(other);
-        (0..self.hosts.len()).filter(|&other| is_with(other)).count()
+        let is_with = |other: usize| self.operators.orders.iter().all(|order| is_beside(order, other)) && stays(other);
+        (0..self.hosts.len()).filter(|&other| is_with(other)).count().max(1)
     }
 
     /// On how many disks a message lies, and how many that must be at least for one to drop it: as many as a receipt tells of,
@@ -53,12 +56,13 @@ impl World {
         let ids: BTreeSet<NodeId> = leaving.iter().map(|&host| self.hosts[host].identity).collect();
         let mut secret = [0; 32];
         secret.iter_mut().for_each(|byte| *byte = self.rng.within(0, 255) as u8);
-        let order = SplitOrder { name: "west".to_owned(), leaving: ids.clone(), size };
+        let order = SplitOrder { name: "west".to_owned(), leaving: ids, size };
         let clocks = self.hosts[host].clocks(self.now);
         let Some(broker) = &mut self.hosts[host].broker else { return };
         if broker.split(clocks, order, NetworkSecret::from_bytes(secret)).is_ok() {
+            let status = broker.node().split_status().expect("it is under way");
             self.excused = true;
-            self.operators.orders.push(ids);
+            self.operators.orders.push([status.leaving, status.staying]);
         }
         self.settle(host);
     }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{ConsumerId, Consumer, Edge};
+use super::{Consumer, ConsumerId, Edge};
 use crate::{dispatch::Effect, lane};
 
 impl Edge {
@@ -46,7 +46,10 @@ impl Edge {
         if is_starved {
             self.last_starved += 1;
             let at = self.last_starved;
-            self.inboxes.get_mut(asked).into_iter().for_each(|queue| drop(queue.starved.insert(at, Arc::clone(member))));
+            self.inboxes
+                .get_mut(asked)
+                .into_iter()
+                .for_each(|queue| drop(queue.starved.insert(at, Arc::clone(member))));
             self.inboxes.get_mut(member).into_iter().for_each(|inbox| inbox.starved_at = Some(at));
         }
         let room = own.min(beside);

@@ -168,9 +168,10 @@ impl Edge {
         for index in 0..consumer.readings.len() {
             steps.count();
             let name = &consumer.readings[index].inbox;
-            let mut members = consumer.readings.iter().filter(|reading| {
-                grouped.contains(name) && lane::asked_by_member(&reading.inbox) == Some(&**name)
-            });
+            let mut members = consumer
+                .readings
+                .iter()
+                .filter(|reading| grouped.contains(name) && lane::asked_by_member(&reading.inbox) == Some(&**name));
             let member = members.next().and_then(|reading| inboxes.get(&reading.inbox));
             let granted = member.map_or(0, super::Inbox::outstanding);
             let share = Share { places, granted, is_busy, reads_others };
