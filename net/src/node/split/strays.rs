@@ -237,7 +237,7 @@ impl Node {
     }
 
     /// A node of the other part knows: for a while it is not let in to be told again.
-    pub(super) fn note_told(&mut self, now: Now, node: NodeId) {
+    pub(in crate::node) fn note_told(&mut self, now: Now, node: NodeId) {
         if self.is_gone(node) {
             self.splits.told.insert(node, now.mono_ms);
             self.trust_networks();

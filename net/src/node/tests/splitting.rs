@@ -323,6 +323,63 @@ fn who_is_told_of_a_split_by_one_that_it_merges_with_takes_it_for_healed_and_say
     }
 }
 
+/// Who was away when a split was ordered hears of it from whomever it meets first.
+#[test]
+fn who_came_later_to_the_other_part_is_believed_as_those_who_were_listed() {
+    let (_, told, _) = parted();
+    for (from, is_believed) in [(3, true), (9, true), (1, false)] {
+        let mut late = World::new(3);
+        late.start(2, MemoryStore::new());
+        late.run(100);
+        let now = late.now;
+        late.host(2).node.take_parted(now, id(from), &told);
+        late.run(100);
+        let expected = if is_believed { vec![id(3)] } else { vec![] };
+        assert_eq!(gone(&late, 2), expected, "told by node {from}");
+    }
+}
+
+/// It stayed, was out of sight, and may know what was consumed of theirs.
+#[test]
+fn who_has_something_to_tell_those_who_left_dials_them_also_in_its_next_life() {
+    let (_, told, _) = parted();
+    let mut late = World::new(3);
+    late.start(2, MemoryStore::new());
+    late.run(100);
+    let now = late.now;
+    late.host(2).node.take_parted(now, id(3), &told);
+    late.run(1_000);
+    let place = Some(vec![SocketAddr::from(([127, 0, 0, 1], 3))]);
+    let dialled = |world: &World| world.hosts[&2].node.dialled.get(&id(3)).cloned();
+    let store = late.kill(2);
+    late.start(2, store);
+    late.run(100);
+    assert_eq!((gone(&late, 2), dialled(&late)), (vec![id(3)], place));
+    let now = late.now;
+    late.host(2).node.note_told(now, id(3));
+    assert_eq!(dialled(&late), None, "it has been told");
+}
+
+/// The two may have parted by another split meanwhile, and then the link is about to close.
+#[test]
+fn who_takes_a_split_for_healed_says_so_over_whatever_link_there_is() {
+    let (mut world, _, split) = parted();
+    let (now, link) = (world.now, LinkId(1 << 40));
+    let hello = PeerHello { node: id(3), epoch: Epoch(99), name: String::new(), wall_ms: 0, proven: Proven::Own };
+    let node = &mut world.host(1).node;
+    node.handle_link_up(now, link, hello);
+    assert!(!node.linked().contains(&id(3)), "it stayed: the link is there to tell of the split");
+    std::iter::from_fn(|| node.poll_output()).for_each(drop);
+    node.take_healed(id(3), split);
+    let said = std::iter::from_fn(|| node.poll_output()).any(|output| match output {
+        Output::Send { link: over, bytes } => {
+            over == link && matches!(wire::decode(bytes), Ok(Wire::Control(Control::Healed(id))) if id == split)
+        }
+        _ => false,
+    });
+    assert!(said);
+}
+
 /// While the order is open: there is no list of holders, and those of the other part are none.
 #[test]
 fn nobody_of_the_other_part_is_to_keep_what_turned_up_of_a_folded_segment() {
