@@ -1,7 +1,7 @@
 //! Splits, step by step; what comes of them is for the simulator (`tests/sim/parting.rs`).
 
 use super::*;
-use crate::ticket::Ticket;
+use crate::{Size, ticket::Ticket};
 
 fn order(name: &str, leaving: u8) -> SplitOrder {
     SplitOrder { name: name.to_owned(), leaving: [id(leaving)].into(), size: None }
@@ -151,24 +151,68 @@ fn a_merge_that_has_not_come_about_is_none_of_the_part_that_leaves() {
     let order = SplitOrder { leaving: [id(3), id(4)].into(), ..order("off", 3) };
     let now = world.now;
     world.host(1).node.split(now, order, NetworkSecret::from_bytes([7; 32])).expect("taken");
-    world.freeze(3);
-    world.run(100);
-    // What its part orders when one of it has cut, and another one has not, is not undone by that one.
-    let mut is_ordered = false;
-    world.thaw(3);
-    for _ in 0..800 {
-        world.run(10);
-        let [first, last] = [4, 3].map(|index| gone(&world, index).len());
-        if first > 0 && last == 0 && !is_ordered {
-            let now = world.now;
-            world.host(4).node.merge(now, &ticket(9, 9), None).expect("begins");
-            is_ordered = true;
-        }
+    // Node 3 says that it is ready, and dies before all are.
+    world.freeze(2);
+    world.run(3_000);
+    let waits_for = world.host(4).node.split_status().expect("under way").waits_for;
+    assert_eq!(waits_for, [id(2)].into());
+    let store = world.kill(3);
+    world.thaw(2);
+    world.run(8_000);
+    let merging = |world: &World, at: u8| {
+        let targets = world.hosts[&at].node.merging();
+        targets.into_iter().map(|(node, _)| node).collect::<Vec<_>>()
+    };
+    assert_eq!((gone(&world, 1).len(), gone(&world, 4).len()), (2, 2));
+    assert_eq!((merging(&world, 1), merging(&world, 2), merging(&world, 4)), (vec![id(8)], vec![id(8)], vec![]));
+
+    // What its part orders meanwhile is not undone by it when it cuts as well.
+    (1..=2).for_each(|index| drop(world.kill(index)));
+    let now = world.now;
+    world.host(4).node.merge(now, &ticket(9, 9), None).expect("begins");
+    world.run(1_000);
+    world.start(3, store);
+    world.join(3);
+    world.run(5_000);
+    assert_eq!(gone(&world, 3).len(), 2);
+    assert_eq!((merging(&world, 3), merging(&world, 4)), (vec![id(9)], vec![id(9)]));
+}
+
+/// Who was asked for a merge is to see to its wish for a size; another one does, if that one has left for good.
+#[test]
+fn the_size_that_a_merge_was_ordered_with_is_set_also_when_who_was_asked_has_left() {
+    let mut world = World::new(3);
+    for index in 1..=3 {
+        world.start(index, MemoryStore::new());
+        world.join(index);
     }
-    let merging = |index: u8| world.hosts[&index].node.merging().into_iter().map(|(node, _)| node).collect::<Vec<_>>();
-    assert_eq!((merging(1), merging(2)), (vec![id(8)], vec![id(8)]));
-    let ours = if is_ordered { vec![id(9)] } else { vec![] };
-    assert_eq!((merging(3), merging(4)), (ours.clone(), ours));
+    world.run(2_000);
+    let ticket = Ticket {
+        secret: NetworkSecret::from_bytes([8; 32]),
+        node: id(8),
+        addresses: vec![SocketAddr::from(([127, 0, 0, 1], 8))],
+    };
+    let now = world.now;
+    world.host(1).node.merge(now, &ticket, Some(&Size::Fixed(7))).expect("begins");
+    world.run(2_000);
+    let now = world.now;
+    world.host(1).node.drain(now);
+    world.host(1).node.release(true);
+    world.run(20_000);
+    assert_eq!(world.host(1).node.drain_stage(), DrainStage::Left);
+    drop(world.kill(1));
+    world.run(2_000);
+    let size = |world: &World, at: u8| {
+        let policy = world.hosts[&at].node.engine().registry().register(&members::size_key());
+        policy.map(|policy| String::from_utf8_lossy(policy).into_owned())
+    };
+    assert_eq!(size(&world, 2), None);
+    world.start(8, MemoryStore::new());
+    world.join(8);
+    world.run(5_000);
+    assert_eq!((size(&world, 2), size(&world, 8)), (Some("7".to_owned()), Some("7".to_owned())));
+    let targets = world.host(2).node.engine().set_members(&networks::merging_key());
+    assert!(targets.is_empty(), "it is over");
 }
 
 /// Each waits for copies that the other does not count; the split comes first.
