@@ -127,12 +127,13 @@ impl World {
         let open: Vec<_> = (0..self.hosts.len()).filter(is_open).collect();
         if !open.is_empty() {
             let since = *self.operators.waits_since.get_or_insert(self.now);
-            if self.now >= since + PATIENCE_MS && !open.iter().any(|&host| self.try_taking_back(host)) {
-                (0..self.hosts.len()).for_each(|host| self.forget_lost_at(host));
+            if self.now < since + PATIENCE_MS || open.iter().any(|&host| self.try_taking_back(host)) {
+                return;
             }
-            return;
+            (0..self.hosts.len()).for_each(|host| self.forget_lost_at(host));
+        } else {
+            self.operators.waits_since = None;
         }
-        self.operators.waits_since = None;
         let is_due = self.operators.merged_at.is_none_or(|at| self.now >= at + LOOK_AGAIN_MS);
         let all = || 0..self.hosts.len();
         // One that is told again and again that it is of the other part has a tunnel, and no link.
