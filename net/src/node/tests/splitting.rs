@@ -367,6 +367,39 @@ fn who_is_told_of_a_split_by_one_that_it_merges_with_takes_it_for_healed_and_say
     }
 }
 
+/// A part that left lets nobody in that it left; unless that one left it as well, by another split, and has a secret of its own.
+#[test]
+fn who_left_merges_with_those_it_left_only_if_they_have_another_secret_since() {
+    let (mut world, _, _) = parted();
+    let now = world.now;
+    for (secret, is_refused) in [(9, true), (5, false)] {
+        let addresses = vec![SocketAddr::from(([127, 0, 0, 1], 1))];
+        let ticket = Ticket { secret: NetworkSecret::from_bytes([secret; 32]), node: id(1), addresses };
+        let result = world.host(3).node.merge(now, &ticket, None);
+        assert_eq!(matches!(result, Err(MergeError::SplitOff)), is_refused, "{result:?}");
+        assert_eq!(result.is_ok(), !is_refused);
+    }
+}
+
+/// One that came later to the part that left is of it, and lets in who was shown its secret, as those do who left.
+#[test]
+fn who_came_later_to_those_who_left_lets_in_who_knows_their_secret() {
+    for (proven, is_let_in) in [(Proven::Trusted, false), (Proven::Own, true)] {
+        let (mut world, _, split) = parted();
+        (1..=2).for_each(|index| drop(world.kill(index)));
+        world.start(4, MemoryStore::new());
+        world.host(4).node.config.network = NetworkSecret::from_bytes([7; 32]);
+        world.join(4);
+        world.run(2_000);
+        assert_eq!(gone(&world, 4), [id(1), id(2)]);
+        let now = world.now;
+        let hello = PeerHello { node: id(1), epoch: Epoch(99), name: String::new(), wall_ms: 0, proven };
+        world.host(4).node.handle_link_up(now, LinkId(1 << 40), hello);
+        assert_eq!(world.host(4).node.linked().contains(&id(1)), is_let_in, "{split:x}");
+        assert_eq!(gone(&world, 4).is_empty(), is_let_in);
+    }
+}
+
 /// Who was away when a split was ordered hears of it from whomever it meets first.
 #[test]
 fn who_came_later_to_the_other_part_is_believed_as_those_who_were_listed() {
