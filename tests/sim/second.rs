@@ -55,7 +55,7 @@ impl World {
         // What was on its way over a link that broke is nobody's fault.
         let came_over = since.saturating_sub(FALLEN_MS);
         let owners = self.may_dispatch(id);
-        let has_links = owners.iter().all(|&other| other == host || self.net.joined_since(host, other, came_over));
+        let has_links = owners.iter().all(|&other| other == host || self.linked_since(host, other, came_over));
         if is_alone && has_links && (was_meshed && self.is_meshed() || self.is_linked_with_owners(id, edge, since)) {
             self.violate(Kind::NeedlessDuplicate, format!("m{id} again, at h{host}, although {owner} at h{edge}"));
         }
@@ -80,7 +80,7 @@ impl World {
             return;
         }
         let owners = self.may_dispatch(id);
-        if owners.iter().all(|&other| other == edge || self.net.joined_since(edge, other, long_ago)) {
+        if owners.iter().all(|&other| other == edge || self.linked_since(edge, other, long_ago)) {
             let text =
                 format!("m{id} at h{host}, and h{edge}, which confirmed its consumption, is linked with {owners:?}");
             self.violate(Kind::Resurrected, text);
@@ -95,8 +95,14 @@ impl World {
             return false;
         };
         let group: BTreeSet<_> = self.may_dispatch(id).into_iter().chain([first, host]).collect();
-        let joined = |a: usize| group.iter().all(|&b| a == b || self.net.joined_since(a, b, since));
+        let joined = |a: usize| group.iter().all(|&b| a == b || self.linked_since(a, b, since));
         self.hosts[first].is_up() && !self.is_gone_for_any(first) && group.iter().all(|&host| joined(host))
+    }
+
+    /// Whether two hosts have been joined since then, and each takes the other for one of its cluster: a split cuts the link
+    /// between its parts at one end first, and what was on its way then arrives.
+    fn linked_since(&self, a: usize, b: usize, since: u64) -> bool {
+        self.net.joined_since(a, b, since) && self.is_linked(a, b) && self.is_linked(b, a)
     }
 
     fn living(&self) -> impl Iterator<Item = usize> {
@@ -112,7 +118,7 @@ impl World {
     /// of two owners one has given in.
     pub(crate) fn is_linked_with_owners(&self, id: MsgId, edge: usize, at: u64) -> bool {
         let since = at.saturating_sub(GIVEN_IN_MS);
-        self.may_dispatch(id).iter().all(|&other| other == edge || self.net.joined_since(edge, other, since))
+        self.may_dispatch(id).iter().all(|&other| other == edge || self.linked_since(edge, other, since))
     }
 
     /// Hosts that run and may have a message to dispatch: who took it, and on whose disks it ever lay.
