@@ -66,6 +66,8 @@ pub(crate) trait Source: users::Source + policies::Source + jobs::Source {
     fn split(&self, order: SplitOrder, dry_run: bool) -> impl Future<Output = Result<Value, String>> + Send;
     /// Takes a split back; the error is for people.
     fn cancel_split(&self) -> impl Future<Output = Result<Value, String>> + Send;
+    /// Gives up the part of a split cluster that a node is of.
+    fn give_up_part_of(&self, node: NodeId) -> impl Future<Output = Result<Value, String>> + Send;
     /// Takes a backup; the error is for people.
     fn backup(&self, dir: PathBuf) -> impl Future<Output = Result<Value, String>> + Send;
 }
@@ -299,6 +301,9 @@ enum SplitRequest {
     Cancel {
         cancel: bool,
     },
+    Lost {
+        lost: String,
+    },
     Order {
         name: String,
         nodes: Vec<String>,
@@ -319,6 +324,10 @@ async fn split<S: Source>(
     }
     match serde_json::from_slice(&body) {
         Ok(SplitRequest::Cancel { cancel: true }) => answer(source.cancel_split().await),
+        Ok(SplitRequest::Lost { lost }) => match lost.parse() {
+            Ok(node) => answer(source.give_up_part_of(node).await),
+            Err(_) => refusal(StatusCode::BAD_REQUEST, "a node of the lost part is named by its id, of 32 hex digits"),
+        },
         Ok(SplitRequest::Order { name, nodes, size, dry_run }) => {
             match nodes.iter().map(|id| id.parse::<NodeId>()).collect() {
                 Ok(leaving) => answer(source.split(SplitOrder { name, leaving, size }, dry_run).await),
@@ -327,7 +336,7 @@ async fn split<S: Source>(
         }
         _ => refusal(
             StatusCode::BAD_REQUEST,
-            "the body must be {\"name\":\"west\",\"nodes\":[\"ID\"]}, with \"size\" and \"dry_run\" or without, or {\"cancel\":true}",
+            "the body must be {\"name\":\"west\",\"nodes\":[\"ID\"]}, with \"size\" and \"dry_run\" or without, or {\"cancel\":true}, or {\"lost\":\"ID\"}",
         ),
     }
 }
@@ -457,6 +466,10 @@ mod tests {
 
         async fn cancel_split(&self) -> Result<Value, String> {
             Ok(json!({ "splitting": null }))
+        }
+
+        async fn give_up_part_of(&self, node: NodeId) -> Result<Value, String> {
+            Ok(json!({ "given_up": node.to_string() }))
         }
 
         async fn backup(&self, dir: PathBuf) -> Result<Value, String> {

@@ -327,7 +327,7 @@ pub(crate) struct DrainArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SplitArgs {
     /// What the part that leaves is called
-    #[arg(long, value_name = "NAME", required_unless_present = "cancel")]
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["cancel", "lost"])]
     pub(crate) off: Option<String>,
     /// Who leaves, by name, id or its first digits; else all nodes of the site that is called like the part
     #[arg(long, value_name = "NODE,...", value_delimiter = ',')]
@@ -341,6 +341,10 @@ pub(crate) struct SplitArgs {
     /// Take it back: the cluster stays one
     #[arg(long, conflicts_with_all = ["off", "nodes", "size", "dry_run", "timeout"])]
     pub(crate) cancel: bool,
+    /// The other part of the split that is called so, or that this node is of, will never come back: deliver here what lies
+    /// here of its messages
+    #[arg(long, value_name = "NAME|NODE", conflicts_with_all = ["off", "nodes", "size", "dry_run", "timeout", "cancel"])]
+    pub(crate) lost: Option<String>,
     /// Wait no longer than so many seconds; 0 only begins it
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,

@@ -605,6 +605,13 @@ impl admin::Source for Source {
         Ok(json!({ "splitting": null }))
     }
 
+    async fn give_up_part_of(&self, node: NodeId) -> Result<Value, String> {
+        let lost = self.handle()?.give_up_part_of(node).await.ok_or("the node is stopping")?;
+        let lost = lost.map_err(|error| error.to_string())?;
+        let nodes: Vec<_> = lost.nodes.iter().map(ToString::to_string).collect();
+        Ok(json!({ "given_up": lost.name, "nodes": nodes, "waiting_here": lost.waiting_here }))
+    }
+
     async fn backup(&self, dir: PathBuf) -> Result<Value, String> {
         let taken = backup::take(&self.handle()?, self.node, &self.data, &dir).await;
         let (manifest, copied) = taken.map_err(|error| error.to_string())?;

@@ -1,6 +1,8 @@
 //! `rhizomq split`: parts a cluster into two, or says what would come of it, and waits until the two know no more of
 //! each other.
 
+mod lost;
+
 use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
@@ -30,6 +32,11 @@ pub(crate) fn run(args: &SplitArgs) -> Result<String, ClientError> {
         return Ok(if args.node.json { answer.to_string() } else { told });
     }
     let status = ask(admin, "GET", "/status", None, Some(TIMEOUT))?;
+    if let Some(called) = &args.lost {
+        let node = lost::node_of(&status, called).map_err(|reason| ClientError::Refused { admin, reason })?;
+        let answer = post(json!({ "lost": node }))?;
+        return Ok(if args.node.json { answer.to_string() } else { lost::told(&answer, &status) });
+    }
     // The command line has a name, unless it takes a split back.
     let name = args.off.clone().unwrap_or_default();
     let leaving = leaving(&status, &name, &args.nodes);

@@ -149,7 +149,7 @@ fn splitting(out: &mut String, status: &Value) {
             out,
             "KEPT on this node's disk: {} messages that those took; they are the other part's, nobody here delivers them, and \
              they may lie nowhere else. To have them delivered: rhizomq merge TICKET, with a ticket of the other part, on a \
-             node of the part that stayed",
+             node of the part that stayed; or, if none of its nodes will ever come back: rhizomq split --lost NAME",
             text(&status["kept_of_split_off"])
         );
     }

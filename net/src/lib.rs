@@ -20,8 +20,8 @@ pub use link::{
 pub use membership::{MAX_SIZE_CHARS, Preset, Size, SizeError, View, ViewName};
 pub use node::{
     CancelError, CommitError, DamageCount, DrainHindrance, DrainStage, DrainStatus, Event, ForgetError, Forgotten,
-    GivenUp, MergeError, Merging, Node, NodeConfig, Output, Parted, PublishId, Role, RosterEntry, SplitError,
-    SplitOrder, SplitPlan, SplitStatus, Spread, Strayed, Timing, Who, trusted_networks,
+    GiveUpPartError, GivenUp, LostPart, MergeError, Merging, Node, NodeConfig, Output, Parted, PublishId, Role,
+    RosterEntry, SplitError, SplitOrder, SplitPlan, SplitStatus, Spread, Strayed, Timing, Who, trusted_networks,
 };
 pub use swim::{MAX_PACKET_BYTES, Swim, SwimConfig, SwimError, SwimEvent};
 pub use ticket::{MAX_TICKET_ADDRESSES, MAX_TICKET_CHARS, Ticket, TicketError};

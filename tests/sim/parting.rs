@@ -2,6 +2,7 @@
 //! part alone, and has its copies there before the two lose sight of each other. Then they find together again.
 
 mod corners;
+mod lost;
 mod plans;
 mod planted;
 mod random;
@@ -246,6 +247,16 @@ fn cluster_with(seed: u64, printed: bool, mistake: Option<Mistake>) -> (World, B
     let count = rng.within(2, 6) as usize;
     let copies = rng.within(1, 3) as u32;
     let confirm = rng.within(1, copies.into()) as u32;
+    cluster_of((count, copies, confirm), rng, printed, mistake)
+}
+
+/// The same of so many hosts, with so many copies of which a receipt waits for so many.
+fn cluster_of(
+    (count, copies, confirm): (usize, u32, u32),
+    mut rng: Rng,
+    printed: bool,
+    mistake: Option<Mistake>,
+) -> (World, BTreeSet<usize>) {
     let settings = Settings { copies, confirm, queues: QUEUES.len(), ..Settings::plain(&mut rng, count, mistake) };
     let mut world = World::new(settings, rng, printed);
     world.run_for(3_000);

@@ -24,7 +24,8 @@ pub enum ForgetError {
     Unknown(NodeId),
     /// A node of the other part of a split.
     #[error(
-        "node {0} was split off: it is of another cluster, and nothing here waits for it; a merge makes the two one again"
+        "node {0} was split off: it is of another cluster, and nothing here waits for it; a merge makes the two one again, and \
+         if all of its part are lost for good, `rhizomq split --lost {0}` gives that part up"
     )]
     SplitOff(NodeId),
     /// The asked node itself.
@@ -83,6 +84,15 @@ impl Node {
             return Err(why(self.who(node)));
         }
         self.give_up_merge(node);
+        let replicas = self.strike(node);
+        let theirs = self.engine.segments().filter(|segment| segment.node == node);
+        let waiting_here = theirs.map(|segment| self.engine.waiting_in(segment).len()).sum();
+        self.finish(now);
+        Ok(Forgotten { what: GivenUp::Node, waiting_here, replicas })
+    }
+
+    /// Takes a node off the roster, its seat and all lists of holders: on how many of these it was.
+    pub(super) fn strike(&mut self, node: NodeId) -> u64 {
         self.strike_out(roster_key(), node);
         self.strike_seats(node);
         self.strike_out(draining_key(), node);
@@ -91,10 +101,7 @@ impl Node {
             self.strike_out(holders_key(segment), node);
             self.strike_out(leaving_key(segment), node);
         }
-        let theirs = self.engine.segments().filter(|segment| segment.node == node);
-        let waiting_here = theirs.map(|segment| self.engine.waiting_in(segment).len()).sum();
-        self.finish(now);
-        Ok(Forgotten { what: GivenUp::Node, waiting_here, replicas: listed.len() as u64 })
+        listed.len() as u64
     }
 
     pub(super) fn strike_out(&mut self, set: Key, node: NodeId) {

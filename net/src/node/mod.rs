@@ -65,7 +65,7 @@ pub use self::{
     networks::{MergeError, Merging, trusted_networks},
     roster::{RosterEntry, Who},
     sites::Spread,
-    split::{Parted, SplitError, SplitOrder, SplitPlan, SplitStatus, Strayed},
+    split::{GiveUpPartError, LostPart, Parted, SplitError, SplitOrder, SplitPlan, SplitStatus, Strayed},
 };
 use crate::{
     link::{LinkId, PeerHello},

@@ -24,9 +24,11 @@
 //! that node was forgotten meanwhile; then the cut holds. Of two orders that were given at the same time one is taken back so.
 //!
 //! This file has what leads to a cut; `split/plan.rs` what an order would come to, `split/orders.rs` what is known of orders,
-//! `split/marks.rs` the marks, `split/cut.rs` the cut itself, `split/strays.rs` who missed it.
+//! `split/marks.rs` the marks, `split/cut.rs` the cut itself, `split/strays.rs` who missed it,
+//! `split/lost.rs` how a part is given up that will never come back.
 
 mod cut;
+mod lost;
 mod marks;
 mod orders;
 mod plan;
@@ -39,7 +41,12 @@ use rhizomq_engine::{Key, Mistake, NodeId, Now, SegmentId};
 pub(super) use self::orders::Splits;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use self::orders::example_order;
-pub use self::{cut::Parted, plan::SplitPlan, strays::Strayed};
+pub use self::{
+    cut::Parted,
+    lost::{GiveUpPartError, LostPart},
+    plan::SplitPlan,
+    strays::Strayed,
+};
 use self::{
     marks::{back_key, member, ready_key},
     orders::{Split, SplitId, State},

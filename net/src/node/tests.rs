@@ -3,6 +3,7 @@
 
 mod lagging;
 mod leaving;
+mod losing;
 mod seats;
 mod splitting;
 mod straying;

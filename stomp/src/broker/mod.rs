@@ -49,9 +49,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use rhizomq_engine::{Dot, Loss, NodeId, Now};
 use rhizomq_net::{
-    CommitError, DamageCount, DrainStage, Event, ForgetError, Forgotten, LinkId, MergeError, Merging, Node,
-    Output as NetOutput, PeerHello, PublishId, Role, Size, SizeError, SplitError, SplitOrder, SplitPlan, Ticket,
-    rim::NetworkSecret,
+    CommitError, DamageCount, DrainStage, Event, ForgetError, Forgotten, GiveUpPartError, LinkId, LostPart, MergeError,
+    Merging, Node, Output as NetOutput, PeerHello, PublishId, Role, Size, SizeError, SplitError, SplitOrder, SplitPlan,
+    Ticket, rim::NetworkSecret,
 };
 
 use self::{
@@ -502,6 +502,16 @@ impl Broker {
     /// See there.
     pub fn cancel_split(&mut self, now: Now) -> Result<(), SplitError> {
         let result = self.node.cancel_split(now);
+        self.turn(now);
+        result
+    }
+
+    /// Gives up the part of a split cluster that a node is of, see [`Node::give_up_part_of`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn give_up_part_of(&mut self, now: Now, node: NodeId) -> Result<LostPart, GiveUpPartError> {
+        let result = self.node.give_up_part_of(now, node);
         self.turn(now);
         result
     }

@@ -13,8 +13,8 @@ use rhizomq_engine::{
     store::{Copied, Finding, Part},
 };
 use rhizomq_net::{
-    CancelError, CommitError, DrainStage, DrainStatus, ForgetError, Forgotten, MergeError, Merging,
-    Output as NetOutput, Size, SizeError, SplitError, SplitOrder, SplitPlan, Ticket,
+    CancelError, CommitError, DrainStage, DrainStatus, ForgetError, Forgotten, GiveUpPartError, LostPart, MergeError,
+    Merging, Output as NetOutput, Size, SizeError, SplitError, SplitOrder, SplitPlan, Ticket,
     rim::{NetworkSecret, Refused, Rim, RimEvent, RimEvents, SecretError, Secrets},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -111,6 +111,7 @@ enum Question {
     Merge(Ticket, Option<Size>, oneshot::Sender<Result<Merging, MergeError>>),
     Split(SplitOrder, bool, oneshot::Sender<Result<(SplitPlan, Backlogs), SplitError>>),
     CancelSplit(oneshot::Sender<Result<(), SplitError>>),
+    GiveUpPart(NodeId, oneshot::Sender<Result<LostPart, GiveUpPartError>>),
     Users(oneshot::Sender<Vec<UserStatus>>),
     ChangeUser(UserChange, oneshot::Sender<Result<bool, UserError>>),
     Policies(oneshot::Sender<Vec<PolicyStatus>>),
@@ -246,6 +247,13 @@ impl Handle {
     pub async fn cancel_split(&self) -> Option<Result<(), SplitError>> {
         let (answer, done) = oneshot::channel();
         self.questions.send(Question::CancelSplit(answer)).await.ok()?;
+        done.await.ok()
+    }
+
+    /// Gives up the part of a split cluster that a node is of; `None` when the core has stopped. See `Node::give_up_part_of`.
+    pub async fn give_up_part_of(&self, node: NodeId) -> Option<Result<LostPart, GiveUpPartError>> {
+        let (answer, done) = oneshot::channel();
+        self.questions.send(Question::GiveUpPart(node, answer)).await.ok()?;
         done.await.ok()
     }
 }
@@ -642,6 +650,18 @@ impl Driver {
                 let done = self.broker.cancel_split(now(self.started));
                 if done.is_ok() {
                     tracing::warn!("an operator takes the split back: the cluster stays one");
+                }
+                let _ = answer.send(done);
+            }
+            Question::GiveUpPart(node, answer) => {
+                let done = self.broker.give_up_part_of(now(self.started), node);
+                if let Ok(lost) = &done {
+                    tracing::warn!(
+                        split = lost.name,
+                        nodes = lost.nodes.len(),
+                        messages = lost.waiting_here,
+                        "an operator gives up the other part of a split: what lies here of its messages is delivered here"
+                    );
                 }
                 let _ = answer.send(done);
             }

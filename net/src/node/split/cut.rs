@@ -396,7 +396,7 @@ impl Node {
         split.is_some_and(|split| split.leaving.contains(&self.id()))
     }
 
-    fn heal(&mut self, id: SplitId) {
+    pub(super) fn heal(&mut self, id: SplitId) {
         self.add_to(over_key(), id.to_le_bytes().to_vec());
         self.look_at_orders();
         // The other part has struck these off its roster: so that they are on that of both, they are entered anew.
