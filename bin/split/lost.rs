@@ -23,10 +23,7 @@ pub(super) fn node_of(status: &Value, called: &str) -> Result<String, String> {
             }
         }
     }
-    let names = list(&status["parted"]).iter().filter_map(|parted| parted["names"].as_object()).flatten();
-    let names: Vec<_> = names.filter_map(|(id, name)| Some((id.as_str(), name.as_str()?))).collect();
-    let name =
-        |id: &str| names.iter().chain(&known(status)).find(|(known, _)| *known == id).map_or("", |(_, name)| *name);
+    let name = |id: &str| name_at_the_time(status, id);
     let others: Vec<_> = gone.iter().filter_map(Value::as_str).map(|id| (id, name(id))).collect();
     find(&others, called).map_err(|_| match others.len() {
         0 => "no part was split off from here, or all have been merged again".to_owned(),
@@ -37,9 +34,17 @@ pub(super) fn node_of(status: &Value, called: &str) -> Result<String, String> {
     })
 }
 
+/// What a node was called when a split took it away, or is called here.
+fn name_at_the_time<'a>(status: &'a Value, id: &str) -> &'a str {
+    let of_splits = list(&status["parted"]).iter().filter_map(|parted| parted["names"][id].as_str());
+    let here = known(status).into_iter().find(|(known, _)| *known == id).map(|(_, name)| name);
+    of_splits.chain(here).next().unwrap_or_default()
+}
+
 pub(super) fn told(answer: &Value, status: &Value) -> String {
     let name = harmless(answer["given_up"].as_str().unwrap_or_default());
-    let nodes: Vec<_> = list(&answer["nodes"]).iter().filter_map(Value::as_str).map(harmless).collect();
+    let nodes = list(&answer["nodes"]).iter().filter_map(Value::as_str);
+    let nodes: Vec<_> = nodes.map(|id| harmless(&format!("{} ({id})", name_at_the_time(status, id)))).collect();
     let left = list(&status["parted"])
         .iter()
         .any(|parted| parted["name"] == answer["given_up"] && list(&parted["leaving"]).contains(&status["node"]));
@@ -84,7 +89,7 @@ mod tests {
     fn what_is_told_names_the_part_as_the_asked_node_sees_it() {
         let answer = json!({ "given_up": "west", "nodes": ["aaaa"], "waiting_here": 3 });
         let text = told(&answer, &status("bbbb", &["aaaa"]));
-        assert!(text.starts_with("given up: `west`, with aaaa. 3 messages"), "{text}");
+        assert!(text.starts_with("given up: `west`, with a (aaaa). 3 messages"), "{text}");
         assert!(
             told(&answer, &status("cccc", &["bbbb"])).starts_with("given up: the part that stayed when `west` left")
         );

@@ -248,3 +248,32 @@ fn a_backup_from_between_order_and_cut_has_the_secret_of_the_part() {
         told => Err(told.to_string()),
     });
 }
+
+#[test]
+fn a_part_that_will_never_come_back_is_given_up_and_what_was_kept_of_it_is_delivered() {
+    let mut cluster = Cluster::start_with(4, &["--copies", "4"]);
+    let kept = texts("kept", 100);
+    publish_all(&cluster.nodes[3], QUEUE, &kept);
+    let number = |node: &Node, field: &str| node.status().map(|status| status[field].as_u64());
+    eventually("a copy at every node", || match number(&cluster.nodes[3], "under_replicated")? {
+        Some(0) => Ok(()),
+        short => Err(format!("{short:?} are short of copies")),
+    });
+    // One that stays is away meanwhile.
+    cluster.nodes[2].kill();
+    await_alive(&[&cluster.nodes[0], &cluster.nodes[1], &cluster.nodes[3]], 3);
+    cluster.nodes[0].ask("split", &["--off", "west", "--nodes", "d", "--timeout", "60"]).expect("the split");
+    cluster.nodes[3].kill();
+    cluster.nodes[2].restart();
+    eventually("it has heard of the split", || match number(&cluster.nodes[2], "kept_of_split_off")? {
+        Some(100) => Ok(()),
+        other => Err(format!("{other:?} messages are kept")),
+    });
+    let refused = cluster.nodes[0].ask("split", &["--lost", "west"]).expect_err("it has answered when they parted");
+    assert!(refused.contains("is not lost: node d "), "{refused}");
+    let told = cluster.nodes[2].ask("split", &["--lost", "west"]).expect("given up");
+    assert!(told.contains("`west`, with d (") && told.contains("100 messages"), "{told}");
+    consume_all(&cluster.nodes[1], QUEUE, &kept, &mut Ledger::default());
+    let refused = cluster.nodes[2].ask("split", &["--lost", "west"]).expect_err("it is done");
+    assert!(refused.contains("no part was split off"), "{refused}");
+}

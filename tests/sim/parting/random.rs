@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use rhizomq_engine::{Dot, NodeId};
-use rhizomq_net::{MergeError, SplitOrder, rim::NetworkSecret};
+use rhizomq_net::{MergeError, Parted, SplitOrder, rim::NetworkSecret};
 
 use super::{super::world::World, SETTLED_MS};
 
@@ -133,6 +133,7 @@ impl World {
             (0..self.hosts.len()).for_each(|host| self.forget_lost_at(host));
         } else {
             self.operators.waits_since = None;
+            (0..self.hosts.len()).for_each(|host| self.give_up_lost_parts_at(host));
         }
         let is_due = self.operators.merged_at.is_none_or(|at| self.now >= at + LOOK_AGAIN_MS);
         let all = || 0..self.hosts.len();
@@ -141,6 +142,29 @@ impl World {
             self.operators.merged_at = Some(self.now);
             (0..self.hosts.len()).for_each(|host| self.try_any_merge(host));
         }
+    }
+
+    /// An operator gives up parts of which every node has lost its disk.
+    fn give_up_lost_parts_at(&mut self, host: usize) {
+        let Some(broker) = &self.hosts[host].broker else { return };
+        let gone: BTreeSet<NodeId> = broker.node().gone().collect();
+        let is_lost = |part: &BTreeSet<NodeId>| !part.is_empty() && part.iter().all(|node| self.lost.contains(node));
+        let others = |parted: Parted| {
+            parted.leaving.union(&parted.staying).copied().filter(|node| gone.contains(node)).collect()
+        };
+        let lost: Vec<_> =
+            broker.node().parted().map(others).filter(is_lost).filter_map(|part| part.first().copied()).collect();
+        let clocks = self.hosts[host].clocks(self.now);
+        for node in lost {
+            // Refused for a while if it was heard of before it lost its disk.
+            let broker = self.hosts[host].broker.as_mut();
+            let is_given_up = broker.is_some_and(|broker| broker.give_up_part_of(clocks, node).is_ok());
+            if is_given_up {
+                self.mended_at = Some(self.now);
+                self.trace.note(self.now, "give up", &[host as u64], format_args!("h{host}: the part of {node:?}"));
+            }
+        }
+        self.settle(host);
     }
 
     /// An operator who has lost track of who is of which part has a host merge with one that it has no link to.

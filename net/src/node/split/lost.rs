@@ -49,7 +49,10 @@ impl Node {
         let heard_of = self.splits.parting.values().map(|farewell| farewell.node);
         let mut heard_of = heard_of.chain(self.splits.told.keys().copied());
         if let Some(node) = heard_of.find(|node| nodes.contains(node)) {
-            return Err(GiveUpPartError::Alive(self.who(node)));
+            // It is on no roster any more: the order tells its name.
+            let called = self.splits.order(id).and_then(|split| split.records.get(&node));
+            let name = called.map(|(name, _)| name.clone()).unwrap_or_default();
+            return Err(GiveUpPartError::Alive(Who { name, id: node }));
         }
         let theirs = self.engine.segments().filter(|segment| nodes.contains(&segment.node));
         let waiting_here = theirs.map(|segment| self.engine.waiting_in(segment).len()).sum();
