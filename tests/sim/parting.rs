@@ -146,7 +146,7 @@ impl World {
         self.hosts.iter().enumerate().filter_map(state).collect::<Vec<_>>().join("; ")
     }
 
-    fn is_linked(&self, a: usize, b: usize) -> bool {
+    pub(crate) fn is_linked(&self, a: usize, b: usize) -> bool {
         let (broker, there) = (self.hosts[a].broker.as_ref(), self.hosts[b].identity);
         broker.is_some_and(|broker| broker.node().roster().iter().any(|entry| entry.id == there && entry.linked))
     }
