@@ -30,6 +30,8 @@ pub enum Mistake {
     RemoveBeforeCopy,
     /// A node that restarts still has the seat of its last life.
     SeatsWithoutEpoch,
+    /// Who leaves for good gives up what it has at once, whoever else has it.
+    LeaveAtOnce,
     /// What was taken over before its origin turned out to be of the other part is dispatched further.
     ServeGone,
     /// A node is ready for a split at once, whatever it holds of the other part and the other of it.
@@ -42,6 +44,8 @@ pub enum Mistake {
     PlaceAnew,
     /// When a link falls, an owner takes all that is in flight for lost, at whichever edge.
     RecallEverywhere,
+    /// When a link comes up, an owner takes all that is in flight for lost, at whichever edge.
+    RecallAnew,
     /// What is delayed is served as if its time had come.
     ServedEarly,
     /// What a consumer with a selector has read over is not looked at again when it comes back.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::support::{
     cluster::{Cluster, Ledger, alive, consume_all, publish_all, texts},
     eventually,
+    load::{Load, judge},
     node::{Node, Setup},
 };
 
@@ -77,6 +78,75 @@ fn two_clusters_become_one_by_one_command_and_no_client_notices() {
     left.nodes[1].kill();
     left.nodes[1].restart();
     await_all_alive(&left.nodes.iter().chain(&right.nodes).collect::<Vec<_>>());
+}
+
+/// Ids of all nodes that a node tells of, and of those that are members.
+fn told(node: &Node) -> Result<(BTreeSet<String>, BTreeSet<String>), String> {
+    let status = node.status()?;
+    let nodes = status["nodes"].as_array().ok_or("no nodes in the status")?;
+    let ids = |of: &dyn Fn(&serde_json::Value) -> bool| {
+        nodes.iter().filter(|node| of(node)).map(|node| node["id"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    Ok((ids(&|_| true), ids(&|node| node["role"] == "member")))
+}
+
+fn await_more(load: &Load, more: usize) {
+    let wanted = load.acked() + more;
+    eventually("load", || if load.acked() >= wanted { Ok(()) } else { Err(format!("{} of {wanted}", load.acked())) });
+}
+
+#[test]
+fn two_clusters_at_work_become_one_and_nothing_is_lost_or_comes_twice() {
+    const BILLS: &str = "/queue/bills";
+    let options: &[&str] = &["--copies", "2"];
+    let [left, right] = [Cluster::start_with(2, options), Cluster::start_with(3, options)];
+    let nodes: Vec<&Node> = left.nodes.iter().chain(&right.nodes).collect();
+    let ids: BTreeSet<String> = nodes.iter().map(|node| node.id.clone()).collect();
+
+    // Both clusters take orders and deliver them. Bills are taken by one of them and wait there; the other has who consumes
+    // them, and its own that wait.
+    let waiting = texts("waiting", 200);
+    publish_all(&left.nodes[1], BILLS, &waiting);
+    let (mut orders, mut bills) = (Load::new(QUEUE), Load::new(BILLS));
+    for (cluster, side) in [(&left, "left"), (&right, "right")] {
+        orders.produce(cluster.nodes[1].stomp, side);
+        orders.consume(cluster.nodes[0].stomp);
+    }
+    bills.produce(left.nodes[0].stomp, "left");
+    await_more(&orders, 300);
+    bills.consume(right.nodes[2].stomp);
+
+    let merged = left.nodes[0].ask("merge", &[&right.nodes[1].ticket(), "--size", "2"]).expect("the merge");
+    assert!(merged.contains("one cluster: 5 nodes"), "{merged}");
+    eventually("one cluster of two members, the same wherever one asks", || {
+        let answers: Result<Vec<_>, String> = nodes.iter().map(|node| told(node)).collect();
+        let answers = answers?;
+        let is_right = |answer: &(BTreeSet<String>, BTreeSet<String>)| answer.0 == ids && answer.1.len() == 2;
+        if is_right(&answers[0]) && answers.iter().all(|answer| *answer == answers[0]) {
+            Ok(())
+        } else {
+            Err(format!("nodes and members: {answers:?}"))
+        }
+    });
+    await_all_alive(&nodes);
+    await_more(&orders, 300);
+    await_more(&bills, waiting.len());
+
+    let broken = orders.broken() + bills.broken();
+    for (load, queue, before) in [(orders, QUEUE, BTreeSet::new()), (bills, BILLS, waiting)] {
+        let (mut confirmed, mut ledger) = load.end();
+        confirmed.extend(before);
+        consume_all(nodes[4], queue, &confirmed, &mut ledger);
+        // No node was away, so nobody dispatched what another one did.
+        judge(&confirmed, &ledger, 0, None);
+        for node in &nodes {
+            eventually("an empty queue", || match node.depth(queue)? {
+                0 => Ok(()),
+                depth => Err(format!("{depth} waiting at {}", node.setup.name)),
+            });
+        }
+    }
+    assert_eq!(broken, 0, "clients lost their connections");
 }
 
 #[test]

@@ -52,8 +52,15 @@ impl World {
         let clocks = self.hosts[host].clocks(self.now);
         let Some(broker) = &mut self.hosts[host].broker else { return };
         let result = broker.merge(clocks, &ticket, size);
-        // Amid faults an operator may not know how far it has come.
-        let is_known = self.settings.networks > 1 && matches!(result, Err(MergeError::OwnNetwork));
+        // Amid faults an operator may not know how far it has come, nor, where others split clusters, who left whom.
+        let is_known = match result {
+            Err(MergeError::OwnNetwork) => self.settings.networks > 1,
+            Err(MergeError::SplitOff) => self.splits_at_random(),
+            _ => false,
+        };
+        if self.splits_at_random() {
+            self.mended_at = Some(self.now);
+        }
         if let Err(error) = result
             && !is_known
         {
@@ -64,6 +71,10 @@ impl World {
 
     /// An operator merges what is not one cluster yet.
     pub(crate) fn merge_all(&mut self) {
+        // Where splits are to be healed as well, there is an operator for both: see `end_splits`.
+        if self.splits_at_random() {
+            return;
+        }
         for other in 1..self.settings.networks {
             if !self.net.joined(0, other) {
                 self.merge(other, 0);

@@ -294,6 +294,58 @@ fn links_break(seed: u64, printed: bool, mistake: Option<Mistake>) -> World {
     world
 }
 
+#[test]
+fn mistake_recall_anew() {
+    check("recalled over a new link", Mistake::RecallAnew, &[Kind::NeedlessDuplicate], link_comes_again);
+}
+
+/// A slow consumer holds messages at one host while the link between their owner and another host breaks, and comes again: all
+/// that is excused is what was on its way over the one that broke.
+fn link_comes_again(seed: u64, printed: bool, mistake: Option<Mistake>) -> World {
+    let mut world = stage(seed, printed, mistake, |_| {});
+    world.run_for(9_000);
+    let work_ms = world.rng.within(2_000, 4_000);
+    consume(&mut world, 1, work_ms);
+    world.run_for(500);
+    produce(&mut world, 0, 40);
+    world.run_for(1_000);
+    let work_ms = world.rng.within(50, 300);
+    consume(&mut world, 2, work_ms);
+    let pause = world.rng.within(200, 2_000);
+    world.run_for(pause);
+    world.strike(Fault::Reset { a: 0, b: 2 });
+    world.run_for(6_000);
+    world.heal_and_rest();
+    world
+}
+
+#[test]
+fn mistake_leave_at_once() {
+    check("leaving at once", Mistake::LeaveAtOnce, &[Kind::DroppedTooEarly], |seed, printed, mistake| {
+        only_holder_leaves(seed, printed, mistake, false)
+    });
+    // Did nobody look when copies go, that a message lies nowhere would be seen in the end.
+    check("leaving at once, and nobody looks", Mistake::LeaveAtOnce, &[Kind::Lost], |seed, printed, mistake| {
+        only_holder_leaves(seed, printed, mistake, true)
+    });
+}
+
+/// A host leaves for good that alone has what it took.
+fn only_holder_leaves(seed: u64, printed: bool, mistake: Option<Mistake>, overlooked: bool) -> World {
+    let mut world = stage(seed, printed, mistake, |settings| {
+        settings.copies = 1;
+        settings.confirm = 1;
+    });
+    world.overlooks_drops = overlooked;
+    world.run_for(3_000);
+    produce(&mut world, 0, 20);
+    world.run_for(2_500);
+    world.strike(Fault::Drain { host: 0, cancel: false });
+    world.run_for(20_000);
+    world.heal_and_rest();
+    world
+}
+
 /// A message is acknowledged at a node that holds no copy while those that do are out of reach.
 fn holders_away(seed: u64, printed: bool, mistake: Option<Mistake>) -> World {
     let mut world = stage(seed, printed, mistake, |settings| {

@@ -238,6 +238,27 @@ fn clusters_that_are_split_amid_mixed_faults_keep_every_promise() {
     assert!(at_work * 2 > outcomes.len() || outcomes.len() < 100, "nothing was confirmed in most worlds");
 }
 
+/// The same with two or three clusters that operators merge and split, who know nothing of each other.
+fn merging_and_splitting(seed: u64, printed: bool) -> World {
+    let mut world = random_world(seed, printed, None, |settings| {
+        settings.networks = 2 + usize::from(seed.is_multiple_of(5));
+        settings.hosts = settings.hosts.max(settings.networks + (seed % 4) as usize);
+        settings.faults.merges = 1 + (seed % 3) as u32;
+        settings.faults.splits = 1 + (seed % 4) as u32;
+        settings.faults.every_ms = settings.faults.every_ms.max(700);
+    });
+    without_dead_letters(&mut world);
+    let mut world = work_and_rest(world);
+    world.is_told = world.splits_at_random();
+    world
+}
+
+#[test]
+fn clusters_that_merge_and_are_split_amid_mixed_faults_keep_every_promise() {
+    let count = runs::number_from_env("RHIZOMQ_SIM_SEEDS").unwrap_or(300);
+    runs::expect_told("merges and splits amid faults", &merging_and_splitting, 0..count);
+}
+
 #[test]
 fn a_seed_fixes_the_run() {
     for seed in 0..6 {

@@ -239,7 +239,10 @@ impl World {
             let (others, enough) = self.copies_inside(dot, wanted).unwrap_or((others, wanted));
             if self.knows_removed(host, dot) {
                 self.violate(Kind::RemovedUnconsumed, format!("m{id} {dot:?} is taken for consumed at h{host}"));
-            } else if others < enough && !self.was_replaced_since(id, now.saturating_sub(UNDER_WAY_MS)) {
+            } else if others < enough
+                && !self.overlooks_drops
+                && !self.was_replaced_since(id, now.saturating_sub(UNDER_WAY_MS))
+            {
                 let text =
                     format!("m{id} {dot:?} was dropped at h{host}, {enough} are wanted, copies are left on {left:?}");
                 self.violate(Kind::DroppedTooEarly, text);
@@ -298,7 +301,9 @@ impl World {
         let wanted = (0..self.hosts.len()).filter(is_up).count().min(self.settings.copies as usize);
         let lacks = |msg: &Msg| {
             let kept = msg.persistent && msg.confirmed.is_some() && msg.consumed.is_none();
-            kept && (1..wanted).contains(&msg.disks.iter().copied().filter(is_up).count())
+            // Nobody makes copies of what a part took that is not to be had any more.
+            kept && !self.is_of_a_lost_part(msg)
+                && (1..wanted).contains(&msg.disks.iter().copied().filter(is_up).count())
         };
         if let Some((id, msg)) = self.ledger.msgs().find(|(_, msg)| lacks(msg)) {
             return Some(format!("m{id} {:?} lies on {:?}, {wanted} are wanted", msg.dot, msg.disks));

@@ -13,9 +13,6 @@ use super::{
 /// milliseconds after a link came up that joins them.
 const GIVEN_IN_MS: u64 = 6_000;
 
-/// What was sent over a link before it broke has arrived, or never will, after so many milliseconds.
-const FALLEN_MS: u64 = 1_000;
-
 /// A consumption is known to all who keep the message within so many milliseconds of their links' coming up.
 const TOLD_MS: u64 = 6_000;
 
@@ -46,16 +43,16 @@ impl World {
             },
         };
         // A cut is a cut, whoever makes it: the owner does not see the other any more.
-        if self.is_gone_for_any(edge) {
+        let owners = self.may_dispatch(id);
+        if self.is_parted_from(edge, &owners) {
             return;
         }
         let was_meshed = self.living().all(|host| self.hosts[host].meshed_at < since);
         // One of two owners may have died since; the other gives in no later than this.
         let is_alone = settled || self.now >= since + GIVEN_IN_MS;
-        // What was on its way over a link that broke is nobody's fault.
-        let came_over = since.saturating_sub(FALLEN_MS);
-        let owners = self.may_dispatch(id);
-        let has_links = owners.iter().all(|&other| other == host || self.linked_since(host, other, came_over));
+        // What was on its way over a link that broke is nobody's fault: it comes while this end has not noticed yet. Over the
+        // next link nothing comes that somebody else has.
+        let has_links = owners.iter().all(|&other| other == host || self.has_link(host, other));
         if is_alone && has_links && (was_meshed && self.is_meshed() || self.is_linked_with_owners(id, edge, since)) {
             self.violate(Kind::NeedlessDuplicate, format!("m{id} again, at h{host}, although {owner} at h{edge}"));
         }
@@ -71,16 +68,15 @@ impl World {
             return;
         }
         let hinders = |host: &super::host::Host| host.disk.slowness_ms > 0 || host.disk.full_for > 0;
-        if at >= long_ago
-            || self.hindered_at >= long_ago
-            || !self.hosts[edge].is_up()
-            || self.hosts.iter().any(hinders)
-            || self.is_gone_for_any(edge)
+        if at >= long_ago || self.hindered_at >= long_ago || !self.hosts[edge].is_up() || self.hosts.iter().any(hinders)
         {
             return;
         }
         let owners = self.may_dispatch(id);
-        if owners.iter().all(|&other| other == edge || self.linked_since(edge, other, long_ago)) {
+        if self.is_parted_from(edge, &owners) {
+            return;
+        }
+        if owners.iter().all(|&other| other == edge || self.net.joined_since(edge, other, long_ago)) {
             let text =
                 format!("m{id} at h{host}, and h{edge}, which confirmed its consumption, is linked with {owners:?}");
             self.violate(Kind::Resurrected, text);
@@ -95,14 +91,8 @@ impl World {
             return false;
         };
         let group: BTreeSet<_> = self.may_dispatch(id).into_iter().chain([first, host]).collect();
-        let joined = |a: usize| group.iter().all(|&b| a == b || self.linked_since(a, b, since));
-        self.hosts[first].is_up() && !self.is_gone_for_any(first) && group.iter().all(|&host| joined(host))
-    }
-
-    /// Whether two hosts have been joined since then, and each takes the other for one of its cluster: a split cuts the link
-    /// between its parts at one end first, and what was on its way then arrives.
-    fn linked_since(&self, a: usize, b: usize, since: u64) -> bool {
-        self.net.joined_since(a, b, since) && self.is_linked(a, b) && self.is_linked(b, a)
+        let joined = |a: usize| group.iter().all(|&b| a == b || self.net.joined_since(a, b, since));
+        self.hosts[first].is_up() && !self.is_parted_from(first, &group) && group.iter().all(|&host| joined(host))
     }
 
     fn living(&self) -> impl Iterator<Item = usize> {
@@ -118,7 +108,7 @@ impl World {
     /// of two owners one has given in.
     pub(crate) fn is_linked_with_owners(&self, id: MsgId, edge: usize, at: u64) -> bool {
         let since = at.saturating_sub(GIVEN_IN_MS);
-        self.may_dispatch(id).iter().all(|&other| other == edge || self.linked_since(edge, other, since))
+        self.may_dispatch(id).iter().all(|&other| other == edge || self.net.joined_since(edge, other, since))
     }
 
     /// Hosts that run and may have a message to dispatch: who took it, and on whose disks it ever lay.
@@ -128,9 +118,18 @@ impl World {
         msg.ever.iter().copied().chain(origin).filter(|&host| self.hosts[host].is_up()).collect()
     }
 
-    fn is_gone_for_any(&self, host: usize) -> bool {
+    /// Whether a host is gone for anybody, or one of these for it: also if that is healed meanwhile, until they have another link.
+    fn is_parted_from(&self, host: usize, others: &BTreeSet<usize>) -> bool {
         let identity = self.hosts[host].identity;
+        let has_told = |other: usize| other != host && self.net.joined(host, other) && !self.has_link(host, other);
         self.hosts.iter().filter_map(|host| host.broker.as_ref()).any(|broker| broker.node().is_gone(identity))
+            || others.iter().any(|&other| has_told(other))
+    }
+
+    /// Whether two hosts are linked. Where operators split clusters their nodes have to say so, too: whoever has cut drops the link
+    /// at once, and there is a tunnel as long as the other one may have to read why; nothing else comes over that any more.
+    fn has_link(&self, a: usize, b: usize) -> bool {
+        self.net.joined(a, b) && (!self.splits_at_random() || self.is_linked(a, b) && self.is_linked(b, a))
     }
 
     /// Whether a client has said that it gives back what a subscription left unanswered.

@@ -109,6 +109,8 @@ pub(crate) struct World {
     pub(crate) mended_at: Option<u64>,
     /// Identities that hosts lost with their disks.
     pub(crate) lost: Vec<NodeId>,
+    /// Nobody looks at copies that go: what comes of it is to be seen at the end.
+    pub(crate) overlooks_drops: bool,
     /// What clients were told that only try to log in.
     pub(crate) probes: BTreeMap<ConnId, Vec<u8>>,
 }
@@ -143,6 +145,7 @@ impl World {
             is_told: false,
             mended_at: None,
             lost: Vec::new(),
+            overlooks_drops: false,
             probes: BTreeMap::new(),
         };
         for host in 0..world.settings.hosts {

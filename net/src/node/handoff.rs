@@ -56,6 +56,10 @@ impl Handoffs {
 impl Node {
     /// Declares, asks for proofs, or drops, wherever this node's replica is surplus.
     pub(super) fn hand_off(&mut self) {
+        if self.config.planted.is(Mistake::LeaveAtOnce) && self.drains_here() {
+            let all: Vec<_> = self.engine.segments().filter(|&segment| self.engine.is_settled(segment)).collect();
+            return all.into_iter().for_each(|segment| self.engine.drop_replica(segment));
+        }
         let segments: Vec<_> = self.engine.segments().filter(|&segment| self.is_surplus(segment)).collect();
         self.handoffs.proofs.retain(|segment, _| segments.contains(segment));
         for segment in segments {

@@ -151,6 +151,9 @@ impl Dispatch {
 
     /// A node can be sent to.
     pub(crate) fn handle_link_up(&mut self, now: Now, view: &dyn View, peer: NodeId) {
+        if self.planted.is(Mistake::RecallAnew) {
+            self.owner.recall_all();
+        }
         let mut out = vec![Effect::Send { to: peer, message: DispatchMsg::Life(self.epoch) }];
         claim(&[peer], &self.takeover.link_up(now.mono_ms, peer, view), true, &mut out);
         self.owner.link_up(peer);

@@ -53,7 +53,14 @@ impl World {
 
     /// An operator asks a host to split others off. The host may refuse.
     pub(crate) fn try_split(&mut self, host: usize, leaving: &BTreeSet<usize>, size: Option<u32>) {
-        let ids: BTreeSet<NodeId> = leaving.iter().map(|&host| self.hosts[host].identity).collect();
+        let mut ids: BTreeSet<NodeId> = leaving.iter().map(|&host| self.hosts[host].identity).collect();
+        if self.settings.networks > 1
+            && let Some(broker) = &self.hosts[host].broker
+        {
+            // Of several clusters an operator means the one that he asks.
+            let roster: BTreeSet<_> = broker.node().roster().iter().map(|entry| entry.id).collect();
+            ids.retain(|id| roster.contains(id));
+        }
         let mut secret = [0; 32];
         secret.iter_mut().for_each(|byte| *byte = self.rng.within(0, 255) as u8);
         let order = SplitOrder { name: "west".to_owned(), leaving: ids, size };

@@ -136,11 +136,7 @@ impl Node {
     /// and has not met that one since.
     pub(in crate::node) fn is_to_be_told(&self, node: NodeId) -> bool {
         let split = self.splits.gone.get(&node).and_then(|id| self.splits.order(*id));
-        split.is_some_and(|split| {
-            self.was_out_of_sight(split, self.id())
-                && !self.is_healed(split.id)
-                && !self.splits.told.contains_key(&node)
-        })
+        split.is_some_and(|split| self.was_out_of_sight(split, self.id()) && !self.splits.told.contains_key(&node))
     }
 
     /// Whom of the part that left this node is to tell, and where such a one was last dialled, or was when the split was

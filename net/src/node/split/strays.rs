@@ -268,6 +268,7 @@ impl Node {
         over.iter().for_each(|node| _ = self.splits.told.remove(node));
         if self.splits.told.len() < before {
             self.trust_networks();
+            self.dial_roster();
         }
         let is_apart = |split: &Split| self.splits.state(split.id) == State::Cut && !self.is_healed(split.id);
         if self.splits.former.is_empty() || self.splits.orders().any(|split| is_apart(split) && self.has_left_by(split))

@@ -435,6 +435,93 @@ fn who_has_something_to_tell_those_who_left_dials_them_also_in_its_next_life() {
     let now = late.now;
     late.host(2).node.note_told(now, id(3));
     assert_eq!(dialled(&late), None, "it has been told");
+    for (passes_ms, is_dialled) in [(598_000, false), (2_000, true)] {
+        late.now.mono_ms += passes_ms;
+        late.run(1_000);
+        assert_eq!(dialled(&late).is_some(), is_dialled, "after ten minutes it may be restored from a backup");
+    }
+}
+
+/// All others know what those know who left, or had their word.
+#[test]
+fn only_who_stayed_out_of_sight_and_unhealed_has_something_to_tell_those_who_left() {
+    let (world, told, split) = parted();
+    for (at, other) in [(1, 3), (2, 3), (3, 1), (3, 2)] {
+        let node = &world.hosts[&at].node;
+        assert!(node.is_gone(id(other)) && !node.is_to_be_told(id(other)), "node {at} of {other}: it was ready");
+    }
+    for (at, from, is_to_tell) in [(2, 3, true), (3, 2, false)] {
+        let mut late = World::new(3);
+        late.start(at, MemoryStore::new());
+        late.run(100);
+        let now = late.now;
+        late.host(at).node.take_parted(now, id(from), &told);
+        late.run(100);
+        let node = &mut late.host(at).node;
+        assert!(node.is_gone(id(from)));
+        assert_eq!(node.is_to_be_told(id(from)), is_to_tell, "node {at} of {from}");
+        node.take_healed(id(from), split);
+        assert!(!node.is_gone(id(from)) && !node.is_to_be_told(id(from)), "node {at} of {from}: healed");
+    }
+}
+
+/// It would hear of the one part and tell the other.
+#[test]
+fn at_a_cut_links_to_those_who_are_on_no_roster_are_closed() {
+    let (_, told, _) = parted();
+    let mut world = World::new(3);
+    for index in 1..=3 {
+        world.start(index, MemoryStore::new());
+        world.join(index);
+    }
+    world.run(2_000);
+    // It has a link, and has not entered itself yet.
+    let (now, link) = (world.now, LinkId(1 << 40));
+    let hello = PeerHello { node: id(9), epoch: Epoch(99), name: String::new(), wall_ms: 0, proven: Proven::Own };
+    let node = &mut world.host(1).node;
+    node.handle_link_up(now, link, hello);
+    assert_eq!(node.linked(), [id(2), id(3), id(9)]);
+    std::iter::from_fn(|| node.poll_output()).for_each(drop);
+    node.take_parted(now, id(3), &told);
+    assert_eq!(node.linked(), [id(2)]);
+    let closed = std::iter::from_fn(|| node.poll_output())
+        .filter_map(|output| if let Output::Close { link, .. } = output { Some(link) } else { None });
+    assert_eq!(closed.collect::<Vec<_>>(), [link], "the other part is given time to read");
+}
+
+/// They are keys of their own, and news come in ranges of keys.
+#[test]
+fn a_cut_undoes_nothing_of_its_part_also_if_the_marks_of_that_came_before_the_word_that_it_has_cut() {
+    for is_led in [true, false] {
+        let (_, told, split) = parted();
+        let mut late = World::new(3);
+        late.start(3, MemoryStore::new());
+        late.run(100);
+        let now = late.now;
+        let node = &mut late.host(3).node;
+        let order = rhizomq_engine::Value::decode(&told).expect("an order");
+        node.engine.merge_registry(rhizomq_engine::Key::register(&format!("split/order/{split:016x}")), &order);
+        node.finish(now);
+        late.drain();
+        let node = &mut late.host(3).node;
+        node.take_secret(NetworkSecret::from_bytes([7; 32]));
+        if is_led {
+            for other in [1, 2] {
+                node.add_to(rhizomq_engine::Key::set("gone"), [&split.to_le_bytes()[..], &[0], &id(other).0].concat());
+            }
+        }
+        let addresses = vec![SocketAddr::from(([127, 0, 0, 1], 9))];
+        let ticket = Ticket { secret: NetworkSecret::from_bytes([9; 32]), node: id(9), addresses };
+        node.merge(now, &ticket, None).expect("begins");
+        late.drain();
+        let is_cut = |late: &World| late.hosts[&3].node.parted().count() == 1;
+        assert!(!is_cut(&late));
+        late.run(5_000);
+        let node = &late.hosts[&3].node;
+        assert!(is_cut(&late) && node.config.network.name() == split);
+        let merging: Vec<_> = node.merging().into_iter().map(|(node, _)| node).collect();
+        assert_eq!(merging, if is_led { vec![id(9)] } else { vec![] }, "what was ordered before is the other part's");
+    }
 }
 
 /// The two may have parted by another split meanwhile, and then the link is about to close.

@@ -130,11 +130,81 @@ fn who_knows_of_the_split_is_told_again_only_after_a_while() {
     let [Control::Parted(order)] = &told[..] else { panic!("{told:?}") };
     let now = world.now;
     world.host(3).node.handle_message(now, LINK, wire::control(&Control::Parted(order.clone())));
-    assert_eq!(expects(&world, 3, id(1), old()), None);
-    world.now.mono_ms += 700_000;
-    let now = world.now;
-    world.host(3).node.handle_timeout(now);
-    assert_eq!(expects(&world, 3, id(1), old()), Some(Proven::Former), "it may be restored from a backup by now");
+    for (passes_ms, expected) in [(0, None), (59_000, None), (2_000, Some(Proven::Former))] {
+        world.now.mono_ms += passes_ms;
+        let now = world.now;
+        world.host(3).node.handle_timeout(now);
+        assert_eq!(expects(&world, 3, id(1), old()), expected, "after a minute it may be restored from a backup");
+    }
+}
+
+/// Both were ready. One comes back into a new life when all have cut long since; the other one hears with all others that the
+/// last one is ready, although it sees nobody of its part either.
+#[test]
+fn who_was_ready_before_its_life_began_has_strayed_if_it_cuts_with_nobody_of_its_part_in_sight() {
+    for is_new_life in [false, true] {
+        let mut world = World::new(3);
+        for index in 1..=5 {
+            world.start(index, MemoryStore::new());
+            world.join(index);
+        }
+        world.run(2_000);
+        // Whose disk takes nothing is not ready.
+        world.freeze(1);
+        let now = world.now;
+        let order = SplitOrder { name: "off".to_owned(), leaving: (3..=5).map(id).collect(), size: None };
+        world.host(2).node.split(now, order, new()).expect("taken");
+        world.run(8_000);
+        let waits_for = |world: &mut World| world.host(4).node.split_status().expect("under way").waits_for;
+        assert_eq!(waits_for(&mut world), [id(1)].into());
+        [2, 3, 5].into_iter().for_each(|index| drop(world.kill(index)));
+        if is_new_life {
+            let disk = world.kill(4);
+            world.start(4, disk);
+            let now = world.now;
+            let node = &mut world.host(4).node;
+            // As it lies beside the store.
+            node.take_secret(new());
+            let hello =
+                PeerHello { node: id(1), epoch: Epoch(99), name: String::new(), wall_ms: 0, proven: Proven::Own };
+            node.handle_link_up(now, LINK, hello);
+        }
+        let mark = [&new().name().to_le_bytes()[..], &id(1).0].concat();
+        world.host(4).node.add_to(rhizomq_engine::Key::set("split/ready"), mark);
+        world.run(1_000);
+        let node = &world.host(4).node;
+        assert_eq!((node.gone().count(), node.config.network == new()), (2, true), "it has cut");
+        assert_eq!(node.has_strayed(), is_new_life);
+    }
+}
+
+/// It was out of sight of the split, as far as is known here.
+#[test]
+fn what_one_of_the_other_part_knows_to_be_consumed_is_heard_once_it_has_told_that_all_were_ready() {
+    let (mut world, _) = parted();
+    let (told, ..) = welcome(&mut world, 3, id(1));
+    let [Control::Parted(order)] = &told[..] else { panic!("{told:?}") };
+    let mut late = World::new(3);
+    late.start(3, MemoryStore::new());
+    late.run(100);
+    ["x", "y"].into_iter().for_each(|body| late.publish(3, body));
+    let consumed = |(dot, _): &(Dot, String)| {
+        let slots = RangeSet::from_range(dot.slot, dot.slot);
+        wire::control(&Control::Removed { segment: dot.segment, slots })
+    };
+    let consumed: Vec<_> = late.waiting(3).iter().map(consumed).collect();
+    let now = late.now;
+    late.host(3).node.take_parted(now, id(1), order);
+    let hello = PeerHello { node: id(1), epoch: Epoch(99), name: String::new(), wall_ms: 0, proven: Proven::Own };
+    late.host(3).node.handle_link_up(now, LINK, hello);
+    late.host(3).node.handle_message(now, LINK, consumed[0].clone());
+    late.run(10);
+    assert_eq!(late.waiting(3).len(), 1);
+    let now = late.now;
+    late.host(3).node.handle_message(now, LINK, wire::control(&Control::Parted(order.clone())));
+    late.host(3).node.handle_message(now, LINK, consumed[1].clone());
+    late.run(10);
+    assert_eq!(late.waiting(3).len(), 1, "it has told all that it knows");
 }
 
 #[test]

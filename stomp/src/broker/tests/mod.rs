@@ -11,6 +11,7 @@ mod parts;
 mod policies;
 mod receipts;
 mod stamps;
+mod straying;
 mod temps;
 mod users;
 
@@ -110,11 +111,17 @@ impl Mesh {
     }
 
     fn open(&mut self, index: usize, store: &MemoryStore) -> (Broker, Epoch) {
+        self.open_with(index, store, |_| {})
+    }
+
+    /// The same with an engine that is changed before its node begins.
+    fn open_with(&mut self, index: usize, store: &MemoryStore, change: impl FnOnce(&mut Engine)) -> (Broker, Epoch) {
         self.lives += 1;
         let epoch = Epoch(0x1000 + self.lives);
         let planted = Planted::default();
-        let (engine, report) = Engine::open(store.reader(), id_of(index), epoch, self.now, planted).unwrap();
+        let (mut engine, report) = Engine::open(store.reader(), id_of(index), epoch, self.now, planted).unwrap();
         assert!(report.losses.is_empty());
+        change(&mut engine);
         let epoch = engine.epoch();
         let node = NodeConfig {
             name: format!("h{index}"),
