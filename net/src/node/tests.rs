@@ -3,6 +3,7 @@
 
 mod lagging;
 mod leaving;
+mod repeating;
 mod seats;
 mod splitting;
 mod straying;

@@ -286,14 +286,17 @@ impl Broker {
         if self.duplicates.coming.contains(&id) || self.duplicates.checked.contains(&id) {
             return;
         }
-        match self.dot_of(id).and_then(|dot| self.node.confirm_again(dot)) {
-            Some(publish) => {
-                self.duplicates.checking.insert(publish, id);
-                self.duplicates.checked.insert(id);
-            }
-            // Its time is over just now.
-            None => self.duplicates.asks.fate(id, None),
+        let dot = self.dot_of(id);
+        if let Some(publish) = dot.and_then(|dot| self.node.confirm_again(dot)) {
+            self.duplicates.checking.insert(publish, id);
+            self.duplicates.checked.insert(id);
+            return;
         }
+        // Its time is over just now, or the disk has lost it: it is not to be found here again.
+        if let Some(Dot { segment, slot }) = dot {
+            self.duplicates.memory.forget(segment, &RangeSet::from_range(slot, slot));
+        }
+        self.duplicates.asks.fate(id, None);
     }
 
     /// These are on their way to a disk.

@@ -88,7 +88,8 @@ impl Broker {
                 let is_lawful = |inbox: &String| {
                     let queue = lane::queue_of(inbox);
                     let is_named = Destination::parse(queue).is_ok() || read_inbox(queue).is_some();
-                    lane::remembered_until(inbox).is_some() || is_named && (Lane::of(inbox).is_some() || lane::read_job(inbox).is_some())
+                    lane::remembered_until(inbox).is_some()
+                        || is_named && (Lane::of(inbox).is_some() || lane::read_job(inbox).is_some())
                 };
                 let all_lawful = unit.entries.iter().flat_map(|entry| &entry.inboxes).all(is_lawful);
                 let ids = ids_of(&unit.entries);

@@ -9,8 +9,8 @@ use rhizomq_net::PublishId;
 use super::{Broker, ConnId, client::Answer, drain, duplicates::ids_of, durable::Wish, forward::GONE};
 use crate::{
     destination::{Kind, REPLY_QUEUE},
-    duplicates::DuplicateId,
     dispatch::{ConsumerId, Content, Return},
+    duplicates::DuplicateId,
     forward::Place,
     frame::encode_routed_head,
     lane::{self, Lane},

@@ -23,7 +23,7 @@ use crate::{destination::Destination, lane};
 
 /// The headers that a publisher's id may be in, the first one that is there and not empty counts: Artemis's, and that of RabbitMQ's
 /// plugin.
-pub const HEADERS: [&str; 2] = ["_AMQ_DUPL_ID", "x-deduplication-header"];
+pub(crate) const HEADERS: [&str; 2] = ["_AMQ_DUPL_ID", "x-deduplication-header"];
 
 /// How long and how many ids are remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

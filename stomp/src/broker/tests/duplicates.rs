@@ -63,6 +63,7 @@ fn the_one_that_took_it_is_dead_and_others_remember() {
         send_as(&mut mesh, conn, "one", "r");
         assert_eq!(copies(&mut mesh, conn), [("r".to_owned(), 2)]);
     }
+    mesh.pass(5_000);
     assert_eq!(consume_all(&mut mesh, 9, 2), ["one"]);
 }
 
@@ -200,7 +201,8 @@ fn of_a_transaction_what_is_known_is_left_out_and_an_aborted_one_leaves_nothing(
     };
     transaction(&mut mesh, senders[0], &["one", "two"], Command::Abort);
     assert_eq!(messages(&mesh, 0), 0);
-    for (host, ids, waiting) in [(0, &["one", "two", "two"][..], 2), (1, &["one", "two"], 2), (2, &["two", "three"], 3)] {
+    for (host, ids, waiting) in [(0, &["one", "two", "two"][..], 2), (1, &["one", "two"], 2), (2, &["two", "three"], 3)]
+    {
         let receipts = transaction(&mut mesh, senders[host], ids, Command::Commit);
         assert!(matches!(receipts[..], [(_, 2..=3)]), "{receipts:?}");
         assert_eq!(messages(&mesh, 1), waiting, "{ids:?}");
@@ -247,11 +249,7 @@ fn dead_letters_and_repetitions_are_no_duplicates_of_what_they_come_from() {
     mesh.pass(1_000);
     assert_eq!(mesh.waiting(0).get("/queue/DLQ.a"), Some(&1));
 
-    let headers = [
-        ("_AMQ_DUPL_ID", "job"),
-        ("AMQ_SCHEDULED_PERIOD", "1000"),
-        ("AMQ_SCHEDULED_REPEAT", "2"),
-    ];
+    let headers = [("_AMQ_DUPL_ID", "job"), ("AMQ_SCHEDULED_PERIOD", "1000"), ("AMQ_SCHEDULED_REPEAT", "2")];
     mesh.send_with(senders[0], "/queue/jobs", &headers, "x");
     mesh.send_with(senders[2], "/queue/jobs", &headers, "x");
     mesh.pass(10_000);
