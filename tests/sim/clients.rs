@@ -212,8 +212,13 @@ impl World {
 
     /// Sends a message once more, over another connection: its order among others is not promised any more.
     fn send_again(&mut self, client: usize, conn: ConnId, id: MsgId) -> Option<u64> {
-        let queue = self.ledger.msg(id).source.1;
-        self.ledger.msg(id).source = (u64::MAX - u64::from(id), queue);
+        let msg = self.ledger.msg(id);
+        let queue = msg.source.1;
+        msg.source = (u64::MAX - u64::from(id), queue);
+        // What only a lost disk had nobody can know: it is to be taken anew.
+        if msg.disks.is_empty() && msg.deliveries == 0 {
+            msg.dot = None;
+        }
         let receipt = self.next_receipt(client);
         let headers =
             [("destination", destination(queue)), ("receipt", receipt.to_string()), ("_AMQ_DUPL_ID", id.to_string())];
