@@ -101,6 +101,8 @@ struct File {
     max_transactions: Option<u64>,
     connect_timeout: Option<u64>,
     read_timeout: Option<u64>,
+    duplicate_window: Option<u64>,
+    duplicate_ids: Option<u64>,
 }
 
 /// In a file a number needs no quotes.
@@ -258,6 +260,8 @@ impl File {
             max_transactions: self.max_transactions,
             connect_timeout: self.connect_timeout,
             read_timeout: self.read_timeout,
+            duplicate_window: self.duplicate_window,
+            duplicate_ids: self.duplicate_ids,
         }
     }
 

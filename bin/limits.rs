@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use rhizomq_stomp::{
+    DuplicateWindow,
     limits::{Limits, MAX_BODY, MAX_HEADER_SECTION},
     rim::ListenerConfig,
     session::SessionConfig,
@@ -47,6 +48,12 @@ pub(crate) struct LimitArgs {
     /// Seconds after which a client is cut off for which bytes wait and that takes none [default: 120]
     #[arg(long, value_name = "SECONDS", env = "RHIZOMQ_READ_TIMEOUT")]
     pub(crate) read_timeout: Option<u64>,
+    /// Seconds for which ids of publishers (`_AMQ_DUPL_ID`, `x-deduplication-header`) are remembered; 0: not at all [default: 300]
+    #[arg(long, value_name = "SECONDS", env = "RHIZOMQ_DUPLICATE_WINDOW")]
+    pub(crate) duplicate_window: Option<u64>,
+    /// Ids of publishers that this node remembers of what it has taken; of more it forgets the oldest [default: 100000]
+    #[arg(long, value_name = "N", env = "RHIZOMQ_DUPLICATE_IDS")]
+    pub(crate) duplicate_ids: Option<u64>,
 }
 
 /// The settings.
@@ -57,6 +64,7 @@ pub(crate) struct ClientLimits {
     max_per_address: Option<u64>,
     limits: Limits,
     connect_timeout: Duration,
+    duplicates: DuplicateWindow,
 }
 
 impl LimitArgs {
@@ -73,12 +81,14 @@ impl LimitArgs {
             max_transactions: self.max_transactions.or(file.max_transactions),
             connect_timeout: self.connect_timeout.or(file.connect_timeout),
             read_timeout: self.read_timeout.or(file.read_timeout),
+            duplicate_window: self.duplicate_window.or(file.duplicate_window),
+            duplicate_ids: self.duplicate_ids.or(file.duplicate_ids),
         }
     }
 
     /// The settings, if they make sense.
     pub(crate) fn checked(self) -> Result<ClientLimits, ConfigError> {
-        let default = Limits::default();
+        let (default, duplicates) = (Limits::default(), DuplicateWindow::default());
         let seconds = |option, value, default| number(option, value, default, 1..=86_400);
         let count = |option, value, default: usize, max| {
             let number = number(option, value, default as u64, 1..=max)?;
@@ -107,6 +117,10 @@ impl LimitArgs {
                 ..default
             },
             connect_timeout: Duration::from_secs(seconds("--connect-timeout", self.connect_timeout, 10)?),
+            duplicates: DuplicateWindow {
+                ms: number("--duplicate-window", self.duplicate_window, duplicates.ms / 1000, 0..=86_400)? * 1000,
+                ids: count("--duplicate-ids", self.duplicate_ids, duplicates.ids, 1_000_000)?,
+            },
         })
     }
 }
@@ -125,6 +139,11 @@ impl ClientLimits {
             tracing::warn!(clients, limit, "fewer clients than {wanted} are taken: the limit on open files is low");
         }
         Ok(usize::try_from(clients).unwrap_or(usize::MAX))
+    }
+
+    /// How long, and how many, ids of publishers are remembered.
+    pub(crate) fn duplicates(&self) -> DuplicateWindow {
+        self.duplicates
     }
 
     /// For the listeners, where so many connections can be had.
@@ -182,6 +201,7 @@ mod tests {
     fn defaults_are_those_of_the_session() {
         let limits = LimitArgs::default().checked().unwrap();
         assert_eq!(limits.session(), SessionConfig::default());
+        assert_eq!(limits.duplicates(), DuplicateWindow::default());
         let listeners = limits.listeners(10_000, Vec::new());
         assert_eq!((listeners.max_connections, listeners.max_per_address), (10_000, 5_000));
         assert!(listeners.max_message > (limits.limits.body + limits.limits.header_section) as u64);
@@ -201,6 +221,8 @@ mod tests {
             max_transactions: Some(7),
             connect_timeout: Some(8),
             read_timeout: Some(9),
+            duplicate_window: Some(0),
+            duplicate_ids: Some(11),
         };
         let limits = args.clone().checked().unwrap();
         let Limits { body, headers, header_line, header_section, subscriptions, transactions, unread_ms, .. } =
@@ -208,6 +230,7 @@ mod tests {
         assert_eq!((body, headers, header_line, header_section), (1 << 20, 5, 300, 1024));
         assert_eq!((subscriptions, transactions, unread_ms), (6, 7, 9_000));
         assert_eq!((limits.max_connections, limits.session().connect_timeout_ms), (10, 8_000));
+        assert_eq!(limits.duplicates(), DuplicateWindow { ms: 0, ids: 11 });
         let listeners = limits.listeners(10, Vec::new());
         assert_eq!((listeners.max_per_address, listeners.entry_timeout), (3, Duration::from_secs(8)));
 
@@ -226,6 +249,8 @@ mod tests {
         refused(LimitArgs { max_transactions: Some(0), ..args.clone() }, "--max-transactions");
         refused(LimitArgs { connect_timeout: Some(0), ..args.clone() }, "--connect-timeout");
         refused(LimitArgs { read_timeout: Some(100_000), ..args.clone() }, "--read-timeout");
+        refused(LimitArgs { duplicate_window: Some(100_000), ..args.clone() }, "--duplicate-window");
+        refused(LimitArgs { duplicate_ids: Some(0), ..args.clone() }, "--duplicate-ids");
         let only_head = LimitArgs { max_head: text("1K"), ..LimitArgs::default() };
         assert_eq!(only_head.checked().unwrap().limits.header_line, 1024, "no line is longer than all together");
         assert_eq!(args.clone().or(LimitArgs { read_timeout: Some(1), ..LimitArgs::default() }).read_timeout, Some(9));

@@ -290,6 +290,7 @@ impl Host {
             max_clients: self.max_connections,
             require_login: self.settings.listen.require_login,
             session: limits.session(),
+            duplicates: limits.duplicates(),
             ..BrokerConfig::default()
         };
         let mut broker = Broker::new(node, config);

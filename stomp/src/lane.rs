@@ -17,6 +17,8 @@
 //! Jobs ([`crate::schedule`]) lie before all queues, in the order of their times: a NUL, twelve hex digits, the destination; and if the
 //! job follows another, a NUL and sixteen hex digits, the same for all that come of one SEND.
 //!
+//! Ids of publishers ([`crate::duplicates`]) lie behind these: a NUL, `~` and twelve hex digits, the time until which they are kept.
+//!
 //! So what a lane is for is told by its name alone, on every node, after every restart.
 
 use std::sync::Arc;
@@ -129,10 +131,11 @@ impl Lane {
     }
 }
 
-/// The queue, durable subscription, or destination of a job, that an inbox or a view is of.
+/// The queue, durable subscription, or destination of a job, that an inbox or a view is of. One of ids is of itself.
 pub(crate) fn queue_of(name: &str) -> &str {
     match name.split_once(NUL) {
         None => name,
+        Some(("", ids)) if ids.starts_with(IDS) => name,
         Some(("", job)) => {
             let rest = job.get(DUE_DIGITS..).unwrap_or_default();
             rest.split_once(NUL).map_or(rest, |(destination, _)| destination)
@@ -177,6 +180,22 @@ pub(crate) fn read_job(inbox: &str) -> Option<JobName<'_>> {
     };
     let due = hex(due, DUE_DIGITS)?;
     (!destination.is_empty()).then_some(JobName { due, destination, chain })
+}
+
+/// What the inboxes of ids of publishers begin with: behind all jobs.
+pub(crate) const REMEMBERED: &str = "\0~";
+const IDS: char = '~';
+
+/// The inbox of ids that are kept until then, in ms since 1970.
+pub(crate) fn remembered(until: u64) -> String {
+    format!("{REMEMBERED}{:012x}", until.min(MAX_DUE))
+}
+
+/// Until when what is in an inbox of ids is kept; `None` if it is no such inbox.
+pub(crate) fn remembered_until(inbox: &str) -> Option<u64> {
+    let until = inbox.strip_prefix(REMEMBERED)?;
+    let is_hex = until.len() == DUE_DIGITS && until.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    is_hex.then(|| u64::from_str_radix(until, 16).ok()).flatten()
 }
 
 /// The same, shared.

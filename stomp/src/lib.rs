@@ -5,6 +5,7 @@
 //! | [`frame`] | STOMP frames to and from bytes |
 //! | [`session`] | one client, from CONNECT to DISCONNECT |
 //! | [`destination`], [`topic`], [`durable`] | what clients name: queues, topics and patterns over them, durable subscriptions |
+//! | `duplicates` | messages that a publisher sends again |
 //! | `expiry` | when a message expires |
 //! | `stamp` | when and where it was taken |
 //! | [`selector`] | conditions on headers, as a SUBSCRIBE may set |
@@ -21,6 +22,7 @@
 //! | [`rim`] | sockets, the store's writer, the clocks: the only part with IO |
 
 mod dispatch;
+mod duplicates;
 mod expiry;
 mod forward;
 mod lane;
@@ -50,6 +52,7 @@ pub use broker::{
     Verdict,
 };
 pub use dispatch::TakeoverTiming;
+pub use duplicates::{DuplicateId, DuplicateWindow};
 pub use status::{
     DamageStatus, DrainingStatus, JobStatus, JobsStatus, MemoryStatus, MergingStatus, NodeStatus, PolicyStatus,
     QueueStatus, SplittingStatus, Status, StoreStatus, StrayedStatus, SubscriptionStatus, UnaccountedStatus,

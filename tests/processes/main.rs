@@ -21,6 +21,7 @@ mod merge;
 mod observers;
 mod parting;
 mod policies;
+mod repeats;
 mod special_files;
 mod split;
 mod spring;

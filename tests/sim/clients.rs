@@ -1,6 +1,6 @@
 //! Virtual STOMP clients, of all roles: how they connect, wait for receipts, leave and die; and what producers do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use rhizomq_stomp::{
     broker::ConnId,
@@ -24,6 +24,10 @@ pub(crate) struct Client {
     pub(crate) version: Version,
     /// Whether it has done its work and stays away.
     pub(crate) retired: bool,
+    /// Whether a producer calls its messages by ids of its own, and sends again what it has no receipt for.
+    pub(crate) repeats: bool,
+    /// What it is to send again.
+    again: VecDeque<MsgId>,
     /// Receipts it waits for, by number.
     pub(crate) pending: BTreeMap<u64, Pending>,
     ready: bool,
@@ -91,6 +95,8 @@ impl World {
             home,
             version,
             retired: false,
+            repeats: false,
+            again: VecDeque::new(),
             pending: BTreeMap::new(),
             ready: false,
             leaving: false,
@@ -151,6 +157,9 @@ impl World {
 
     /// Sends a message or a transaction, if the window allows. How long to pause, `None` when all is sent.
     fn produce(&mut self, client: usize, conn: ConnId) -> Option<u64> {
+        if let Some(id) = self.clients[client].again.pop_front() {
+            return self.send_again(client, conn, id);
+        }
         let waiting = self.clients[client].pending.len();
         let Role::Producer(producer) = &mut self.clients[client].role else { return None };
         if producer.left == 0 {
@@ -185,6 +194,9 @@ impl World {
                 Some(name) => headers.push(("transaction".to_owned(), name.clone())),
                 None => headers.push(("receipt".to_owned(), receipt.to_string())),
             }
+            if self.clients[client].repeats {
+                headers.push(("_AMQ_DUPL_ID".to_owned(), id.to_string()));
+            }
             if !persistent {
                 headers.push(("persistent".to_owned(), "false".to_owned()));
             }
@@ -196,6 +208,23 @@ impl World {
         }
         self.clients[client].pending.insert(receipt, Pending::Publish { ids, since: self.now });
         Some(pause)
+    }
+
+    /// Sends a message once more, over another connection: its order among others is not promised any more.
+    fn send_again(&mut self, client: usize, conn: ConnId, id: MsgId) -> Option<u64> {
+        let msg = self.ledger.msg(id);
+        let queue = msg.source.1;
+        msg.source = (u64::MAX - u64::from(id), queue);
+        // What only a lost disk had nobody can know: it is to be taken anew.
+        if msg.disks.is_empty() && msg.deliveries == 0 {
+            msg.dot = None;
+        }
+        let receipt = self.next_receipt(client);
+        let headers =
+            [("destination", destination(queue)), ("receipt", receipt.to_string()), ("_AMQ_DUPL_ID", id.to_string())];
+        self.client_sends(conn, &Frame::new(Command::Send, headers).with_body(body_of(id, 0)));
+        self.clients[client].pending.insert(receipt, Pending::Publish { ids: vec![id], since: self.now });
+        Some(1)
     }
 
     pub(crate) fn next_receipt(&mut self, client: usize) -> u64 {
@@ -236,7 +265,14 @@ impl World {
             return;
         }
         self.clients[client].conn = None;
-        self.clients[client].pending.clear();
+        let pending = std::mem::take(&mut self.clients[client].pending);
+        if self.clients[client].repeats {
+            let open = pending.into_values().filter_map(|pending| match pending {
+                Pending::Publish { ids, .. } => Some(ids),
+                _ => None,
+            });
+            self.clients[client].again.extend(open.flatten());
+        }
         match &mut self.clients[client].role {
             Role::Consumer(consumer) => consumer.at_work = AtWork::default(),
             Role::Listener(listener) => listener.since = None,

@@ -10,7 +10,10 @@ use rhizomq_net::{
     CommitError, LinkId, Node, NodeConfig, Output as NetOutput, PeerHello, Proven,
     rim::{Keyring, NetworkSecret},
 };
-use rhizomq_stomp::broker::{Broker, BrokerConfig, Output};
+use rhizomq_stomp::{
+    DuplicateWindow,
+    broker::{Broker, BrokerConfig, Output},
+};
 
 use super::{
     agenda::Happening,
@@ -204,7 +207,10 @@ impl World {
             planted,
         };
         let node = Node::new(clocks, engine, config);
-        host.broker = Some(Broker::new(node, BrokerConfig::default()));
+        // What is remembered is to be gone before the end of a run.
+        let duplicates = DuplicateWindow { ms: 10_000, ..DuplicateWindow::default() };
+        let config = BrokerConfig { duplicates, ..BrokerConfig::default() };
+        host.broker = Some(Broker::new(node, config));
         let (life, identity) = (host.life, host.identity);
         self.trace.note(now, "boot", &[index as u64, epoch.0], format_args!("h{index} as {identity:?}, life {life}"));
         self.settle(index);

@@ -15,7 +15,7 @@
 //! - the tests: `mixed` (random), `scenarios` (by hand), `story` and `play` (those that `tests/scenarios` tells as data),
 //!   `members` (who sits where), `places` (sites), `drains` (leaving for good), `durables` (durable subscriptions), `users` (who is let in),
 //!   `forwards` (clients of observers), `letters` (policies, expiry, dead letters), `sharing` (message groups, exclusive
-//!   consumers, browsers), `lanes` (priorities, delays, selectors),
+//!   consumers, browsers), `repeats` (producers that send again), `lanes` (priorities, delays, selectors),
 //!   `merging` (clusters that become one), `parting` (one that becomes two), `mistakes` (planted ones must be noticed); `runs` runs them
 
 mod agenda;
@@ -39,6 +39,7 @@ mod oracle;
 mod parting;
 mod places;
 mod play;
+mod repeats;
 mod rng;
 mod runs;
 mod scenarios;

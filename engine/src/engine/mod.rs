@@ -62,7 +62,7 @@ use self::{
     index::{BlockCache, InboxIndex},
     portion::Portion,
     queue::Queue,
-    stage::Staged,
+    stage::{Change, Staged},
     weigh::Weights,
 };
 use crate::{
@@ -450,6 +450,16 @@ impl Engine {
         let seq = self.next_seq;
         self.next_seq += 1;
         Some(Commit { seq, batch })
+    }
+
+    /// How many of the next commits, the one that is being written included, bring blocks that came from other replicas and
+    /// are here but not on disk: 0 to 2.
+    pub fn incoming_commits(&self) -> u64 {
+        let is_foreign = |staged: &Staged| staged.segments.values().any(Change::has_foreign_blocks);
+        match (self.queue.blocks.is_empty(), &self.staged) {
+            (true, staged) => u64::from(staged.as_ref().is_some_and(is_foreign)),
+            (false, staged) => 1 + u64::from(staged.is_some()),
+        }
     }
 
     /// Whether a commit is being written.

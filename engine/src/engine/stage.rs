@@ -87,6 +87,11 @@ impl Change {
         self.known.clip(first, last).difference(&self.removed_within(replica, first, last))
     }
 
+    /// Whether it brings a block that another node made.
+    pub(super) fn has_foreign_blocks(&self) -> bool {
+        self.blocks.values().any(|(_, is_local)| !is_local)
+    }
+
     /// All that is removed after the commit.
     fn removed_after(&self, replica: &Replica) -> RangeSet {
         replica.state.removed.union(&self.removed)

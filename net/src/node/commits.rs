@@ -33,6 +33,11 @@ impl Confirms {
         }
     }
 
+    /// As [`Node::expect`], of a message that is here already.
+    pub(super) fn await_again(&mut self, place: BlockRef, publish: PublishId) {
+        self.waiting.entry((place.segment, place.first)).or_insert_with(|| (place, Vec::new())).1.push(publish);
+    }
+
     pub(super) fn forget_segment(&mut self, segment: SegmentId) {
         for (_, segments) in self.stored.values_mut() {
             segments.remove(&segment);

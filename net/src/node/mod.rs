@@ -16,6 +16,7 @@
 //! - `folding.rs`: how a segment ends that a crash left open
 //! - `forget.rs`: nodes that will never come back
 //! - `gateway.rs`: which member keeps what an observer's clients send
+//! - `repeats.rs`: what the layer above needs to answer for a message that was taken before
 //! - `shared.rs`: sets of the layer above
 //! - `split.rs`: parting a cluster into two
 //! - `storing.rs`: who stores what it is sent, and whom nobody waits for
@@ -34,6 +35,7 @@ mod members;
 mod networks;
 mod peer;
 mod placement;
+mod repeats;
 mod roster;
 mod shared;
 mod sites;
@@ -298,6 +300,8 @@ pub struct Node {
     storing: Storing,
     damages: Damages,
     nonce: u64,
+    /// Confirmations that were asked for again.
+    again: u64,
     outputs: VecDeque<Output>,
     events: VecDeque<Event>,
 }
@@ -333,6 +337,7 @@ impl Node {
             storing: Storing::default(),
             damages: Damages::default(),
             nonce: config.seed,
+            again: 0,
             outputs: VecDeque::new(),
             events: VecDeque::new(),
             config,

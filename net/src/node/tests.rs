@@ -4,6 +4,7 @@
 mod lagging;
 mod leaving;
 mod losing;
+mod repeating;
 mod seats;
 mod splitting;
 mod straying;

@@ -127,6 +127,7 @@ impl Broker {
             && self.acks.is_empty()
             && self.outbox.is_empty()
             && self.intake.is_empty()
+            && self.duplicates.is_answered()
     }
 
     /// The node beneath holds nothing and is off the roster.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rhizomq_engine::{Entry, NodeId, Now, Unit};
 use rhizomq_net::PublishId;
 
-use super::{Broker, ConnId, drain, requests::Published};
+use super::{Broker, ConnId, drain, duplicates::ids_of, requests::Published};
 use crate::{
     destination::Destination,
     durable::read_inbox,
@@ -88,16 +88,21 @@ impl Broker {
                 let is_lawful = |inbox: &String| {
                     let queue = lane::queue_of(inbox);
                     let is_named = Destination::parse(queue).is_ok() || read_inbox(queue).is_some();
-                    is_named && (Lane::of(inbox).is_some() || lane::read_job(inbox).is_some())
+                    lane::remembered_until(inbox).is_some()
+                        || is_named && (Lane::of(inbox).is_some() || lane::read_job(inbox).is_some())
                 };
                 let all_lawful = unit.entries.iter().flat_map(|entry| &entry.inboxes).all(is_lawful);
+                let ids = ids_of(&unit.entries);
                 let published = if all_lawful {
                     self.node.publish(now, unit).map_err(|error| error.to_string())
                 } else {
                     Err("a destination is none".to_owned())
                 };
                 match published {
-                    Ok(publish) => return self.intake.note(publish, from, life, seq),
+                    Ok(publish) => {
+                        self.note_taken_in(publish, ids);
+                        return self.intake.note(publish, from, life, seq);
+                    }
                     Err(error) => {
                         let outcome = Outcome::Rejected(error);
                         self.intake.refuse(from, life, seq, outcome.clone());
@@ -118,12 +123,14 @@ impl Broker {
 
     fn answer_forwarded(&mut self, now: Option<Now>, published: Published, outcome: Outcome) {
         self.settled(&published);
+        let kept = if let Outcome::Kept(copies) = outcome { Some(copies) } else { None };
+        self.settle_ids(&published.ids, kept);
         match (outcome, now) {
             (Outcome::Kept(copies), Some(now)) => {
                 // Consumed there; what is with consumers here waits for this node to have that on its disk.
                 published.removals.iter().for_each(|dot| self.node.remove(now, *dot));
                 published.topics.iter().for_each(|send| self.fan_out(send));
-                self.answer(published.conn, published.ticket, published.has_messages.then_some(copies));
+                self.answer(published.conn, published.ticket, published.copies(copies));
             }
             (Outcome::Rejected(reason), _) => {
                 published.removals.iter().for_each(|dot| self.dispatch.unsettle(*dot));

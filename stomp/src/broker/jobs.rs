@@ -149,7 +149,9 @@ impl Broker {
         let (destination, persistent) = (destination.clone(), message.persistent);
         let (body, priority) = (message.body, job.priority);
         let (head, lifetime) = expiry::take_lifetime(&head);
-        let send = Send { destination, head, body, persistent, lifetime, priority, delay_ms: 0, schedule: None };
+        // Each time it is a message of its own, that nobody has sent before.
+        let (delay_ms, schedule, duplicate) = (0, None, None);
+        let send = Send { destination, head, body, persistent, lifetime, priority, delay_ms, schedule, duplicate };
         let mut entries: Vec<_> = follows.iter().map(|next| self.job_entry(now, next, &send)).collect();
         let mut topics = Vec::new();
         if is_sent {

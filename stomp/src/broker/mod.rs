@@ -10,6 +10,7 @@
 //! - `stop.rs`: stopping in order
 //! - `drain.rs`: leaving for good
 //! - `forward.rs`: what an observer's clients send goes to a member
+//! - `duplicates.rs`: messages that a publisher may have sent before
 //! - `durable.rs`, `book.rs`: durable subscriptions of topics, and what is known of them
 //! - `logins.rs`: who is let in, and stays
 //! - `users.rs`: what operators do about users, and what a request needs
@@ -28,6 +29,7 @@
 mod book;
 mod client;
 mod drain;
+mod duplicates;
 mod durable;
 mod flow;
 mod forward;
@@ -57,6 +59,7 @@ use rhizomq_net::{
 use self::{
     client::Client,
     drain::Drain,
+    duplicates::Duplicates,
     durable::Durables,
     incoming::Incoming,
     job_asks::JobAsks,
@@ -76,6 +79,7 @@ pub use self::{
 use crate::{
     destination::DURABLE,
     dispatch::{Dispatch, Effect, Return, TakeoverTiming},
+    duplicates::{DuplicateWindow, msg::DuplicatesMsg},
     expiry,
     forward::{ForwardMsg, Intake, Outbox, Outcome},
     frame::decode_routed_head,
@@ -128,6 +132,8 @@ pub struct BrokerConfig {
     /// Bytes that all connections together may have of frames that have not come in whole (those of which less than 16 KiB
     /// are there don't count). Beyond it the frame that is under way for longest is refused, and its connection closed.
     pub all_incoming_bytes: u64,
+    /// How long, and how many, ids of publishers are remembered.
+    pub duplicates: DuplicateWindow,
     /// How long a shutdown waits for confirmations, ms, and then again for clients to take their last bytes.
     pub stop_patience_ms: u64,
 }
@@ -142,6 +148,7 @@ impl Default for BrokerConfig {
             client_unconfirmed_bytes: 8 << 20,
             all_unconfirmed_bytes: 256 << 20,
             all_incoming_bytes: 256 << 20,
+            duplicates: DuplicateWindow::default(),
             stop_patience_ms: 3_000,
         }
     }
@@ -221,6 +228,7 @@ pub struct Broker {
     unconfirmed: u64,
     outbox: Outbox<Published>,
     intake: Intake,
+    duplicates: Duplicates,
     acks: AckQueue,
     durables: Durables,
     jobs: Jobs,
@@ -246,6 +254,7 @@ impl Broker {
         // A life after one that began to drain goes on with it: there are no clients to be told.
         let drain = if node.drain_stage() == DrainStage::No { Drain::No } else { Drain::Empty };
         let dispatch = Dispatch::new(node.id(), node.epoch(), config.takeover, *node.planted());
+        let duplicates = Duplicates::new(node.id(), config.duplicates);
         let mut broker = Self {
             node,
             config,
@@ -259,6 +268,7 @@ impl Broker {
             unconfirmed: 0,
             outbox: Outbox::default(),
             intake: Intake::default(),
+            duplicates,
             acks: AckQueue::default(),
             durables: Durables::default(),
             jobs: Jobs::default(),
@@ -278,6 +288,7 @@ impl Broker {
         broker.read_subscriptions();
         broker.read_users();
         broker.read_policies();
+        broker.read_ids();
         broker
     }
 
@@ -373,6 +384,7 @@ impl Broker {
         self.incoming.forget(conn);
         self.outbox.forget(conn);
         self.dispatch.close(conn);
+        self.unconfirmed = self.unconfirmed.saturating_sub(self.duplicates.close(conn));
         self.durables.close(conn);
         self.turn(now);
     }
@@ -403,6 +415,9 @@ impl Broker {
         if now.mono_ms >= self.job_asks.deadline() {
             self.proceed_with_job_asks(now);
         }
+        if now.mono_ms >= self.duplicates.deadline() {
+            self.expire_ids(now);
+        }
         let due: Vec<_> = self.deadlines.range(..=(now.mono_ms, ConnId(u64::MAX))).copied().collect();
         for (deadline, conn) in due {
             self.deadlines.remove(&(deadline, conn));
@@ -431,6 +446,7 @@ impl Broker {
             .min(self.sweep_at)
             .min(self.jobs.deadline())
             .min(self.job_asks.deadline())
+            .min(self.duplicates.deadline())
     }
 
     /// What the driver is to do next.
@@ -608,6 +624,7 @@ impl Broker {
             while let Some(effect) = self.dispatch.poll_effect() {
                 self.perform(now, effect);
             }
+            self.proceed_with_held(now);
             self.write_acks(now);
             self.proceed_with_moves(now);
             let sight = Sight { policies: &self.policies, bindings: &self.durables.book };
@@ -642,6 +659,7 @@ impl Broker {
                 self.outbox.link_down(now.mono_ms, peer);
                 self.durables.link_down(peer);
                 self.job_asks_link_down(now, peer);
+                self.duplicates.link_down(peer);
             }
             Event::Liveness { node, alive } => {
                 self.dispatch.handle_liveness(now);
@@ -649,6 +667,7 @@ impl Broker {
                     self.forward_held_dead(node);
                 }
             }
+            Event::App { from, payload } if DuplicatesMsg::is_one(&payload) => self.handle_ids(from, &payload),
             Event::App { from, payload } if JobsMsg::is_one(&payload) => self.handle_jobs_msg(now, from, &payload),
             Event::App { from, payload } if ForwardMsg::is_one(&payload) => self.handle_forward(now, from, &payload),
             Event::App { from, payload } => self.handle_peer(now, from, &payload),
@@ -657,6 +676,7 @@ impl Broker {
                     self.confirmed(publish, copies);
                 }
                 self.settle_job(now, publish, true);
+                self.settle_ids_of(publish, Some(copies));
                 self.settle_forwarded(publish, Outcome::Kept(copies));
             }
             Event::Rejected { publish, reason } => {
@@ -664,15 +684,23 @@ impl Broker {
                     self.rejected(publish, &reason);
                 }
                 self.settle_job(now, publish, false);
+                self.settle_ids_of(publish, None);
                 self.settle_forwarded(publish, Outcome::Rejected(reason));
             }
             Event::Arrived { segment, slots } => {
+                self.learn_ids(now, segment, &slots);
                 self.dispatch.handle_arrived(now, &self.node, segment, &slots);
                 self.jobs_arrived(now);
                 self.job_asks.arrived(now);
             }
-            Event::Removed { segment, slots } => self.dispatch.handle_removed(segment, &slots),
-            Event::Dropped { segment } => self.dispatch.handle_dropped(now, segment),
+            Event::Removed { segment, slots } => {
+                self.duplicates.memory.forget(segment, &slots);
+                self.dispatch.handle_removed(segment, &slots);
+            }
+            Event::Dropped { segment } => {
+                self.duplicates.memory.forget_segment(segment);
+                self.dispatch.handle_dropped(now, segment);
+            }
             Event::Left => self.has_left(now),
             Event::Shared { set } => {
                 self.follow_subscriptions(now, &set);

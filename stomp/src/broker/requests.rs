@@ -6,10 +6,11 @@ use bytes::Bytes;
 use rhizomq_engine::{Dot, Entry, Now, Unit};
 use rhizomq_net::PublishId;
 
-use super::{Broker, ConnId, client::Answer, drain, durable::Wish, forward::GONE};
+use super::{Broker, ConnId, client::Answer, drain, duplicates::ids_of, durable::Wish, forward::GONE};
 use crate::{
     destination::{Kind, REPLY_QUEUE},
     dispatch::{ConsumerId, Content, Return},
+    duplicates::DuplicateId,
     forward::Place,
     frame::encode_routed_head,
     lane::{self, Lane},
@@ -21,7 +22,7 @@ use crate::{
 /// Acknowledgements in one unit, unless a single request has more.
 const ACK_UNIT: usize = 4096;
 /// What a message costs besides its bytes, while its fate is open.
-const MESSAGE_COST: u64 = 256;
+pub(super) const MESSAGE_COST: u64 = 256;
 
 /// What is sent to a temporary queue that there never was would lie on disks for ever.
 const NO_REPLY_QUEUE: &str = "there is no such temporary queue";
@@ -48,6 +49,17 @@ pub(super) struct Published {
     pub(super) removals: Vec<Dot>,
     /// What goes to listeners once the rest is kept.
     pub(super) topics: Vec<Send>,
+    /// What publishers call these messages.
+    pub(super) ids: Vec<DuplicateId>,
+    /// On so many disks is what of the same transaction was taken before, and is not taken again.
+    pub(super) at_most: Option<u32>,
+}
+
+impl Published {
+    /// What its receipt says where so many disks have what is new of it.
+    pub(super) fn copies(&self, copies: u32) -> Option<u32> {
+        self.has_messages.then(|| self.at_most.map_or(copies, |most| copies.min(most)))
+    }
 }
 
 /// Who acknowledged what.
@@ -80,7 +92,7 @@ impl Broker {
                 return;
             }
             match request {
-                Request::Publish { unit, acks, .. } => self.publish(now, conn, ticket, unit, &acks),
+                Request::Publish { unit, acks, .. } => self.hold_or_publish(now, conn, ticket, unit, acks),
                 Request::Ack { items, .. } => {
                     let removals = self.settle(conn, &items);
                     if removals.is_empty() {
@@ -177,8 +189,9 @@ impl Broker {
             }
         } else if let Some(published) = self.published.remove(&publish) {
             self.settled(&published);
+            self.settle_ids(&published.ids, Some(copies));
             published.topics.iter().for_each(|send| self.fan_out(send));
-            self.answer(published.conn, published.ticket, published.has_messages.then_some(copies));
+            self.answer(published.conn, published.ticket, published.copies(copies));
         }
     }
 
@@ -188,12 +201,22 @@ impl Broker {
             self.fail_acks(requests, reason);
         } else if let Some(published) = self.published.remove(&publish) {
             self.settled(&published);
+            self.settle_ids(&published.ids, None);
             published.removals.iter().for_each(|dot| self.dispatch.unsettle(*dot));
             self.fail(published.conn, published.ticket, "the message was not kept", reason);
         }
     }
 
-    fn publish(&mut self, now: Now, conn: ConnId, ticket: Ticket, mut unit: Vec<Send>, acks: &[AckItem]) {
+    /// `at_most`: see [`Published::at_most`].
+    pub(super) fn publish(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        ticket: Ticket,
+        mut unit: Vec<Send>,
+        acks: &[AckItem],
+        at_most: Option<u32>,
+    ) {
         if self.drain.is_on() && !unit.is_empty() {
             return self.fail(conn, ticket, drain::TOLD, drain::ADVICE);
         }
@@ -223,20 +246,23 @@ impl Broker {
         }
         let bytes = entries.iter().map(|entry| entry.size() as u64 + MESSAGE_COST).sum();
         let has_messages = !entries.is_empty();
+        let ids = ids_of(&entries);
         let unit = Unit { entries, removals: removals.clone() };
-        let published = Published { conn, ticket, bytes, has_messages, removals, topics };
+        let published = Published { conn, ticket, bytes, has_messages, removals, topics, ids, at_most };
         // Acknowledgements alone are kept here, where the consumer is.
         let place = if has_messages { self.place_of(conn) } else { Some(Place::Here) };
         match place {
             Some(Place::Here) => match self.node.publish(now, unit) {
                 Ok(publish) => {
                     self.count_unconfirmed(&published);
+                    self.note_coming(&published.ids);
                     self.published.insert(publish, published);
                 }
                 Err(error) => self.not_taken(&published, "the message was not taken", &error.to_string()),
             },
             Some(Place::At(member, _)) => {
                 self.count_unconfirmed(&published);
+                self.note_coming(&published.ids);
                 self.forward(member, unit, published);
             }
             None => self.not_taken(&published, GONE, "Connect again: another member will keep what you send."),
@@ -256,10 +282,14 @@ impl Broker {
         }
     }
 
-    /// What is kept of a unit, and what goes to listeners.
+    /// What is kept of a unit, with the ids of its messages, and what goes to listeners.
     pub(super) fn route(&self, now: Now, unit: Vec<Send>) -> (Vec<Entry>, Vec<Send>) {
         let (mut entries, mut topics): (Vec<Entry>, Vec<Send>) = (Vec::new(), Vec::new());
+        let mut ids = Vec::new();
         for send in unit {
+            if self.is_kept(&send) {
+                ids.extend(self.id_entry(now, &send));
+            }
             if send.is_job() {
                 let schedule = send.schedule.clone().unwrap_or_default();
                 let job = Job::first(send.priority, now.wall_ms, send.delay_ms, schedule);
@@ -287,6 +317,10 @@ impl Broker {
                 Some(entry) => entry.inboxes.push(inbox),
                 None => entries.push(Entry { inboxes: vec![inbox], head: send.head, body, persistent }),
             }
+        }
+        // Of a job that never comes nothing is kept.
+        if !entries.is_empty() {
+            entries.append(&mut ids);
         }
         (entries, topics)
     }

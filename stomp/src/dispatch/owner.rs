@@ -469,7 +469,7 @@ impl Owner {
         counts: impl Fn(SegmentId) -> bool,
     ) -> BTreeMap<Name, Depth> {
         let mut depths: BTreeMap<Name, Depth> = BTreeMap::new();
-        for inbox in view.inboxes() {
+        for inbox in counted(view) {
             let depth = view.inbox_segments(&inbox).into_iter().filter(|(id, _)| counts(*id)).map(|(_, n)| n).sum();
             if depth > 0 {
                 let total = depths.entry(counted_as(&inbox, now)).or_default();
@@ -484,7 +484,7 @@ impl Owner {
     pub(crate) fn adopted(&self, now: Now, view: &dyn View, counts: impl Fn(SegmentId) -> bool) -> BTreeMap<Name, u64> {
         let is_adopted = |segment: SegmentId| segment.node != self.me && counts(segment);
         let mut adopted: BTreeMap<Name, u64> = BTreeMap::new();
-        for inbox in view.inboxes() {
+        for inbox in counted(view) {
             let of = view.inbox_segments(&inbox).into_iter().filter(|(id, _)| is_adopted(*id)).map(|(_, n)| n);
             let count: u64 = of.sum();
             if count > 0 {
@@ -782,6 +782,11 @@ impl Owner {
             self.dirty.extend(told.map(|(inbox, _)| Arc::clone(inbox)));
         }
     }
+}
+
+/// Inboxes of which people are told.
+fn counted(view: &dyn View) -> impl Iterator<Item = Arc<str>> {
+    view.inboxes().into_iter().filter(|inbox| lane::remembered_until(inbox).is_none())
 }
 
 /// The name under which others are told what waits in an inbox.

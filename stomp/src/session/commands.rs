@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     destination::{Destination, DestinationError, Kind, MAX_PARTS, parts},
+    duplicates::{DuplicateId, HEADERS},
     durable::DurableName,
     frame::{Command, Frame, Headers, Version, encode_stored_head},
     selector::Selector,
@@ -62,9 +63,11 @@ impl Active {
         let lifetime = lifetime(&frame)?;
         let (priority, (delay_ms, schedule)) = (timing::priority(&frame)?, timing::schedule(&frame)?);
         let (head, subscribe) = self.reply_to(ticket, &frame.headers)?;
+        let id = HEADERS.into_iter().find_map(|header| frame.headers.get(header).filter(|id| !id.is_empty()));
         let send = |destination| {
             let (head, body, schedule) = (head.clone(), frame.body.clone(), schedule.clone());
-            Send { destination, head, body, persistent, lifetime, priority, delay_ms, schedule }
+            let duplicate = id.map(|id| DuplicateId::new(&destination, id));
+            Send { destination, head, body, persistent, lifetime, priority, delay_ms, schedule, duplicate }
         };
         let unit: Vec<_> = destinations.into_iter().map(send).collect();
         match (frame.headers.get("transaction"), subscribe) {

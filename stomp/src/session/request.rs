@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     destination::{Destination, Kind},
+    duplicates::DuplicateId,
     durable::DurableName,
     limits::Limits,
     schedule::Schedule,
@@ -70,6 +71,8 @@ pub struct Send {
     pub delay_ms: u64,
     /// Whether it is to be sent again, and when.
     pub schedule: Option<Schedule>,
+    /// What its publisher calls it, so that it is taken once though it may be sent again.
+    pub duplicate: Option<DuplicateId>,
 }
 
 impl Send {

@@ -2,6 +2,7 @@
 
 mod browsing;
 mod cheap;
+mod duplicates;
 mod durable;
 mod exclusive;
 mod groups;
