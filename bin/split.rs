@@ -115,7 +115,7 @@ fn told(plan: &Value, status: &Value) -> String {
             named_with_ids(status, away)
         ));
     }
-    text.push_str("\nA message goes with the node that took it:");
+    text.push_str("\nA message goes with the node that took it (counted as nodes told a moment ago; what was sent since is not in it):");
     let backlogs = list(&plan["backlogs"]);
     for backlog in backlogs.iter().take(MAX_LISTED) {
         let name = harmless(backlog["name"].as_str().unwrap_or_default());

@@ -26,7 +26,7 @@ pub(super) fn node_of(status: &Value, called: &str) -> Result<String, String> {
     let name = |id: &str| name_at_the_time(status, id);
     let others: Vec<_> = gone.iter().filter_map(Value::as_str).map(|id| (id, name(id))).collect();
     find(&others, called).map_err(|_| match others.len() {
-        0 => "no part was split off from here, or all have been merged again".to_owned(),
+        0 => "no part was split off from here, or all have been merged again or given up".to_owned(),
         _ => {
             let names: Vec<_> = others.iter().map(|(id, name)| harmless(&format!("{name} ({id})"))).collect();
             format!("no split is called `{called}`, nor a node that was split off; these were: {}", names.join(", "))
